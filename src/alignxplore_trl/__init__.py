@@ -1,0 +1,1 @@
+"""Learn to describe a user's preferences from what the user did."""

@@ -1,0 +1,118 @@
+"""What a user did, and the case that tests whether a description of that user is any good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The user saw two replies to a post, chose one and rejected the other."""
+
+    post: str
+    chosen: str
+    rejected: str
+    kind: Literal["comparison"] = "comparison"
+
+
+@dataclass(frozen=True)
+class Post:
+    """Text the user wrote: a comment under a post (user-generated content)."""
+
+    post: str
+    comment: str
+    kind: Literal["post"] = "post"
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What the user said about themself, as free text."""
+
+    text: str
+    kind: Literal["attributes"] = "attributes"
+
+
+Signal = Comparison | Post | Attributes
+_SIGNAL_TYPES: Mapping[str, type[Comparison] | type[Post] | type[Attributes]] = {
+    "comparison": Comparison,
+    "post": Post,
+    "attributes": Attributes,
+}
+
+
+@dataclass(frozen=True)
+class PreferenceCase:
+    """One test of a description: signals of a user, and a pair of replies the user also judged.
+
+    `signals` are in the order in which they happened and never contain `target`. `directions` maps
+    the name of a dimension to the pole that the user prefers, and `description` is the true
+    preference in words; both are `None` where the source does not know them. `cluster` names what
+    makes cases dependent on each other (intervals are clustered by it); it is the user by default.
+    """
+
+    case_id: str
+    user_id: str
+    signals: tuple[Signal, ...]
+    target: Comparison
+    directions: Mapping[str, str] | None = None
+    description: str | None = None
+    cluster: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.cluster:
+            object.__setattr__(self, "cluster", self.user_id)
+
+
+def signal_to_dict(signal: Signal) -> dict[str, str]:
+    """A signal as plain strings, for a dataset column or a file."""
+    return asdict(signal)
+
+
+def signal_from_dict(row: Mapping[str, Any]) -> Signal:
+    """The inverse of `signal_to_dict`; keys that hold `None` (as Arrow fills them in) are ignored.
+
+    Raises:
+        KeyError: the row's `kind` is not one of comparison, post, attributes.
+    """
+    values = {key: value for key, value in row.items() if value is not None}
+    return _SIGNAL_TYPES[values["kind"]](**values)
+
+
+def case_to_dict(case: PreferenceCase) -> dict[str, Any]:
+    """A case as JSON-ready values, the inverse of `case_from_dict`."""
+    row = asdict(case)
+    row["signals"] = [signal_to_dict(signal) for signal in case.signals]
+    row["directions"] = None if case.directions is None else dict(case.directions)
+    return row
+
+
+def case_from_dict(row: Mapping[str, Any]) -> PreferenceCase:
+    """Build a case from what `case_to_dict` wrote."""
+    target = signal_from_dict(row["target"])
+    assert isinstance(target, Comparison)
+    return PreferenceCase(
+        case_id=row["case_id"],
+        user_id=row["user_id"],
+        signals=tuple(signal_from_dict(signal) for signal in row["signals"]),
+        target=target,
+        directions=row["directions"],
+        description=row["description"],
+        cluster=row["cluster"],
+    )
+
+
+def rounds_of_signals(case: PreferenceCase, per_round: int, rounds: int) -> list[tuple[Signal, ...]]:
+    """Split a case's signals into as many whole rounds as it has, at most `rounds`.
+
+    The base setting is one round. A case with too few signals for a round simply has fewer rounds:
+    the caller counts them. Signals beyond the last asked round are not used.
+    """
+    available = min(rounds, len(case.signals) // per_round)
+    return [case.signals[i * per_round : (i + 1) * per_round] for i in range(available)]
+
+
+def posts_of(signals: Iterable[Signal]) -> list[str]:
+    """The post texts among signals, for checks that splits share none."""
+    return [signal.post for signal in signals if not isinstance(signal, Attributes)]

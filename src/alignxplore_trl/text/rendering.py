@@ -1,0 +1,133 @@
+"""Templates and the one renderer. Values can't close the slots they are put in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.signals import Signal, signal_to_dict
+from alignxplore_trl.text.parsing import DESCRIPTION_PLACEHOLDER, REASONING_PLACEHOLDER
+
+SHIPPED_PROMPTS = Path(__file__).parent / "prompts"
+TEMPLATE_NAMES = ("inference", "teacher", "judgement", "reply")
+
+_TAG_NAME = re.compile(r"</?([A-Za-z_]\w*)>")
+_STARRED_MARKER = re.compile(r"\*([\w ]+):\*")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a judge is asked: which response would the described user prefer?
+
+    `description` is `None` when the judge is to decide without one (the method called null).
+    """
+
+    post: str
+    description: str | None
+    response_a: str
+    response_b: str
+
+
+class PromptSet:
+    """The templates of one folder, rendered with values that can't break out of their slots.
+
+    A folder holds `inference.jinja` (signals and the earlier description, ends by opening
+    `<think>`), `teacher.jinja` (the same with the dimensions as guidance), `judgement.jinja` (ends
+    where the JSON selection starts) and `reply.jinja` (post and description, ends where the
+    response starts). Tags such as `<post>` and markers such as `*Post:*` that stand in any of them
+    are reserved: inside a value their first character is escaped.
+
+    Args:
+        folder: a path, or the name of a set that ships (`default`, `compact`).
+
+    Raises:
+        UserError: the folder or one of its templates is missing or is not valid Jinja.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = _find_folder(folder)
+        self._reserved = _reserved_pattern(
+            "".join(file.read_text() for file in sorted(self.folder.glob("*.jinja")))
+        )
+        environment = ImmutableSandboxedEnvironment(
+            loader=FileSystemLoader(self.folder),
+            undefined=StrictUndefined,
+            finalize=self._guard,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.globals["reasoning_placeholder"] = REASONING_PLACEHOLDER
+        environment.globals["description_placeholder"] = DESCRIPTION_PLACEHOLDER
+        try:
+            self._templates = {
+                name: environment.get_template(f"{name}.jinja") for name in TEMPLATE_NAMES
+            }
+        except TemplateError as error:
+            raise UserError(f"{self.folder}: not a valid template: {error}") from error
+
+    def inference(self, signals: Sequence[Signal], earlier: str | None) -> str:
+        """The policy's prompt: new signals and the earlier description, if there is one."""
+        return self._templates["inference"].render(
+            signals=[signal_to_dict(signal) for signal in signals], earlier=earlier
+        )
+
+    def teacher(
+        self, signals: Sequence[Signal], earlier: str | None, dimensions: Sequence[str]
+    ) -> str:
+        """The teacher's prompt: as `inference`, with the names of dimensions that may matter."""
+        return self._templates["teacher"].render(
+            signals=[signal_to_dict(signal) for signal in signals],
+            earlier=earlier,
+            dimensions=list(dimensions),
+        )
+
+    def judgement(self, question: Question) -> str:
+        """The judge's prompt, up to where its JSON selection starts."""
+        return self._templates["judgement"].render(
+            post=question.post,
+            description=question.description,
+            response_a=question.response_a,
+            response_b=question.response_b,
+        )
+
+    def reply(self, post: str, description: str | None) -> str:
+        """The generator's prompt for R_gen, up to where the response starts."""
+        return self._templates["reply"].render(post=post, description=description)
+
+    def _guard(self, value: object) -> str:
+        """Escape what would read as one of the templates' own tags or markers."""
+        return self._reserved.sub(_escape_first_character, str(value))
+
+
+def _escape_first_character(match: re.Match[str]) -> str:
+    text = match[0]
+    return ("&lt;" if text[0] == "<" else "\\" + text[0]) + text[1:]
+
+
+def _reserved_pattern(source: str) -> re.Pattern[str]:
+    """Match, in a value, anything a reader could take for a tag or marker of these templates."""
+    tags = {"think", "answer"} | set(_TAG_NAME.findall(source))
+    markers = set(_STARRED_MARKER.findall(source))
+    patterns = [rf"<(?=\s*/?\s*(?:{'|'.join(sorted(map(re.escape, tags)))})\b)"]
+    if markers:
+        patterns.append(rf"\*(?=\s*(?:{'|'.join(sorted(map(re.escape, markers)))})\s*:)")
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+def _find_folder(folder: str | Path) -> Path:
+    shipped = SHIPPED_PROMPTS / str(folder)
+    path = shipped if shipped.is_dir() else Path(folder)
+    missing = [f"{name}.jinja" for name in TEMPLATE_NAMES if not (path / f"{name}.jinja").is_file()]
+    if missing:
+        names = ", ".join(sorted(item.name for item in SHIPPED_PROMPTS.iterdir()))
+        raise UserError(
+            f"prompts.folder: {folder} has no {', '.join(missing)}; give a folder with "
+            f"{', '.join(f'{name}.jinja' for name in TEMPLATE_NAMES)}, or one of: {names}"
+        )
+    return path
