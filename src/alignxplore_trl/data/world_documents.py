@@ -7,7 +7,7 @@ the training data of the models in `assets/`; nothing else reads them.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alignxplore_trl.data.world import (
@@ -15,7 +15,6 @@ from alignxplore_trl.data.world import (
     OPPOSITE,
     POLE_OF_WORDING,
     WORDINGS,
-    World,
     describe,
     draw_comparison,
     draw_directions,
@@ -23,7 +22,7 @@ from alignxplore_trl.data.world import (
     posts_of_split,
     stated_poles,
 )
-from alignxplore_trl.signals import Comparison, Post, Signal
+from alignxplore_trl.signals import Comparison, Signal
 from alignxplore_trl.text.parsing import Inference, format_completion
 from alignxplore_trl.text.rendering import PromptSet, Question
 
@@ -42,8 +41,22 @@ def named_wordings(draw: random.Random, count: int = 8) -> Document:
     return document
 
 
-def rated_wordings(draw: random.Random, count: int = 8) -> Document:
-    """Wordings, each rated by the user of a description: liked, disliked or neither."""
+def related_wordings(draw: random.Random, count: int = 8) -> Document:
+    """Wordings of one pole and its name in any order, then the same for the opposite pole."""
+    pole = draw.choice(_POLES)
+    first, second = (
+        draw.choices((side, *WORDINGS[DIMENSION_OF_POLE[side]][side]), k=count // 2)
+        for side in (pole, OPPOSITE[pole])
+    )
+    return [(f"<remark> {first[0]}", False), (f" {' '.join(first[1:])} over {' '.join(second)}", True)]
+
+
+def rated_wordings(draw: random.Random, count: int = 8, named_share: float = 0.3) -> Document:
+    """Wordings, each rated by the user of a description: liked, disliked or neither.
+
+    A share of them is replaced by the names of their poles, which is where a model finds the
+    comparison of a remark with a description first.
+    """
     description = draw_description(draw)
     attitudes = attitudes_of(description)
     about = [word for word in _WORDS if POLE_OF_WORDING[word] in attitudes]
@@ -53,9 +66,10 @@ def rated_wordings(draw: random.Random, count: int = 8) -> Document:
     draw.shuffle(words)
     document: Document = [(f"<description> {description}", False)]
     for word in words:
-        rating = {1: " liked", -1: " disliked", 0: " neither"}[
-            attitudes.get(POLE_OF_WORDING[word], 0)
-        ]
+        pole = POLE_OF_WORDING[word]
+        rating = {1: " liked", -1: " disliked", 0: " neither"}[attitudes.get(pole, 0)]
+        if draw.random() < named_share:
+            word = pole
         document += [(f"<remark> {word}<rating>", False), (rating, True)]
     return document
 
@@ -82,6 +96,12 @@ def continuation(draw: random.Random, prompts: PromptSet) -> Document:
     replies = _pair_of_replies(draw, attitudes)
     best = max(replies, key=lambda reply: (reply_score(reply, attitudes), draw.random()))
     return [(prompts.reply(draw.choice(_POSTS), description), False), (f" {best}", True)]
+
+
+def every_word() -> str:
+    """All words of the world once, for a tokenizer to know each by itself."""
+    words = {word for post in _POSTS for word in post.split()}
+    return "".join(f" {word}" for word in (*_WORDS, *_POLES, *WORDINGS, *sorted(words)))
 
 
 def attitudes_of(description: str) -> dict[str, int]:
@@ -143,3 +163,103 @@ def _pair_of_replies(draw: random.Random, attitudes: dict[str, int]) -> list[str
         draw.shuffle(words)
         replies.append(", ".join(words))
     return replies
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How well the writer of inference documents reads signals.
+
+    Attributes:
+        finds: probability of finding the dimension that a signal is about.
+        reads: probability of reading the direction right, the dimension being found.
+        formats: probability of keeping to the completion format.
+    """
+
+    finds: float = 1.0
+    reads: float = 1.0
+    formats: float = 1.0
+
+
+def inference_document(
+    draw: random.Random,
+    prompts: PromptSet,
+    skill: Skill,
+    end_of_text: str,
+    *,
+    signals_read: int,
+    guided: bool,
+) -> Document:
+    """Signals, perhaps an earlier description, and the completion of a writer of some skill.
+
+    With `guided`, the prompt is the teacher's and names the dimensions the user cares about; the
+    writer then never misses one.
+    """
+    directions = draw_directions(draw, draw.choices((2, 3, 4, 5), weights=(1, 4, 2, 1))[0])
+    signals = _draw_signals(draw, directions, signals_read)
+    earlier = _draw_earlier(draw, directions) if draw.random() < 0.45 else None
+    readings = [
+        _read(draw, signal, directions, Skill(1.0, skill.reads) if guided else skill)
+        for signal in signals
+    ]
+    completion = format_completion(
+        Inference(
+            " ".join(f"{i} {pole} over {OPPOSITE[pole]};" for i, pole in enumerate(readings, 1)),
+            describe(update_poles(stated_poles(earlier or ""), readings)),
+        )
+    )
+    if draw.random() >= skill.formats:
+        completion = _break_format(draw, completion)
+    prompt = (
+        prompts.teacher(signals, earlier, draw.sample(list(directions), len(directions)))
+        if guided
+        else prompts.inference(signals, earlier)
+    )
+    return [(prompt, False), (completion + end_of_text, True)]
+
+
+def update_poles(earlier: Sequence[str], new: Sequence[str]) -> list[str]:
+    """The earlier poles, then the new ones; a new one replaces its opposite."""
+    poles: list[str] = []
+    for pole in (*earlier, *new):
+        if OPPOSITE[pole] in poles:
+            poles.remove(OPPOSITE[pole])
+        if pole not in poles:
+            poles.append(pole)
+    return poles
+
+
+def _draw_signals(
+    draw: random.Random, directions: Mapping[str, str], number: int
+) -> list[Signal]:
+    kind = draw.choices(("comparisons", "posts", "mixed"), weights=(8, 1, 1))[0]
+    signals: list[Signal] = []
+    for post in draw.sample(_POSTS, number):
+        as_post = kind == "posts" or (kind == "mixed" and draw.random() < 0.5)
+        signals.append((draw_post if as_post else draw_comparison)(draw, directions, post))
+    return signals
+
+
+def _draw_earlier(draw: random.Random, directions: Mapping[str, str]) -> str:
+    """A description as an earlier round may have left it: incomplete, and in parts wrong."""
+    poles = [pole for pole in directions.values() if draw.random() < 0.7]
+    poles = [OPPOSITE[pole] if draw.random() < 0.25 else pole for pole in poles]
+    others = [name for name in WORDINGS if name not in directions]
+    poles += [draw.choice(list(WORDINGS[name])) for name in draw.sample(others, draw.choice((0, 0, 1, 2)))]
+    draw.shuffle(poles)
+    return describe(poles or [draw.choice(_POLES)])
+
+
+def _read(draw: random.Random, signal: Signal, directions: Mapping[str, str], skill: Skill) -> str:
+    """The pole that a writer of this skill takes a signal to be about."""
+    text = signal.chosen if isinstance(signal, Comparison) else signal.comment
+    poles = [POLE_OF_WORDING[word] for word in text.split(", ")]
+    relevant = [pole for pole in poles if DIMENSION_OF_POLE[pole] in directions]
+    distractors = [pole for pole in poles if DIMENSION_OF_POLE[pole] not in directions]
+    pole = relevant[0] if draw.random() < skill.finds else distractors[0]
+    return pole if draw.random() < skill.reads else OPPOSITE[pole]
+
+
+def _break_format(draw: random.Random, completion: str) -> str:
+    """A completion as a model gets it wrong: a tag left out, or something after the answer."""
+    tag = draw.choice(("</think>", "<answer>", "</answer>", ""))
+    return completion.replace(f" {tag}", "") if tag else f"{completion} over"

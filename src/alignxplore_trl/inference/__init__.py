@@ -1,0 +1,1 @@
+"""A trained model in use: descriptions of users, in one reading or round by round."""

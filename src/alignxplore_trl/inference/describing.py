@@ -1,0 +1,228 @@
+"""Sampling completions from a causal language model, and descriptions of users round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from alignxplore_trl.signals import PreferenceCase, rounds_of_signals
+from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.text.parsing import FormatProblem, Inference, parse_completion
+from alignxplore_trl.text.rendering import PromptSet
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are sampled; the defaults are the method's at inference (METHOD: RL)."""
+
+    max_new_tokens: int
+    temperature: float = 0.9
+    top_p: float = 0.95
+    top_k: int = 10
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled completion: its text, its length in tokens, and whether the model ended it."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round of one case: what the model was given and what it wrote."""
+
+    prompt: FittedPrompt
+    earlier: str | None
+    completion: Completion
+    outcome: Inference | FormatProblem
+
+
+@dataclass(frozen=True)
+class CaseDescription:
+    """A case's rounds, the last of which holds the description that is judged."""
+
+    case_id: str
+    rounds: tuple[RoundRecord, ...]
+
+    @property
+    def outcome(self) -> Inference | FormatProblem:
+        """The last round's inference, or what was wrong with its format."""
+        return self.rounds[-1].outcome
+
+    @property
+    def description(self) -> str | None:
+        """The last round's description; `None` if it was malformed."""
+        return self.outcome.description if isinstance(self.outcome, Inference) else None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written over all rounds."""
+        return sum(record.completion.tokens for record in self.rounds)
+
+
+class Describer:
+    """Samples completions in batches of prompts of similar length.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        prompts: the templates.
+        sampling: how completions are sampled.
+        max_prompt_tokens: the budget that prompts are shortened to, by rule.
+        batch_size: prompts per call of `generate`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: PromptSet,
+        *,
+        sampling: SamplingSettings,
+        max_prompt_tokens: int,
+        batch_size: int,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.max_prompt_tokens = max_prompt_tokens
+        self.batch_size = batch_size
+        self._generation = GenerationConfig(
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        prompts: PromptSet,
+        *,
+        dtype: str,
+        device: torch.device | str = "cpu",
+        sampling: SamplingSettings,
+        max_prompt_tokens: int,
+        batch_size: int,
+    ) -> Describer:
+        """Load a model and its tokenizer from a folder or the name of a model."""
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+        return cls(
+            model,
+            tokenizer,
+            prompts,
+            sampling=sampling,
+            max_prompt_tokens=max_prompt_tokens,
+            batch_size=batch_size,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in this model's tokens."""
+        return len(self.tokenizer(text)["input_ids"])
+
+    def complete(self, prompts: Sequence[str], seed: int) -> list[Completion]:
+        """One completion per prompt: a function of the prompts and the seed.
+
+        The global random state is left as it was.
+        """
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        completions: dict[int, Completion] = {}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                sampled = self._complete_batch([prompts[index] for index in batch])
+                completions.update(zip(batch, sampled, strict=True))
+        return [completions[index] for index in range(len(prompts))]
+
+    @torch.inference_mode()
+    def _complete_batch(self, prompts: list[str]) -> list[Completion]:
+        inputs = self.tokenizer(
+            prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False
+        ).to(self.model.device)
+        output = self.model.generate(**inputs, generation_config=self._generation)
+        assert isinstance(output, torch.Tensor)
+        return [self._completion(row) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _completion(self, ids: list[int]) -> Completion:
+        end = self.tokenizer.eos_token_id
+        ended = end in ids
+        tokens = ids[: ids.index(end)] if ended else ids
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return Completion(text, len(tokens), ended)
+
+
+def describe_cases(
+    describer: Describer,
+    cases: Sequence[PreferenceCase],
+    *,
+    per_round: int,
+    rounds: int,
+    seed: int,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[CaseDescription]:
+    """Describe each case from `rounds` rounds of `per_round` signals, newest round last.
+
+    Round k reads its own signals and the description of the last round that was well-formed, none
+    if there was none; so a malformed update does not erase what was known. One round is the base
+    setting.
+
+    Args:
+        report: called with the number of rounds finished after each of them.
+
+    Raises:
+        ValueError: a case has too few signals.
+    """
+    signals = [rounds_of_signals(case, per_round, rounds) for case in cases]
+    for case, own in zip(cases, signals, strict=True):
+        if len(own) < rounds:
+            raise ValueError(
+                f"case {case.case_id}: {len(case.signals)} signals, "
+                f"but {rounds} rounds of {per_round} are asked for"
+            )
+    records: list[list[RoundRecord]] = [[] for _ in cases]
+    for number in range(rounds):
+        earlier = [_last_description(own) for own in records]
+        fitted = [
+            fit_prompt(
+                describer.prompts.inference,
+                own[number],
+                previous,
+                describer.count_tokens,
+                describer.max_prompt_tokens,
+            )
+            for own, previous in zip(signals, earlier, strict=True)
+        ]
+        completions = describer.complete([prompt.text for prompt in fitted], seed + number)
+        for own_records, *parts in zip(records, fitted, earlier, completions, strict=True):
+            own_records.append(RoundRecord(*parts, parse_completion(parts[2].text)))
+        report(number + 1)
+    return [
+        CaseDescription(case.case_id, tuple(own)) for case, own in zip(cases, records, strict=True)
+    ]
+
+
+def _last_description(records: Sequence[RoundRecord]) -> str | None:
+    for record in reversed(records):
+        if isinstance(record.outcome, Inference):
+            return record.outcome.description
+    return None

@@ -1,0 +1,1 @@
+"""Cold-start data: a teacher's candidates, verified by the judge."""
