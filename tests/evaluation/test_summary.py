@@ -1,0 +1,154 @@
+"""Every figure of the summary, computed again from the verdicts' Parquet file."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from alignxplore_trl.data.world import OPPOSITE, stated_poles
+from alignxplore_trl.evaluation.scoring import MethodSetting, score, write_verdicts
+from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
+from alignxplore_trl.evaluation.summary import read_differences, summarise
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.text.parsing import Inference, parse_completion
+
+READER4, READER8 = MethodSetting("reader", "base4"), MethodSetting("reader", "base8")
+
+
+@pytest.fixture
+def evaluation(tmp_path, cases, methods, judges):
+    """The summary, and the verdicts as they were written to disk."""
+    rows = score(cases, methods, judges, lambda text: len(text.split()))
+    write_verdicts(tmp_path / "verdicts.parquet", rows)
+    bootstrap = ClusteredBootstrap([case.cluster for case in cases])
+    summary = summarise("world", cases, methods, rows, [(READER8, READER4)], bootstrap)
+    return summary, pd.read_parquet(tmp_path / "verdicts.parquet")
+
+
+def test_accuracies_and_counts(evaluation):
+    summary, table = evaluation
+    groups = table.groupby(["judge", "method", "setting"])
+    assert len(groups) == 10
+    for (judge, method, setting), group in groups:
+        where = f"world/{judge}/{method}/{setting}"
+        assert summary[f"acc_jud/{where}"] == pytest.approx(group["correct"].mean())
+        assert summary[f"acc_jud/{where}/low"] <= summary[f"acc_jud/{where}"]
+        assert summary[f"acc_jud/{where}/high"] >= summary[f"acc_jud/{where}"]
+        assert summary[f"cases/{where}"] == len(group)
+        assert summary[f"judge_failures/{where}"] == group["correct"].isna().sum()
+        assert summary[f"ties/{where}"] == (group["p_correct"] == 0.5).sum()
+    assert summary["acc_jud/world/judge/golden/base4"] == 1.0
+    assert summary["acc_jud/world/judge/null/base4"] == 0.0
+    assert summary["ties/world/judge/null/base4"] == 150
+    assert summary["judge_failures/world/test_judge/null/base4"] > 0
+    assert summary["judge_failures/world/judge/null/base4"] == 0
+
+
+def test_a_method_is_not_credited_where_its_completions_are_malformed(evaluation):
+    _, table = evaluation
+    reader = table[(table["method"] == "reader") & (table["judge"] == "judge")]
+    malformed = reader["format_problem"].notna()
+    assert 0 < malformed.sum() < len(reader)
+    assert (reader.loc[malformed, "correct"] == 0).all()
+
+
+def test_lengths_and_format(evaluation):
+    summary, table = evaluation
+    for setting in ("base4", "base8"):
+        rows = table.query("judge == 'test_judge' and method == 'reader' and setting == @setting")
+        where = f"world/test_judge/reader/{setting}"
+        assert summary[f"well_formed/{where}"] == pytest.approx(
+            rows["format_problem"].isna().mean()
+        )
+        assert summary[f"ended/{where}"] == pytest.approx(rows["ended"].mean())
+        assert summary[f"completion_tokens/{where}"] == rows["completion_tokens"].mean()
+        lengths = rows["description"].dropna().str.split().str.len()
+        assert summary[f"description_tokens/{where}"] == pytest.approx(lengths.mean())
+
+
+def test_statements_against_the_users_directions(evaluation, cases):
+    summary, table = evaluation
+    directions = {case.case_id: set(case.directions.values()) for case in cases}
+    for setting in ("base4", "base8"):
+        rows = table.query("judge == 'judge' and method == 'reader' and setting == @setting")
+        true = stated = wanted = contradicted = repeated = statements = unsupported = written = 0
+        for case_id, completion in zip(rows["case_id"], rows["completion"], strict=True):
+            wanted += len(directions[case_id])
+            inference = parse_completion(completion)
+            if isinstance(inference, Inference):
+                written += 1
+                poles = stated_poles(inference.description)
+                statements += len(poles)
+                stated += len(set(poles))
+                repeated += len(poles) - len(set(poles))
+                true += len(set(poles) & directions[case_id])
+                contradicted += any(OPPOSITE[pole] in poles for pole in poles)
+                unsupported += len(set(poles) - set(stated_poles(inference.reasoning)))
+        expected = {
+            "precision": true / stated,
+            "recall": true / wanted,
+            "contradictions": contradicted / written,
+            "repetitions": repeated / statements,
+            "unsupported": unsupported / stated,
+        }
+        found = {metric: summary[f"{metric}/world/judge/reader/{setting}"] for metric in expected}
+        assert found == pytest.approx(expected)
+        assert min(found.values()) > 0
+
+
+def test_paired_differences(evaluation):
+    summary, table = evaluation
+    for judge in ("judge", "test_judge"):
+        mine = table[(table["judge"] == judge) & (table["method"] == "reader")]
+        by_case = mine.pivot(index="case_id", columns="setting", values="correct").dropna()
+        differences = (by_case["base8"] - by_case["base4"]).to_numpy()
+        where = f"world/{judge}/reader-reader/base8-base4"
+        assert summary[f"acc_jud_difference/{where}"] == pytest.approx(differences.mean())
+        assert summary[f"paired_cases/{where}"] == len(by_case)
+        half = 1.96 * differences.std() / np.sqrt(len(differences))
+        low = summary[f"acc_jud_difference/{where}/low"]
+        assert low == pytest.approx(differences.mean() - half, abs=0.02)
+
+
+def test_figures_without_meaning_are_left_out(evaluation):
+    summary, _ = evaluation
+    metrics = {
+        method: {key.split("/")[0] for key in summary if f"/judge/{method}/base4" in key}
+        for method in ("null", "golden", "longer_reply", "reader")
+    }
+    counts = {"acc_jud", "cases", "judge_failures", "ties"}
+    stated = {"description_tokens", "precision", "recall", "contradictions", "repetitions"}
+    assert metrics["null"] == metrics["longer_reply"] == counts
+    assert metrics["golden"] == counts | stated
+    assert metrics["reader"] == counts | stated | {
+        "well_formed", "ended", "completion_tokens", "unsupported",
+    }  # fmt: skip
+
+
+def test_the_summary_is_flat_json(evaluation):
+    summary, _ = evaluation
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert {len(key.split("/")) for key in summary} == {5, 6}
+    assert {key.split("/")[5] for key in summary if key.count("/") == 5} == {"low", "high"}
+
+
+def test_a_judge_that_never_answers_leaves_the_accuracy_unknown(cases, methods, judges):
+    judges["judge"].judge = lambda questions: [None] * len(questions)
+    rows = score(cases, methods, {"judge": judges["judge"]}, len)
+    bootstrap = ClusteredBootstrap([case.cluster for case in cases])
+    summary = summarise("world", cases, methods, rows, [(READER8, READER4)], bootstrap)
+    assert summary["acc_jud/world/judge/golden/base4"] is None
+    assert summary["acc_jud/world/judge/golden/base4/low"] is None
+    assert summary["judge_failures/world/judge/golden/base4"] == 150
+    assert summary["acc_jud/world/judge/reader/base4"] == 0.0  # its malformed completions
+    assert summary["acc_jud/world/judge/longer_reply/base4"] is not None
+
+
+def test_differences_are_read_and_unknown_ones_refused(methods):
+    assert read_differences(["reader/base8 - reader/base4"], list(methods)) == [(READER8, READER4)]
+    with pytest.raises(UserError) as error:
+        read_differences(["reader/base8", "reader/base16 - null/base4"], list(methods))
+    assert len(error.value.problems) == 2
+    assert "'reader/base16 - null/base4' found" in error.value.problems[1]
+    assert "evaluated are null/base4, golden/base4" in error.value.problems[1]
