@@ -1,0 +1,340 @@
+"""Reinforcement learning in rounds: GRPO in which a case's description enters its next prompt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from alignxplore_trl.run.errors import Problems
+from alignxplore_trl.signals import signal_from_dict
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.parsing import Inference, parse_completion
+from alignxplore_trl.text.rendering import PromptSet
+from alignxplore_trl.training.checkpoints import CompleteCheckpoints, checkpoint_folder
+from alignxplore_trl.training.earlier import EarlierDescriptions, Rollout
+from alignxplore_trl.training.sampler import RoundBlockSampler
+
+Row = dict[str, Any]
+Reward = Callable[..., list[float | None]]
+
+_ROW_COLUMNS = {"prompt", "case_id", "round", "signals", "post", "chosen", "rejected"}
+
+
+@dataclass(frozen=True)
+class RoundStart:
+    """What a case starts a later round from.
+
+    Attributes:
+        description: the earlier description, `None` if there is none or it is too long.
+        prompt: holds the description, within the token budget; `None` without one.
+        too_long: even cut short, the description does not fit beside a signal.
+    """
+
+    description: str | None
+    prompt: FittedPrompt | None
+    too_long: bool = False
+
+    @property
+    def shortened(self) -> bool:
+        """Whether signals or parts of texts had to be left out for the budget."""
+        return self.prompt is not None and bool(
+            self.prompt.dropped_signals or self.prompt.shortened_texts
+        )
+
+
+class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
+    """`GRPOTrainer` on blocks of cases, each block in all its rounds before the next block.
+
+    The base setting is one round. With more, the prompt of round k+1 holds the description that
+    `EarlierDescriptions` drew among the case's own rollouts of round k. It is filled in when a
+    generation batch starts, because only then is it known. All of this acts in training mode only.
+
+    Args:
+        model, args, processing_class, callbacks, peft_config: as for `GRPOTrainer`.
+        reward_funcs: the one reward callable.
+        train_dataset: one row per case and round, with the columns of `data.rounds.RoundRow`.
+        prompts: renders the prompts of rounds with an earlier description.
+        max_prompt_tokens: the budget those prompts are fitted to.
+        rounds: the most rounds of a case.
+        completions_folder: where `step_<optimizer steps done>.parquet` files go: all completions of
+            a generation batch with prompt, d_prev, reward, advantage, case and round. `None`: none.
+        completions_every: optimizer steps between two such files.
+
+    Raises:
+        UserError: a setting under which rounds, resumes or rewards would be wrong, or too few cases.
+    """
+
+    args: GRPOConfig
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Reward | list[Reward],
+        args: GRPOConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        *,
+        prompts: PromptSet,
+        max_prompt_tokens: int,
+        rounds: int,
+        completions_folder: Path | None = None,
+        completions_every: int = 1,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+    ) -> None:
+        _check_settings(args, reward_funcs, train_dataset, rounds)
+        self.prompts = prompts
+        self.max_prompt_tokens = max_prompt_tokens
+        self.completions_folder = completions_folder
+        self.completions_every = completions_every
+        self.earlier = EarlierDescriptions(args.seed)
+        assert args.generation_batch_size and args.num_generations  # GRPOConfig fills them in.
+        self.sampler = RoundBlockSampler(
+            train_dataset["case_id"],
+            train_dataset["round"],
+            cases_per_block=args.generation_batch_size // args.num_generations,
+            generations=args.num_generations,
+            repeats=_micro_batches(args),
+            seed=args.seed,
+            shuffle=bool(args.shuffle_dataset),
+        )
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,  # type: ignore[arg-type]
+            args=args,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            peft_config=peft_config,
+        )
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RoundBlockSampler:
+        return self.sampler
+
+    def _run_epoch(self, *, epoch: int, **arguments: Any) -> None:  # type: ignore[override]
+        # Said here because accelerate does not forward it when it skips batches on several
+        # processes: a resume in a later epoch would follow the order of the first.
+        self.sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **arguments)
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, torch.Tensor | Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        batch = super()._generate_and_score_completions(self._with_earlier_descriptions(inputs))
+        due = self.state.global_step % self.completions_every == 0
+        if self.completions_folder is not None and due and self.accelerator.is_main_process:
+            self._write_completions(self.completions_folder)
+        return batch
+
+    def _calculate_rewards(
+        self,
+        inputs: list[Row],
+        prompts: list[str],
+        completions: list[str],
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        """Rewards of all processes, (completions, 1), NaN for `None`; ends the round of a batch."""
+        with _no_warnings_with_user_text():
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.model.training:
+            self._end_round(inputs, completions, rewards)
+        return rewards
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        done = self._step % _micro_batches(self.args)
+        if done:
+            raise RuntimeError(
+                f"a checkpoint is due {done} micro-batches into a generation batch, where a resume "
+                "would not find the completions again"
+            )
+        if self.args.should_save:
+            run_folder = self._get_output_dir(trial=trial)
+            self.earlier.save(checkpoint_folder(run_folder, self.state.global_step))
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.earlier.load(Path(checkpoint))
+
+    def _with_earlier_descriptions(self, rows: list[Row]) -> list[Row]:
+        """The rows of this process with `d_prev`, and with the prompt that holds it."""
+        if rows[0]["round"] == 1:
+            return [{**row, "d_prev": None} for row in rows]
+        starts = {row["case_id"]: self._start_of_round(row) for row in rows}
+        self._log_starts(starts)
+        filled = []
+        for row in rows:
+            start = starts[row["case_id"]]
+            prompt = row["prompt"] if start.prompt is None else start.prompt.text
+            filled.append({**row, "d_prev": start.description, "prompt": prompt})
+        return filled
+
+    def _start_of_round(self, row: Row) -> RoundStart:
+        """Fit the prompt with the case's earlier description, if it has one and that fits."""
+        description = self.earlier.before(row["case_id"], row["round"])
+        if description is None:
+            return RoundStart(None, None)
+        signals = [signal_from_dict(signal) for signal in json.loads(row["signals"])]
+        try:
+            prompt = fit_prompt(
+                self.prompts.inference,
+                signals,
+                description,
+                lambda text: len(self.processing_class(text=text)["input_ids"]),
+                self.max_prompt_tokens,
+            )
+        except PromptTooLongError:
+            return RoundStart(None, None, too_long=True)
+        return RoundStart(description, prompt)
+
+    def _log_starts(self, starts: dict[str, RoundStart]) -> None:
+        """Log shares of the batch's cases; a case on two processes starts the same on both."""
+        cases = dict(gather_object(list(starts.items()))).values()
+        shares = {
+            "missing": [start.description is None for start in cases],
+            "too_long": [start.too_long for start in cases],
+            "prompt_shortened": [start.shortened for start in cases],
+        }
+        for name, values in shares.items():
+            self._metrics["train"][f"earlier_description/{name}"].append(sum(values) / len(values))
+
+    def _end_round(
+        self, rows: list[Row], completions: Sequence[str], rewards: torch.Tensor
+    ) -> None:
+        """Draw what the next round starts from, the same on every process, and log the round."""
+        rollouts: list[Rollout] = gather_object(
+            [
+                Rollout(row["case_id"], row["round"], completion)
+                for row, completion in zip(rows, completions, strict=True)
+            ]
+        )
+        self.earlier.record(self.sampler.epoch, rollouts)
+        for column in ("case_id", "round", "d_prev"):
+            self._log_completion_extra(column, [row[column] for row in rows])
+        well_formed = [
+            isinstance(parse_completion(rollout.completion), Inference) for rollout in rollouts
+        ]
+        unscored = rewards.isnan().all(dim=1)
+        metrics = {
+            "completions/well_formed": sum(well_formed) / len(rollouts),
+            "completions/unscored": unscored.float().mean().item(),
+            f"reward/round_{rollouts[0].round}": rewards[~unscored].mean().item(),
+        }
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+
+    def _write_completions(self, folder: Path) -> None:
+        """Write the generation batch just scored; of several in one step the last one stays."""
+        logs: dict[str, Any] = self._logs
+        (rewards,) = logs["rewards"].values()
+        table = pd.DataFrame(
+            {
+                "prompt": logs["prompt"],
+                "completion": logs["completion"],
+                "reward": rewards,
+                "advantage": logs["advantages"],
+                **logs["extra"],
+            }
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"step_{self.state.global_step:06d}.parquet"
+        unfinished = file.with_suffix(".unfinished")
+        table.to_parquet(unfinished)
+        os.replace(unfinished, file)
+
+
+@contextmanager
+def _no_warnings_with_user_text() -> Iterator[None]:
+    """Silence TRL where it logs a whole row, user text included, that no reward could score."""
+    logger = logging.getLogger("trl.trainer.grpo_trainer")
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
+
+
+def _check_settings(
+    args: GRPOConfig, reward_funcs: Reward | list[Reward], dataset: Dataset, rounds: int
+) -> None:
+    """Refuse at once every setting under which rounds, resumes or rewards would be wrong."""
+    problems = Problems()
+    if not isinstance(dataset, Dataset):
+        problems.add(
+            f"training data: {type(dataset).__name__} found, expected a datasets.Dataset with a "
+            "length: the order of an epoch is drawn over all of its rows"
+        )
+    elif missing := _ROW_COLUMNS - set(dataset.column_names):
+        problems.add(
+            f"training data: columns {sorted(missing)} are missing, found {dataset.column_names}"
+        )
+    elif len(dataset) and max(dataset["round"]) > rounds:
+        problems.add(
+            f"setting.rounds: {rounds} found, but the training data has rows of round "
+            f"{max(dataset['round'])}; prepare the data with the same setting"
+        )
+    if isinstance(reward_funcs, list) and len(reward_funcs) != 1:
+        problems.add(
+            f"reward: {len(reward_funcs)} callables found, expected one: beside a second one TRL "
+            "counts a missing judgement as 0; combine them in one callable"
+        )
+    if rounds > 1 and args.num_iterations > 1:
+        problems.add(
+            f"trainer.num_iterations: {args.num_iterations} found, expected 1 with {rounds} rounds"
+        )
+    if args.eval_strategy != "no" or args.eval_on_start:
+        problems.add(
+            f"trainer.eval_strategy: {args.eval_strategy} found, expected no (and eval_on_start "
+            "false): checkpoints are scored by the evaluate recipe, not inside training"
+        )
+    if args.remove_unused_columns:
+        problems.add(
+            "trainer.remove_unused_columns: true found, expected false: rewards and rounds read "
+            "the other columns"
+        )
+    for problem in misaligned_checkpoints(args):
+        problems.add(problem)
+    problems.raise_if_any()
+
+
+def misaligned_checkpoints(args: GRPOConfig) -> list[str]:
+    """Settings that would put a checkpoint inside a generation batch, in words with arithmetic."""
+    batch = _micro_batches(args)
+    keys = {"save_steps": args.save_steps} if args.save_strategy == "steps" else {}
+    if args.max_steps > 0 and args.save_strategy == "steps":
+        keys["max_steps"] = args.max_steps
+    return [
+        f"trainer.{key}: {steps} x gradient_accumulation_steps {args.gradient_accumulation_steps} "
+        f"= {steps * args.gradient_accumulation_steps} micro-batches, expected a multiple of "
+        f"steps_per_generation x num_iterations = {batch}: a checkpoint is taken only between "
+        "generation batches"
+        for key, steps in keys.items()
+        if steps * args.gradient_accumulation_steps % batch
+    ]
+
+
+def _micro_batches(args: GRPOConfig) -> int:
+    """How many micro-batches a generation batch is trained on."""
+    assert args.steps_per_generation  # GRPOConfig fills it in.
+    return args.steps_per_generation * args.num_iterations
