@@ -142,6 +142,15 @@ def test_cases_with_one_id_are_refused(cases, judges):
         score([*cases, cases[0]], {}, judges, words)
 
 
+def test_names_that_would_garble_keys_are_refused(cases, judges):
+    for methods, own_judges in (
+        ({MethodSetting("rl-only", "base4"): []}, judges),
+        ({NAME: []}, {"some/model": judges["judge"]}),
+    ):
+        with pytest.raises(ValueError, match="must not hold '/' or '-'"):
+            score(cases, methods, own_judges, words)
+
+
 def test_parquet_holds_every_row_with_its_types(tmp_path, cases, methods, judges):
     rows = score(cases, methods, judges, words)
     path = tmp_path / "completions" / "verdicts.parquet"

@@ -1,6 +1,7 @@
 """Every figure of the summary, computed again from the verdicts' Parquet file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from alignxplore_trl.data.world import OPPOSITE, stated_poles
 from alignxplore_trl.evaluation.scoring import MethodSetting, score, write_verdicts
 from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
 from alignxplore_trl.evaluation.summary import read_differences, summarise
+from alignxplore_trl.reporting.charts import accuracy_chart
+from alignxplore_trl.reporting.tables import accuracy_table, difference_table
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.parsing import Inference, parse_completion
 
@@ -122,8 +125,18 @@ def test_figures_without_meaning_are_left_out(evaluation):
     assert metrics["null"] == metrics["longer_reply"] == counts
     assert metrics["golden"] == counts | stated
     assert metrics["reader"] == counts | stated | {
-        "well_formed", "ended", "completion_tokens", "unsupported",
+        "well_formed", "ended", "completion_tokens", "unsupported", "dropped_signals",
+        "shortened_texts",
     }  # fmt: skip
+
+
+def test_what_the_token_budget_kept_from_a_model_is_counted(cases, methods, judges):
+    cut = [replace(said, dropped_signals=2, shortened_texts=1) for said in methods[READER4]]
+    rows = score(cases, {READER4: cut}, {"judge": judges["judge"]}, len)
+    bootstrap = ClusteredBootstrap([case.cluster for case in cases])
+    summary = summarise("world", cases, {READER4: cut}, rows, [], bootstrap)
+    assert summary["dropped_signals/world/judge/reader/base4"] == 300
+    assert summary["shortened_texts/world/judge/reader/base4"] == 150
 
 
 def test_the_summary_is_flat_json(evaluation):
@@ -152,3 +165,16 @@ def test_differences_are_read_and_unknown_ones_refused(methods):
     assert len(error.value.problems) == 2
     assert "'reader/base16 - null/base4' found" in error.value.problems[1]
     assert "evaluated are null/base4, golden/base4" in error.value.problems[1]
+
+
+def test_tables_and_charts_show_the_summary(evaluation, tmp_path):
+    summary, table = evaluation
+    screen = accuracy_table([summary], "world")
+    accuracy = table.query("judge == 'judge' and method == 'reader' and setting == 'base8'")
+    (row,) = [line for line in screen.splitlines() if line.startswith("reader") and "base8" in line]
+    assert f" {100 * accuracy['correct'].mean():.1f} (" in row
+    assert f" {100 * summary['recall/world/judge/reader/base8']:.1f} " in row
+    assert "Judges gave no answer on" in screen
+    assert "reader base8 minus reader base4" in difference_table({"seed 0": summary}, "world")
+    accuracy_chart(summary, "world", tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000

@@ -25,6 +25,8 @@ class UserDescription:
         completion: the text a model wrote; `None` for methods that write none.
         completion_tokens: its length in tokens of the model that wrote it.
         ended: whether the completion ended by itself, not at the limit of new tokens.
+        dropped_signals: signals that the token budget kept from the model, over all rounds.
+        shortened_texts: texts of signals that the token budget cut, over all rounds.
     """
 
     case_id: str
@@ -35,6 +37,8 @@ class UserDescription:
     completion: str | None = None
     completion_tokens: int | None = None
     ended: bool | None = None
+    dropped_signals: int = 0
+    shortened_texts: int = 0
 
     @classmethod
     def from_completion(
@@ -45,6 +49,8 @@ class UserDescription:
         tokens: int,
         ended: bool,
         earlier: str | None = None,
+        dropped_signals: int = 0,
+        shortened_texts: int = 0,
     ) -> UserDescription:
         """What a language model wrote about a user, and how the parser read it."""
         inference = parsed if isinstance(parsed, Inference) else None
@@ -57,6 +63,8 @@ class UserDescription:
             completion=completion,
             completion_tokens=tokens,
             ended=ended,
+            dropped_signals=dropped_signals,
+            shortened_texts=shortened_texts,
         )
 
 

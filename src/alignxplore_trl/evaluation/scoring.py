@@ -125,13 +125,17 @@ def score(
         One row per judge, method, setting and entry, in that order.
 
     Raises:
-        ValueError: two cases have one id, or a method speaks twice of a case or of an unknown one.
+        ValueError: two cases have one id, a method speaks twice of a case or of an unknown one, or
+            a name holds what separates the parts of a key in the summary.
     """
+    for name in (*(part for key in methods for part in key), *judges):
+        if "/" in name or "-" in name:
+            raise ValueError(f"{name!r}: a name in results must not hold '/' or '-'")
     by_id = {case.case_id: case for case in cases}
     if len(by_id) < len(cases):
         raise ValueError(f"{len(cases) - len(by_id)} of {len(cases)} cases repeat a case_id")
-    for name, entries in methods.items():
-        _check_entries(name, entries, by_id)
+    for key, entries in methods.items():
+        _check_entries(key, entries, by_id)
     rows: list[VerdictRow] = []
     for judge_name, judge in judges.items():
         judge_once = AskOnce(judge)

@@ -33,7 +33,8 @@ def summarise(
     - `acc_jud`: mean of R_jud x R_format over the cases that the judge answered;
     - `cases`, `judge_failures`, `ties`: how many cases there are, how many of them the judge did
       not answer (left out of the accuracy), and how many it called even (no win);
-    - `well_formed`, `ended`, `completion_tokens`: of methods that write a completion;
+    - `well_formed`, `ended`, `completion_tokens`: of methods that write a completion, and
+      `dropped_signals`, `shortened_texts`: what the token budget kept from them, counted;
     - `description_tokens`: over the cases with a description;
     - `precision` (true among the distinct stated directions), `recall` (stated among the user's
       directions), `contradictions` (descriptions that name both poles of a dimension),
@@ -74,6 +75,10 @@ def summarise(
         where = f"{benchmark}/{judge}/{name.method}/{name.setting}"
         for metric, estimate in estimates.items():
             _add(summary, f"{metric}/{where}", estimate)
+        if "well_formed" in estimates:
+            said = [entry for entry in methods[name] if isinstance(entry, UserDescription)]
+            summary[f"dropped_signals/{where}"] = sum(entry.dropped_signals for entry in said)
+            summary[f"shortened_texts/{where}"] = sum(entry.shortened_texts for entry in said)
         summary[f"cases/{where}"] = len(rows)
         summary[f"judge_failures/{where}"] = sum(row.correct is None for row in rows)
         summary[f"ties/{where}"] = sum(row.p_correct == 0.5 for row in rows)

@@ -1,0 +1,133 @@
+"""Charts of results as PNG files, drawn without a display."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Chart
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
+
+# A blue and an orange that stay apart for colour-blind readers and in grey print, then two more.
+_COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f")
+_GREY = "#666666"
+
+TRAINING_CURVES: Mapping[str, str] = {
+    "reward": "Reward",
+    "completions/mean_length": "Completion length (tokens)",
+    "format/well_formed": "Well-formed share",
+}
+
+
+def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> None:
+    """Bars of accuracy, one group per method and setting, one bar per judge, with 95 % intervals.
+
+    A dashed line marks chance. Methods stand in the order of the summary, from top to bottom.
+
+    Raises:
+        ValueError: the summary has no accuracy for this benchmark.
+    """
+    figures = read_figures(summary)
+    keys = [key for key in names_of([figures], "acc_jud") if key.benchmark == benchmark]
+    if not keys:
+        raise ValueError(f"no accuracy of the benchmark {benchmark!r} in this summary")
+    judges = list(dict.fromkeys(key.judge for key in keys))
+    rows = list(dict.fromkeys((key.method, key.setting) for key in keys))
+    chart = Chart(figsize=(8, 1.3 + len(rows) * (0.22 + 0.22 * len(judges))), layout="constrained")
+    axes = chart.add_subplot()
+    height = 0.8 / len(judges)
+    for number, judge in enumerate(judges):
+        for row, (method, setting) in enumerate(rows):
+            figure = figures.get(FigureKey("acc_jud", benchmark, judge, method, setting))
+            if figure is not None and figure.value is not None:
+                place = row - 0.4 + (number + 0.5) * height
+                _bar(axes, place, height, figure, _COLOURS[number % len(_COLOURS)])
+    handles = [
+        axes.barh([0], [0], color=_COLOURS[number % len(_COLOURS)], label=judge)
+        for number, judge in enumerate(judges)
+    ]
+    chance = axes.axvline(0.5, color=_GREY, linestyle="--", linewidth=1, label="chance", zorder=2)
+    axes.set_yticks(range(len(rows)), [f"{method}  ({setting})" for method, setting in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("Cases in which the judge picks the right reply (95 % interval)")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    chart.legend(
+        handles=[*handles, chance], loc="outside upper left", ncols=len(judges) + 1, frameon=False
+    )
+    _save(chart, path)
+
+
+def training_chart(
+    metrics: Sequence[Mapping[str, Any]],
+    path: Path,
+    curves: Mapping[str, str] = TRAINING_CURVES,
+) -> None:
+    """Curves over training steps, one panel for each of `curves` (key in the metrics -> title).
+
+    Thin dots are the logged values, the line is their mean over a tenth of the steps up to there.
+
+    Args:
+        metrics: rows of `metrics.jsonl`, each with `step` and whatever was logged at it.
+        path: the PNG file to write.
+        curves: what to draw.
+
+    Raises:
+        ValueError: none of the rows holds any of the curves.
+    """
+    found = {
+        key: [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
+        for key in curves
+    }
+    drawn = {key: points for key, points in found.items() if points}
+    if not drawn:
+        raise ValueError(f"no row of the metrics holds any of {', '.join(curves)}")
+    chart = Chart(figsize=(4 * len(drawn), 3.2), layout="constrained")
+    panels = chart.subplots(1, len(drawn), squeeze=False)[0]
+    for axes, (key, points) in zip(panels, drawn.items(), strict=True):
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, ".", color=_COLOURS[0], alpha=0.35, markersize=4)
+        axes.plot(steps, _running_mean(values), color=_COLOURS[0], linewidth=2)
+        axes.set_title(curves[key], fontsize=11)
+        axes.set_xlabel("Step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(chart, path)
+
+
+def _bar(axes: Axes, place: float, height: float, figure: Figure, colour: str) -> None:
+    assert figure.value is not None
+    axes.barh(place, figure.value, height * 0.9, color=colour)
+    end = figure.value
+    if figure.low is not None and figure.high is not None:
+        axes.hlines(place, figure.low, figure.high, color="black", linewidth=1.2)
+        end = figure.high
+    background = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    label = f"{100 * figure.value:.1f}"
+    axes.text(end + 0.012, place, label, va="center", fontsize=8.5, bbox=background)
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those before it, over a window of a tenth of all values."""
+    window = max(1, len(values) // 10)
+    starts = [max(0, index + 1 - window) for index in range(len(values))]
+    return [
+        sum(values[start : index + 1]) / (index + 1 - start) for index, start in enumerate(starts)
+    ]
+
+
+def _save(chart: Chart, path: Path) -> None:
+    """Write a PNG that is either complete or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    chart.savefig(unfinished, dpi=150, format="png")
+    os.replace(unfinished, path)

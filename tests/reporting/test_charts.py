@@ -1,0 +1,64 @@
+"""Charts draw the figures: measured in the pixels of the PNG."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from alignxplore_trl.reporting.charts import accuracy_chart, training_chart
+
+BLUE, ORANGE = (0x3B, 0x6F, 0xB5), (0xE0, 0x8A, 0x3C)
+
+
+def pixels(path):
+    return np.round(matplotlib.image.imread(path)[..., :3] * 255).astype(int)
+
+
+def lengths(image, colour):
+    """The width in pixels of each run of rows that holds a bar of the colour, top to bottom."""
+    widths = (image == colour).all(axis=2).sum(axis=1)
+    bars = np.split(widths, np.flatnonzero(np.diff((widths > 40).astype(int))) + 1)
+    return [bar.max() for bar in bars if bar.min() > 40]
+
+
+def test_bars_are_as_long_as_accuracies(summaries, tmp_path):
+    accuracy_chart(summaries[0], "world", tmp_path / "charts" / "accuracy.png")
+    image = pixels(tmp_path / "charts" / "accuracy.png")
+    for colour, expected in ((BLUE, [0.5, 1.0, 0.8, 0.84]), (ORANGE, [0.5, 1.0, 0.75, 0.79])):
+        legend, *bars = lengths(image, colour)
+        assert legend < min(bars)
+        assert [bar / bars[1] for bar in bars] == pytest.approx(expected, abs=0.02)
+    assert [path.name for path in (tmp_path / "charts").iterdir()] == ["accuracy.png"]
+
+
+def test_unknown_accuracies_have_no_bar(summaries, tmp_path):
+    summaries[0]["acc_jud/world/test_judge/golden/base4"] = None
+    accuracy_chart(summaries[0], "world", tmp_path / "accuracy.png")
+    image = pixels(tmp_path / "accuracy.png")
+    assert (len(lengths(image, BLUE)), len(lengths(image, ORANGE))) == (1 + 4, 1 + 3)
+
+
+def test_a_summary_without_the_benchmark_is_refused(summaries, tmp_path):
+    with pytest.raises(ValueError, match="no accuracy of the benchmark 'psoups'"):
+        accuracy_chart(summaries[0], "psoups", tmp_path / "accuracy.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_curves_of_what_was_logged(tmp_path):
+    rows = [
+        {"step": step, "reward": 0.5 + step / 100, "completions/mean_length": 50.0}
+        for step in range(1, 41)
+    ]
+    rows.append({"step": 40, "train_runtime": 12.0})
+    training_chart(rows, tmp_path / "training.png")
+    image = pixels(tmp_path / "training.png")
+    line = (image == BLUE).all(axis=2)
+    left, right = line[:, : line.shape[1] // 2], line[:, line.shape[1] // 2 :]
+    tops = [np.flatnonzero(column).min() for column in left.T if column.any()]
+    assert tops[0] - tops[-1] > 100  # the reward rises
+    rows_with_length = np.flatnonzero(right.any(axis=1))
+    assert np.ptp(rows_with_length) < 10  # the length is flat
+
+
+def test_metrics_without_a_curve_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no row of the metrics holds any of reward, completions"):
+        training_chart([{"step": 1, "loss": 2.0}], tmp_path / "training.png")
