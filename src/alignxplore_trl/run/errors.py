@@ -41,7 +41,9 @@ def user_errors_exit() -> Iterator[None]:
         yield
     except UserError as error:
         count = len(error.problems)
-        sys.stderr.write(f"{count} problem{'s' if count > 1 else ''} to mend before this can run:\n")
+        sys.stderr.write(
+            f"{count} problem{'s' if count > 1 else ''} to mend before this can run:\n"
+        )
         for problem in error.problems:
             sys.stderr.write(f"  - {problem}\n")
         raise SystemExit(2) from None

@@ -1,0 +1,46 @@
+"""Supervised training of the backbone on the verified examples."""
+
+import sys
+
+from alignxplore_trl.launch.config import ColdStartConfig
+from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from alignxplore_trl.run.folder import RunFolder
+
+
+def main(config: ColdStartConfig, folder: RunFolder) -> None:
+    """Train and save the model; an interrupted run goes on from its last checkpoint."""
+    # Imported here, so that a mistake in the command line is answered at once.
+    import pyarrow.parquet as pq
+    from transformers import AutoTokenizer, set_seed
+    from trl import SFTConfig
+
+    from alignxplore_trl.launch.training import (
+        adapters,
+        callbacks,
+        load_policy,
+        train_and_save,
+        trainer_arguments,
+    )
+    from alignxplore_trl.training.checkpoints import last_complete_checkpoint
+    from alignxplore_trl.training.cold_start import ColdStartTrainer, fit_examples
+
+    set_seed(config.seed)
+    arguments = trainer_arguments(SFTConfig, config, folder)
+    tokenizer = AutoTokenizer.from_pretrained(config.model.backbone)
+    written = pq.read_table(upstream_folder(config, "synthesize") / "examples.parquet")
+    examples, counts = fit_examples(written.to_pylist(), tokenizer, config.trainer["max_length"])
+    trainer = ColdStartTrainer(
+        model=load_policy(config.model, config.model.backbone),
+        args=arguments,
+        train_dataset=examples,
+        processing_class=tokenizer,
+        callbacks=callbacks(folder),
+        peft_config=adapters(config.peft),
+    )
+    resume = last_complete_checkpoint(folder.checkpoints)
+    figures = train_and_save(trainer, tokenizer, folder, resume)
+    folder.finish({f"data/{name}": count for name, count in counts.items()} | figures)
+
+
+if __name__ == "__main__":
+    run_recipe(ColdStartConfig, main, sys.argv[1:])

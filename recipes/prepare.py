@@ -1,0 +1,38 @@
+"""Users and their signals, split into cold_start, rl, validation and test."""
+
+import sys
+from pathlib import Path
+
+from alignxplore_trl.launch.config import PrepareConfig
+from alignxplore_trl.launch.entry import run_recipe
+from alignxplore_trl.run.folder import RunFolder
+
+
+def main(config: PrepareConfig, folder: RunFolder) -> None:
+    """Write one Parquet file per split, and count what was kept and left out."""
+    # Imported here, so that a mistake in the command line is answered at once.
+    from alignxplore_trl.data.alignx import dimensions_from_config
+    from alignxplore_trl.data.sources import load_alignx, load_world, write_splits
+    from alignxplore_trl.data.world import World
+
+    data = config.data
+    if data.name == "world":
+        world = World(
+            config.seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind
+        )
+        splits = load_world(world, data.counts)
+    else:
+        splits = load_alignx(
+            Path(str(data.path)),
+            data.signals_per_user,
+            data.counts,
+            config.seed,
+            dimensions_from_config(data.dimensions),
+            data.signal_kind,
+        )
+    write_splits(folder.path, splits)
+    folder.finish(splits.counts)
+
+
+if __name__ == "__main__":
+    run_recipe(PrepareConfig, main, sys.argv[1:])

@@ -1,0 +1,46 @@
+"""The tables of the README: the whole chain for every seed, both settings; resumable."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from alignxplore_trl.launch.config import ResultsConfig
+from alignxplore_trl.launch.entry import resolve, run_recipe
+from alignxplore_trl.run.folder import RunFolder, write_text_atomic
+
+README = Path(__file__).parents[1] / "README.md"
+MARKERS = ("<!-- results: begin -->", "<!-- results: end -->")
+
+
+def main(config: ResultsConfig, folder: RunFolder) -> None:
+    """Run the stages that aren't finished, and put their figures between the README's markers."""
+    from alignxplore_trl.reporting.tables import accuracy_table, difference_table
+
+    summaries = {}
+    for seed in config.seeds:
+        common = [f"SCALE={config.scale.name}", f"SEED={seed}"]
+        arguments = f"ARGS={' '.join(config.overrides)}"
+        subprocess.run(["make", "rl", *common, arguments], check=True)
+        # Last, because it ends in the evaluation of everything that is trained.
+        subprocess.run(["make", "rl-streaming", *common, arguments], check=True)
+        overrides = [f"scale={config.scale.name}", f"seed={seed}", "setting=streaming"]
+        name = resolve("evaluate", "rl", [*overrides, *config.overrides])["run_name"]
+        path = Path(config.paths.outputs) / "evaluate" / name / "summary.json"
+        summaries[f"seed {seed}"] = json.loads(path.read_text())
+
+    tables = "\n\n".join(
+        [
+            accuracy_table(list(summaries.values()), "world", "markdown"),
+            difference_table(summaries, "world", "markdown"),
+        ]
+    )
+    write_text_atomic(folder.path / "tables.md", tables + "\n")
+    before, rest = README.read_text().split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    write_text_atomic(README, f"{before}{MARKERS[0]}\n{tables}\n{MARKERS[1]}{after}")
+    folder.finish({"seeds": len(config.seeds)})
+
+
+if __name__ == "__main__":
+    run_recipe(ResultsConfig, main, sys.argv[1:])

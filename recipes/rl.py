@@ -1,0 +1,86 @@
+"""GRPO from the cold-start model, in the base or the streaming setting."""
+
+import sys
+from dataclasses import asdict
+
+from alignxplore_trl.launch.checks import check_room, check_rows
+from alignxplore_trl.launch.config import RLConfig
+from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from alignxplore_trl.run.errors import Problems
+from alignxplore_trl.run.folder import RunFolder
+
+
+def main(config: RLConfig, folder: RunFolder) -> None:
+    """Train and save the policy; an interrupted run goes on from its last checkpoint."""
+    # Imported here, so that a mistake in the command line is answered at once.
+    from accelerate import PartialState
+    from datasets import Dataset
+    from transformers import AutoTokenizer, set_seed
+    from trl import GRPOConfig
+
+    from alignxplore_trl.data.rounds import round_rows
+    from alignxplore_trl.data.sources import read_split
+    from alignxplore_trl.judging.local import LocalJudge
+    from alignxplore_trl.launch.training import (
+        adapters,
+        callbacks,
+        load_policy,
+        train_and_save,
+        trainer_arguments,
+    )
+    from alignxplore_trl.rewards.judged import JudgedReward
+    from alignxplore_trl.text.budget import fit_prompt
+    from alignxplore_trl.text.rendering import PromptSet
+    from alignxplore_trl.training.checkpoints import last_complete_checkpoint
+    from alignxplore_trl.training.streaming import RoundsGRPOTrainer
+
+    set_seed(config.seed)
+    arguments = trainer_arguments(GRPOConfig, config, folder)
+    prompts, budget = PromptSet(config.prompts.folder), config.prompts.max_prompt_tokens
+
+    start = upstream_folder(config, "cold_start") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
+    data = round_rows(
+        read_split(upstream_folder(config, "prepare"), "rl"),
+        config.setting.signals,
+        config.setting.rounds,
+        lambda signals, earlier: fit_prompt(
+            prompts.inference, signals, earlier, lambda text: len(tokenizer(text).input_ids), budget
+        ),
+    )
+    limit = config.trainer["max_completion_length"]
+    Problems(
+        check_rows(config, len(data.rows))
+        + check_room("trainer.max_completion_length", limit, budget, start)
+    ).raise_if_any()
+
+    judge = LocalJudge.from_folder(
+        config.judge.model,
+        prompts,
+        dtype=config.judge.dtype,
+        device=PartialState().device,
+        max_batch_tokens=config.judge.max_batch_tokens,
+        minimum_label_mass=config.judge.minimum_label_mass,
+        chat=config.judge.chat,
+    )
+    trainer = RoundsGRPOTrainer(
+        model=load_policy(config.model, start),
+        reward_funcs=JudgedReward(judge, config.judge.order, config.seed),
+        args=arguments,
+        train_dataset=Dataset.from_list([asdict(row) for row in data.rows]),
+        processing_class=tokenizer,
+        prompts=prompts,
+        max_prompt_tokens=budget,
+        rounds=config.setting.rounds,
+        completions_folder=folder.completions,
+        completions_every=config.completions_every,
+        callbacks=callbacks(folder),
+        peft_config=adapters(config.peft),
+    )
+    resume = last_complete_checkpoint(folder.checkpoints)
+    figures = train_and_save(trainer, tokenizer, folder, resume)
+    folder.finish({f"data/{name}": count for name, count in data.counts.items()} | figures)
+
+
+if __name__ == "__main__":
+    run_recipe(RLConfig, main, sys.argv[1:])

@@ -1,0 +1,219 @@
+"""Combinations that can't work, found before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alignxplore_trl.data.world import World, check_world
+from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.launch.config import (
+    ColdStartConfig,
+    Data,
+    EvaluateConfig,
+    PrepareConfig,
+    RecipeConfig,
+    RLConfig,
+    SynthesizeConfig,
+)
+from alignxplore_trl.run.errors import Problems, UserError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def check_config(config: RecipeConfig, problems: Problems) -> None:
+    """Add a problem for everything in a configuration that can't work, with the arithmetic."""
+    if isinstance(config, PrepareConfig):
+        _check_setting(config, problems)
+        _check_data(config.data, config.seed, problems)
+    if isinstance(config, SynthesizeConfig):
+        _check_writer("teacher", config, problems)
+        check_model_folder("judge.model", config.judge.model, problems)
+    if isinstance(config, ColdStartConfig):
+        check_model_folder("model.backbone", config.model.backbone, problems)
+        _check_no_trl_evaluation(config.trainer, problems)
+    if isinstance(config, RLConfig):
+        check_model_folder("judge.model", config.judge.model, problems)
+        _check_no_trl_evaluation(config.trainer, problems)
+        if not any(problem.startswith("trainer.") for problem in problems.found):
+            _check_generation_batch(config, problems)
+    if isinstance(config, EvaluateConfig):
+        _check_evaluation(config, problems)
+
+
+def generation_batch_size(config: RLConfig) -> int:
+    """Completions that are generated at once, over all processes."""
+    if config.trainer.get("generation_batch_size") is not None:
+        return int(config.trainer["generation_batch_size"])
+    per_step: int = config.trainer["per_device_train_batch_size"] * config.launch.num_processes
+    return per_step * _steps_per_generation(config)
+
+
+def check_rows(config: RLConfig, rows: int) -> list[str]:
+    """Problems with the number of rows there are to train on: too few for one generation batch."""
+    batch = generation_batch_size(config)
+    prompts = batch // config.trainer["num_generations"]
+    needed = prompts * config.setting.rounds
+    if rows >= needed:
+        return []
+    return [
+        f"data.counts.rl: {rows} rows (cases x rounds) found, expected at least {needed}: one "
+        f"generation batch holds {batch} completions / {config.trainer['num_generations']} "
+        f"rollouts = {prompts} prompts, times {config.setting.rounds} rounds; with fewer there "
+        "would be no step at all"
+    ]
+
+
+def context_length(folder: str | Path) -> int | None:
+    """Positions of a model, from its config.json; `None` for one that is named, not a folder."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return None
+    length = json.loads(path.read_text()).get("max_position_embeddings")
+    return None if length is None else int(length)
+
+
+def check_room(key: str, completion: int, prompt: int, model: str | Path) -> list[str]:
+    """Problems with a model's context: prompt and completion must both fit.
+
+    Args:
+        key: the configuration's key of the completion limit.
+        completion: the most tokens of a completion.
+        prompt: the most tokens of a prompt.
+        model: the model's folder, or its name on the Hub, which isn't checked.
+    """
+    context = context_length(model)
+    if context is None or prompt + completion <= context:
+        return []
+    return [
+        f"{key}: {completion} + prompts.max_prompt_tokens {prompt} = {completion + prompt} found, "
+        f"expected at most {context}, the positions of {model}; a prompt of {prompt} tokens leaves "
+        f"room for {max(0, context - prompt)}"
+    ]
+
+
+def check_model_folder(key: str, name: str, problems: Problems) -> None:
+    """Add a problem where a model is given as a folder that isn't there or isn't whole.
+
+    A name of the Hub (`owner/model`) is left to transformers.
+    """
+    folder = Path(name)
+    if not folder.exists():
+        if name.count("/") != 1 or folder.parent.exists():
+            problems.add(f"{key}: found no folder {name}, expected a model's folder or owner/model")
+        return
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        missing.append("a tokenizer (tokenizer.json)")
+    if missing:
+        problems.add(f"{key}: {name} has no {' and no '.join(missing)}; save it there")
+
+
+def _check_writer(role: str, config: SynthesizeConfig | EvaluateConfig, problems: Problems) -> None:
+    """A model that writes completions: it must be there, and have room for them."""
+    folder = {"teacher": config.model.teacher, "backbone": config.model.backbone}[role]
+    check_model_folder(f"model.{role}", folder, problems)
+    limit, prompt = config.model.max_completion_tokens, config.prompts.max_prompt_tokens
+    for problem in check_room("model.max_completion_tokens", limit, prompt, folder):
+        problems.add(problem)
+
+
+def _check_setting(config: PrepareConfig, problems: Problems) -> None:
+    setting = config.setting
+    if setting.name == "base" and setting.rounds != 1:
+        problems.add(
+            f"setting.rounds: {setting.rounds} found, expected 1 in the base setting; "
+            "more rounds are setting=streaming"
+        )
+    if setting.name == "streaming" and setting.rounds < 2:
+        problems.add(
+            f"setting.rounds: {setting.rounds} found, expected 2 or more in the streaming "
+            "setting; one round is setting=base"
+        )
+    if setting.signals < 1:
+        problems.add(f"setting.signals: {setting.signals} found, expected 1 or more")
+    needed = setting.rounds * setting.signals
+    if config.data.signals_per_user < needed:
+        problems.add(
+            f"data.signals_per_user: {config.data.signals_per_user} found, expected at least "
+            f"{setting.rounds} rounds x {setting.signals} signals = {needed}"
+        )
+
+
+def _check_data(data: Data, seed: int, problems: Problems) -> None:
+    for split, count in data.counts.items():
+        if count < 1:
+            problems.add(f"data.counts.{split}: {count} found, expected 1 or more")
+    if data.name == "world":
+        world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
+        for problem in check_world(world):
+            problems.add(problem)
+    elif data.path is None or data.path == "???" or not Path(data.path).exists():
+        problems.add(
+            f"data.path: found {data.path!r}, expected the file or folder of {data.name}'s rows: "
+            "make … DATA_PATH=<path>, or data.path=<path>"
+        )
+
+
+def _check_no_trl_evaluation(trainer: dict[str, Any], problems: Problems) -> None:
+    strategy = trainer.get("eval_strategy", "no")
+    if strategy != "no":
+        problems.add(
+            f"trainer.eval_strategy: {strategy!r} found, expected 'no': checkpoints are scored by "
+            "`make evaluate`, not inside TRL's loop"
+        )
+
+
+def _steps_per_generation(config: RLConfig) -> int:
+    trainer = config.trainer
+    size = trainer.get("generation_batch_size")
+    if size is not None:
+        per_step = trainer["per_device_train_batch_size"] * config.launch.num_processes
+        return max(1, int(size) // int(per_step))
+    return int(trainer.get("steps_per_generation") or trainer["gradient_accumulation_steps"])
+
+
+def _check_generation_batch(config: RLConfig, problems: Problems) -> None:
+    trainer, processes = config.trainer, config.launch.num_processes
+    batch, group = generation_batch_size(config), trainer["num_generations"]
+    steps = _steps_per_generation(config)
+    if group < 2:
+        problems.add(f"trainer.num_generations: {group} found, expected 2 or more rollouts")
+    elif batch % group:
+        problems.add(
+            f"trainer.num_generations: {trainer['per_device_train_batch_size']} completions x "
+            f"{processes} processes x {steps} steps_per_generation = {batch} completions at once, "
+            f"which is not a multiple of {group} rollouts per prompt"
+        )
+    micro_steps = trainer["save_steps"] * trainer["gradient_accumulation_steps"]
+    if trainer.get("save_strategy", "steps") == "steps" and micro_steps % steps:
+        problems.add(
+            f"trainer.save_steps: {trainer['save_steps']} x gradient_accumulation_steps "
+            f"{trainer['gradient_accumulation_steps']} = {micro_steps}, which is not a multiple of "
+            f"steps_per_generation {steps}: a checkpoint inside a generation batch can't be resumed"
+        )
+    if config.setting.name == "streaming" and trainer["num_iterations"] > 1:
+        problems.add(
+            f"trainer.num_iterations: {trainer['num_iterations']} found, expected 1 in the "
+            "streaming setting: a round is trained on once, then its descriptions are drawn"
+        )
+
+
+def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
+    check_model_folder("judge.model", config.judge.model, problems)
+    check_model_folder("judge.test_model", config.judge.test_model, problems)
+    for method in ("backbone", "teacher"):
+        if method in config.evaluation.methods:
+            _check_writer(method, config, problems)
+    for name in config.evaluation.settings:
+        try:
+            setting = Setting.from_name(name)
+        except UserError as error:
+            problems.found += [f"evaluation.settings: {problem}" for problem in error.problems]
+            continue
+        if config.data.signals_per_user < setting.signals:
+            problems.add(
+                f"evaluation.settings: {name} reads {setting.signals} signals, but "
+                f"data.signals_per_user is {config.data.signals_per_user}"
+            )

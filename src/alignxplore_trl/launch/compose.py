@@ -1,0 +1,145 @@
+"""Composes a recipe's configuration with Hydra, and words Hydra's complaints for people."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alignxplore_trl.run.errors import Problems, UserError
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def _register() -> None:
+    """Make the `trainer` node open, so that any TRL field is set without `+`; add our resolver."""
+    ConfigStore.instance().store(
+        name="open", group="trainer", node=OmegaConf.create({}, flags={"struct": False})
+    )
+    OmegaConf.register_new_resolver(
+        "at_least",
+        lambda minimum, rounds, signals: max(minimum, rounds * signals),
+        replace=True,
+    )
+
+
+_register()
+
+
+def override_key(override: str) -> str:
+    """The key an override sets: `trainer.seed` of `++trainer.seed=1`, `model` of `~model`."""
+    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def compose_recipe(recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a recipe with every interpolation resolved, as plain values.
+
+    A value that the user must give and didn't is the string `???`: see `missing_values`.
+
+    Raises:
+        UserError: an override can't be read, or names a key or a group's choice that isn't there.
+    """
+    return copy.deepcopy(_compose(recipe, tuple(overrides)))
+
+
+@cache
+def _compose(recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise UserError(f"{override!r}: found no '=', expected <key>=<value>")
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            config = compose(recipe, overrides=list(overrides))
+            values = OmegaConf.to_container(config, resolve=True)
+    except OverrideParseException as error:
+        raise UserError(f"{error.override!r} is not a Hydra override: {error.message}") from error
+    except (HydraException, MissingConfigException, OmegaConfBaseException) as error:
+        raise UserError(_in_words(recipe, overrides, error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _in_words(recipe: str, overrides: tuple[str, ...], error: Exception) -> list[str]:
+    """One problem per override that Hydra would refuse, and Hydra's own words for the rest."""
+    known = compose_recipe(recipe, ()) if overrides else {}
+    groups = set(group_names())
+    problems = Problems()
+    for override in overrides:
+        key = override_key(override)
+        choice = override.split("=", 1)[-1]
+        if key in groups:
+            _check_choice(problems, recipe, key, choice, known)
+        elif not override.startswith("+") and not _is_known(key, known):
+            problems.add(
+                f"{key}: the {recipe} recipe has no such key{did_you_mean(key, _all_keys(known))}"
+            )
+    message = " ".join(str(error).split("Config search path")[0].split())
+    return problems.found or [f"conf/{recipe}.yaml with {' '.join(overrides)}: {message}"]
+
+
+def _check_choice(
+    problems: Problems, recipe: str, group: str, choice: str, known: Mapping[str, Any]
+) -> None:
+    choices = group_choices(group)
+    if group.split("/")[0] not in known:
+        problems.add(f"{group}={choice}: the {recipe} recipe has no {group}")
+    elif choice not in choices:
+        problems.add(
+            f"{group}={choice}: no such choice{did_you_mean(choice, choices)}; "
+            f"conf/{group}/ has: {', '.join(choices)}"
+        )
+
+
+def _is_known(key: str, known: Mapping[str, Any]) -> bool:
+    return (key.startswith("trainer.") and "trainer" in known) or key in _all_keys(known)
+
+
+def _all_keys(values: Mapping[str, Any]) -> list[str]:
+    return [key for key, _ in flatten(values)] + [
+        key for key, value in values.items() if isinstance(value, dict)
+    ]
+
+
+def group_names() -> list[str]:
+    """The config groups: folders of conf/ that hold YAML choices."""
+    folders = {file.parent for file in CONF.glob("**/*.yaml") if file.parent != CONF}
+    names = sorted(str(folder.relative_to(CONF)) for folder in folders)
+    return [name for name in names if not name.startswith("launch/")]
+
+
+def group_choices(group: str) -> list[str]:
+    """The names that can stand right of `<group>=`."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """`; did you mean a or b?` with the nearest names, or nothing."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; lists and empty mappings are values."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def missing_values(values: Mapping[str, Any]) -> list[str]:
+    """A problem for each value that the user must give."""
+    return [
+        f"{key}: found nothing, this one must be given: {key}=<value>"
+        for key, value in flatten(values)
+        if value == "???"
+    ]

@@ -1,0 +1,307 @@
+"""What recipes are given: the resolved configuration as frozen dataclasses, strictly checked.
+
+The defaults stand in conf/ alone; here are the names and the types.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from alignxplore_trl.data.world import Split
+from alignxplore_trl.launch.compose import did_you_mean
+from alignxplore_trl.run.errors import Problems
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of everything: a name, and the Hydra choices in conf/scale/."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How signals are read: all at once, or in rounds."""
+
+    name: Literal["base", "streaming"]
+    rounds: int
+    signals: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where users come from, and how many are in each split."""
+
+    name: Literal["world", "alignx"]
+    path: str | None
+    dimensions_per_user: int
+    signals_per_user: int
+    signal_kind: Literal["comparisons", "posts", "mixed"]
+    counts: dict[Split, int]
+    dimensions: list[dict[str, str]] | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The models: folders, or names on the Hub."""
+
+    backbone: str
+    teacher: str
+    judge: str
+    test_judge: str
+    judge_name: str
+    test_judge_name: str
+    dtype: str
+    attn_implementation: str
+    max_completion_tokens: int
+    generation_batch_size: int
+    chat: bool
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The set of templates, and the budget of a prompt."""
+
+    folder: str
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """The judge of training, and the one of the test."""
+
+    name: Literal["local"]
+    model: str
+    test_model: str
+    dtype: str
+    chat: bool
+    order: Literal["random", "both"]
+    max_batch_tokens: int
+    minimum_label_mass: float
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What a rollout is rewarded for."""
+
+    name: Literal["judged"]
+
+
+@dataclass(frozen=True)
+class Peft:
+    """Adapters: `lora` holds the arguments of `peft.LoraConfig`, `None` trains all weights."""
+
+    name: str
+    lora: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where metrics go beside metrics.jsonl."""
+
+    name: Literal["offline", "wandb", "none"]
+    project: str
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Directories."""
+
+    outputs: str
+    assets: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How many processes `accelerate launch` starts, and on what."""
+
+    accelerate_config: str
+    num_processes: int
+    use_cpu: bool
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """How the teacher is asked."""
+
+    candidates: int
+    keep_per_prompt: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored, and how descriptions are sampled."""
+
+    split: Literal["validation", "test"]
+    cases: int | None
+    methods: list[str]
+    settings: list[str]
+    differences: list[str]
+    order: Literal["random", "both"]
+    temperature: float
+    top_p: float
+    top_k: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """What every recipe has."""
+
+    recipe: str
+    seed: int
+    run_name: str
+    scale: Scale
+    tracking: Tracking
+    paths: Paths
+
+
+@dataclass(frozen=True)
+class PrepareConfig(RecipeConfig):
+    """conf/prepare.yaml."""
+
+    setting: Setting
+    data: Data
+
+
+@dataclass(frozen=True)
+class _ModelRecipeConfig(PrepareConfig):
+    model: Model
+    prompts: Prompts
+    judge: JudgeSettings
+    upstream: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class SynthesizeConfig(_ModelRecipeConfig):
+    """conf/synthesize.yaml."""
+
+    synthesis: Synthesis
+
+
+@dataclass(frozen=True)
+class _TrainingConfig(_ModelRecipeConfig):
+    trainer: dict[str, Any]
+    peft: Peft
+    launch: Launch
+
+
+@dataclass(frozen=True)
+class ColdStartConfig(_TrainingConfig):
+    """conf/cold_start.yaml."""
+
+
+@dataclass(frozen=True)
+class RLConfig(_TrainingConfig):
+    """conf/rl.yaml."""
+
+    reward: Reward
+    completions_every: int
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(_ModelRecipeConfig):
+    """conf/evaluate.yaml."""
+
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class ResultsConfig(RecipeConfig):
+    """conf/results.yaml."""
+
+    seeds: list[int]
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class TinyModelsConfig(RecipeConfig):
+    """conf/tiny_models.yaml."""
+
+    prompts: Prompts
+
+
+CONFIGS: Mapping[str, type[RecipeConfig]] = {
+    "prepare": PrepareConfig,
+    "synthesize": SynthesizeConfig,
+    "cold_start": ColdStartConfig,
+    "rl": RLConfig,
+    "evaluate": EvaluateConfig,
+    "results": ResultsConfig,
+    "tiny_models": TinyModelsConfig,
+}
+
+
+def read_values(kind: type[T], values: Mapping[str, Any], problems: Problems) -> T | None:
+    """Plain values as a dataclass, nested ones included.
+
+    Adds a problem for each key that is unknown or missing and each value of a wrong type; with any
+    of them there is nothing to return.
+    """
+    before = len(problems.found)
+    result = _read(kind, values, "", problems)
+    return result if len(problems.found) == before else None
+
+
+def _read(kind: Any, value: Any, where: str, problems: Problems) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if is_dataclass(kind):
+        return _read_dataclass(kind, value, where, problems)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        kind = next(argument for argument in arguments if argument is not type(None))
+        return _read(kind, value, where, problems)
+    if origin is list and isinstance(value, list):
+        places = [f"{where}[{index}]" for index in range(len(value))]
+        return [_read(arguments[0], *pair, problems) for pair in zip(value, places, strict=True)]
+    if origin is dict and isinstance(value, dict):
+        return {
+            _read(arguments[0], key, where, problems): _read(
+                arguments[1], item, f"{where}.{key}", problems
+            )
+            for key, item in value.items()
+        }
+    if kind is Any or (origin is Literal and value in arguments):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    problems.add(f"{where}: found {value!r}, expected {_type_in_words(kind)}")
+    return value
+
+
+def _read_dataclass(kind: Any, value: Any, where: str, problems: Problems) -> Any:
+    if not isinstance(value, Mapping):
+        problems.add(f"{where}: found {value!r}, expected keys and values")
+        return None
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in names:
+            problems.add(f"{prefix}{key}: no such key{did_you_mean(key, names)}")
+    for name in names:
+        if name not in value:
+            problems.add(f"{prefix}{name}: found nothing, expected {_type_in_words(hints[name])}")
+    known = [name for name in names if name in value]
+    read = {name: _read(hints[name], value[name], f"{prefix}{name}", problems) for name in known}
+    return kind(**read) if len(read) == len(names) else None
+
+
+def _type_in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(kind, str(kind).replace("typing.", ""))

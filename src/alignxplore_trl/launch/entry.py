@@ -1,0 +1,170 @@
+"""The way into a recipe: read the command line, check everything, take up the run folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from alignxplore_trl.launch.checks import check_config
+from alignxplore_trl.launch.compose import (
+    compose_recipe,
+    group_choices,
+    group_names,
+    missing_values,
+)
+from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, read_values
+from alignxplore_trl.launch.runs import (
+    make_command,
+    name_of_run,
+    overrides_for,
+    stage_of,
+    upstream_names,
+)
+from alignxplore_trl.launch.trainer_fields import check_trainer
+from alignxplore_trl.run.errors import Problems, user_errors_exit
+from alignxplore_trl.run.folder import RunFolder, is_finished
+from alignxplore_trl.run.progress import say
+
+Config = TypeVar("Config", bound=RecipeConfig)
+
+
+def run_recipe(
+    kind: type[Config], main: Callable[[Config, RunFolder], None], arguments: Sequence[str]
+) -> None:
+    """Run a recipe's `main` with its configuration, unless this very run is finished already.
+
+    Nothing here imports torch: a mistake in the command line is answered at once, with status 2.
+
+    Args:
+        kind: the dataclass of the recipe's configuration.
+        main: takes the configuration and the run folder.
+        arguments: the command line without the program's name.
+    """
+    recipe = next(name for name, known in CONFIGS.items() if known is kind)
+    parsed = _parser(recipe, main.__module__).parse_args(arguments)
+    with user_errors_exit():
+        command = parsed.command or recipe
+        values = resolve(recipe, command, parsed.overrides)
+        folder = Path(values["paths"]["outputs"]) / recipe / values["run_name"]
+        if parsed.print_run_name:
+            print(values["run_name"])
+            return
+        if parsed.print_config:
+            print(f"# {folder}\n{yaml.safe_dump(values, sort_keys=False)}", end="")
+            return
+        config = checked(kind, values, command, parsed.overrides)
+        run = RunFolder.open(folder, values)
+        if run.finished:
+            say(f"{recipe}: {folder} is finished; nothing to do")
+            return
+        say(f"{recipe}: {'resuming' if run.resumed else 'starting'} {folder}")
+        main(config, run)
+        say(f"{recipe}: finished {folder}")
+
+
+def resolve(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration of a recipe, its run's name and the runs it starts from included.
+
+    Args:
+        recipe: the recipe that runs.
+        command: the recipe that the overrides were written for.
+        overrides: Hydra overrides.
+
+    Raises:
+        UserError: overrides that can't be, of either recipe.
+    """
+    compose_recipe(command, overrides)  # All of them, also what doesn't concern this recipe.
+    own = overrides_for(recipe, command, overrides)
+    values = compose_recipe(recipe, own)
+    policies: list[str] = []
+    if "upstream" in values:
+        values["upstream"] = upstream_names(recipe, command, overrides)
+        if recipe == "evaluate":
+            policies = [f"{key}={name}" for key, name in values["upstream"].items() if name]
+    values["run_name"] = name_of_run(recipe, own, policies)
+    return values
+
+
+def checked(
+    kind: type[Config], values: dict[str, Any], command: str, overrides: Sequence[str]
+) -> Config:
+    """The configuration as a dataclass.
+
+    Raises:
+        UserError: everything that is wrong with it, at once, earlier stages that aren't finished
+            and a launch with another number of processes than it says included.
+    """
+    problems = Problems(missing_values(values))
+    problems.raise_if_any()
+    config = read_values(kind, values, problems)
+    if "trainer" in values:
+        check_trainer(values["recipe"], values["trainer"], problems)
+    if config is not None:
+        check_config(config, problems)
+    _check_upstream(values, command, overrides, problems)
+    _check_processes(values, problems)
+    problems.raise_if_any()
+    assert config is not None
+    return config
+
+
+def upstream_folder(config: RecipeConfig, key: str) -> Path:
+    """The folder of the run that the configuration takes up under `upstream.<key>`."""
+    names: dict[str, str | None] = config.upstream  # type: ignore[attr-defined]
+    name = names[key]
+    assert name is not None
+    return Path(config.paths.outputs) / stage_of(key) / name
+
+
+def _check_upstream(
+    values: dict[str, Any], command: str, overrides: Sequence[str], problems: Problems
+) -> None:
+    for key, name in values.get("upstream", {}).items():
+        if name is None:
+            continue
+        folder = Path(values["paths"]["outputs"]) / stage_of(key) / name
+        if not is_finished(folder):
+            state = "isn't finished" if (folder / "config.yaml").is_file() else "isn't there"
+            made_by = make_command(key, values["recipe"], command, overrides)
+            problems.add(f"upstream.{key}: the run {folder} {state}; make it with: {made_by}")
+
+
+def _check_processes(values: dict[str, Any], problems: Problems) -> None:
+    if "launch" not in values:
+        return
+    found, expected = int(os.environ.get("WORLD_SIZE", "1")), values["launch"]["num_processes"]
+    if found != expected:
+        problems.add(
+            f"launch.num_processes: {found} processes were started, expected {expected}: run it as "
+            f"`accelerate launch --config_file {values['launch']['accelerate_config']} …`, or "
+            "choose launch= to match"
+        )
+
+
+def _parser(recipe: str, module: str) -> argparse.ArgumentParser:
+    document = sys.modules[module].__doc__ or ""
+    groups = "\n".join(f"  {group}={{{','.join(group_choices(group))}}}" for group in group_names())
+    parser = argparse.ArgumentParser(
+        prog=f"recipes/{recipe}.py",
+        description=document,
+        epilog=f"groups of conf/ that an override can choose from:\n{groups}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="Hydra overrides: <group>=<choice>, <key>=<value>"
+    )
+    parser.add_argument(
+        "--for",
+        dest="command",
+        choices=sorted(CONFIGS),
+        help="the overrides are that recipe's: take those that concern this one",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print it, resolved, and exit")
+    parser.add_argument("--print-run-name", action="store_true", help="print it and exit")
+    return parser

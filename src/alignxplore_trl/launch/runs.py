@@ -1,0 +1,172 @@
+"""Names of runs, and which run of an earlier stage a recipe takes up.
+
+A name is a function of the overrides alone. A later stage composes the earlier stage's
+configuration from those of its own overrides that concern it, and so arrives at its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignxplore_trl.launch.compose import compose_recipe, flatten, override_key
+from alignxplore_trl.run.folder import is_finished
+
+# Keys that belong to one stage: the same override means something else, or nothing, to another.
+OWN_KEYS = (
+    "trainer",
+    "peft",
+    "reward",
+    "completions_every",
+    "synthesis",
+    "evaluation",
+    "run_name",
+    "upstream",
+)
+# Keys that a name spells out, and keys that don't change what a run computes.
+_SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "seed")
+_NEUTRAL = ("tracking", "paths", "run_name")
+_MAKE_VARIABLES = {
+    "scale": "SCALE",
+    "setting": "SETTING",
+    "setting.signals": "SIGNALS",
+    "data": "DATA",
+    "data.path": "DATA_PATH",
+    "reward": "REWARD",
+    "judge": "JUDGE",
+    "launch": "LAUNCH",
+    "seed": "SEED",
+    "run_name": "RUN",
+}
+
+
+def overrides_for(stage: str, recipe: str, overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those of a recipe's overrides that concern another stage: shared keys which it has too."""
+    if stage == recipe:
+        return tuple(overrides)
+    known = compose_recipe(stage, ())
+    return tuple(
+        override
+        for override in overrides
+        if (top := _top_key(override)) not in OWN_KEYS and top in known
+    )
+
+
+def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] = ()) -> str:
+    """The name of a run: `run_name` if given, else made from the configuration.
+
+    It spells out scale, setting, signals, data, reward and seed, and ends in a hash of every other
+    difference from what these choices alone give, if there is one.
+
+    Args:
+        recipe: the recipe.
+        overrides: its overrides.
+        policies: names of the runs it scores, which are part of what it computes.
+    """
+    values = compose_recipe(recipe, overrides)
+    if values["run_name"] is not None:
+        return str(values["run_name"])
+    plain = [
+        override
+        for override in overrides
+        if override_key(override) in _SPELLED or _top_key(override) in _NEUTRAL
+    ]
+    differences = _differences(values, compose_recipe(recipe, plain))
+    parts = [values["scale"]["name"]]
+    if "setting" in values:
+        parts += [values["setting"]["name"], f"signals{values['setting']['signals']}"]
+    parts += [values[group]["name"] for group in ("data", "reward") if group in values]
+    parts.append(f"seed{values['seed']}")
+    if differences or policies:
+        text = json.dumps([differences, list(policies)], sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    return "-".join(parts)
+
+
+def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, str | None]:
+    """The runs a recipe starts from: given ones, else the ones the same overrides make.
+
+    A trained policy that the evaluation wasn't told to score is `None` where it hasn't finished.
+
+    Args:
+        recipe: the recipe that runs.
+        command: the recipe the overrides were written for (`rl` for a stage of its chain).
+        overrides: the overrides, as written.
+    """
+    values = compose_recipe(recipe, overrides_for(recipe, command, overrides))
+    given = values.get("upstream", {})
+    if command != recipe:
+        asked = compose_recipe(command, overrides).get("upstream", {})
+        given = {key: asked.get(key) or name for key, name in given.items()}
+    names = dict(given)
+    for key in names:
+        if names[key] is None:
+            stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
+            name = name_of_run(stage, stage_overrides)
+            folder = Path(values["paths"]["outputs"]) / stage / name
+            if recipe != "evaluate" or stage == "prepare" or is_finished(folder):
+                names[key] = name
+    return names
+
+
+def make_command(key: str, recipe: str, command: str, overrides: Sequence[str]) -> str:
+    """The make command that makes the run a recipe takes up under `upstream.<key>`."""
+    stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
+    variables, rest = [], []
+    for override in stage_overrides:
+        name, value = override_key(override), override.partition("=")[2]
+        if name in _MAKE_VARIABLES:
+            variables.append(f"{_MAKE_VARIABLES[name]}={value}")
+        elif _top_key(override) not in _NEUTRAL:
+            rest.append(override)
+    target = {"prepare": "data", "cold_start": "cold-start"}.get(stage, stage)
+    arguments = [f'ARGS="{" ".join(rest)}"'] if rest else []
+    return " ".join(["make", target, *variables, *arguments])
+
+
+def stage_of(key: str) -> str:
+    """The recipe that makes what `upstream.<key>` names: `rl` for `rl_streaming`."""
+    return "rl" if key.startswith("rl_") else key
+
+
+def policy_name(setting: Mapping[str, Any]) -> str:
+    """What a policy is called by the setting it was trained in: rl_base4, rl_streaming."""
+    if setting["name"] == "streaming":
+        return "rl_streaming"
+    return f"rl_base{setting['signals']}"
+
+
+def _upstream_stage(
+    key: str, recipe: str, command: str, overrides: Sequence[str]
+) -> tuple[str, tuple[str, ...]]:
+    stage = stage_of(key)
+    chosen = overrides_for(stage, command, overrides)
+    setting = compose_recipe(recipe, overrides_for(recipe, command, overrides))["setting"]
+    if not key.startswith("rl_") or key == policy_name(setting):
+        return stage, chosen
+    # Another policy than the command's own: its setting, and nothing that was tuned for this one.
+    shared = [override for override in chosen if _top_key(override) not in (*OWN_KEYS, "setting")]
+    name, signals = ("streaming", 4) if key == "rl_streaming" else ("base", int(key[7:]))
+    return stage, (
+        *shared,
+        f"setting={name}",
+        *([f"setting.signals={signals}"] if signals != 4 else []),
+    )
+
+
+def _top_key(override: str) -> str:
+    return override_key(override).replace("/", ".").split(".", 1)[0]
+
+
+def _differences(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened keys whose values differ, with the first one's value; neutral keys are left out."""
+    ours, others = dict(flatten(values)), dict(flatten(plain))
+    return {
+        key: ours.get(key, "<none>")
+        for key in sorted(ours.keys() | others.keys())
+        if _top_key(key) not in _NEUTRAL
+        if key not in ours or key not in others or ours[key] != others[key]
+    }

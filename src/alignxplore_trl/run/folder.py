@@ -1,0 +1,163 @@
+"""The folder of a run: what is in it, when it is used again, and when it is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignxplore_trl.run.environment import describe_environment
+from alignxplore_trl.run.errors import UserError
+
+# Keys of the configuration that don't change what a run computes.
+FREE_KEYS = ("tracking", "paths")
+
+
+def is_main_process() -> bool:
+    """Whether this process writes: the first, of those `accelerate launch` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or nothing, whenever the power goes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json_atomic(path: Path, values: Mapping[str, Any]) -> None:
+    """`write_text_atomic` for one JSON object."""
+    write_text_atomic(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `summary.json` says; empty where there is none."""
+    path = folder / "summary.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's `summary.json` says that it came to its end."""
+    return read_summary(folder).get("finished") is True
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`outputs/<recipe>/<run_name>/`.
+
+    Attributes:
+        path: the folder.
+        finished: an earlier run with this configuration came to its end.
+        resumed: an earlier run with this configuration was interrupted.
+    """
+
+    path: Path
+    finished: bool = False
+    resumed: bool = False
+
+    @classmethod
+    def open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """Make the folder, or take it up again.
+
+        In a launch with several processes only the first one writes.
+
+        Args:
+            path: the folder.
+            config: the resolved configuration, as plain values.
+
+        Raises:
+            UserError: the folder holds a run with another configuration, or files that no run left.
+        """
+        existing = path / "config.yaml"
+        if existing.is_file():
+            _refuse_other_config(path, yaml.safe_load(existing.read_text()), config)
+            finished = is_finished(path)
+            return cls(path, finished=finished, resumed=not finished)
+        if is_main_process():
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path}: found a file, expected a folder; move it, or give RUN=")
+            path.mkdir(parents=True, exist_ok=True)
+            seed = config.get("seed", 0)
+            write_text_atomic(path / "environment.txt", describe_environment(seed))
+            # Written last: its presence says that a run has started here.
+            write_text_atomic(existing, yaml.safe_dump(dict(config), sort_keys=False))
+            _point_latest(path)
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainer saves what an interrupted run resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The trained model with its tokenizer."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per log line of the trainer."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        """Completions as Parquet files, for people to read."""
+        return self.path / "completions"
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, a flat object, which says that the run came to its end."""
+        nested = [
+            key for key, value in summary.items() if isinstance(value, Mapping | list | tuple)
+        ]
+        if nested:
+            raise ValueError(f"summary.json is flat; these aren't single values: {nested}")
+        if is_main_process():
+            write_json_atomic(self.path / "summary.json", {"finished": True, **summary})
+
+
+def _refuse_other_config(path: Path, found: Any, asked: Mapping[str, Any]) -> None:
+    ours, others = _comparable(asked), _comparable(found)
+    differing = sorted(
+        key for key in ours.keys() | others.keys() if ours.get(key) != others.get(key)
+    )
+    if differing:
+        values = [f"{key}: {others.get(key)!r} there, {ours.get(key)!r} asked" for key in differing]
+        raise UserError(
+            [
+                f"{path}: holds a run with another configuration; give this one a name "
+                "(RUN=<name>), or delete that folder",
+                *values,
+            ]
+        )
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened values as they are after a round through YAML, without the free keys."""
+    plain = yaml.safe_load(yaml.safe_dump(dict(config)))
+    return {key: value for key, value in _flat(plain) if key.split(".")[0] not in FREE_KEYS}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+def _point_latest(path: Path) -> None:
+    """`latest` beside the run folders, for people; nothing reads it."""
+    temporary = path.parent / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(path.name, target_is_directory=True)
+    temporary.replace(path.parent / "latest")
