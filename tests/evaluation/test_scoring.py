@@ -82,12 +82,18 @@ def test_each_question_is_asked_once(cases, methods, judges):
     )
     everything = [*cases, reversed_target]
     nothing = [UserDescription(case.case_id, None) for case in everything]
-    repeated = {**methods, MethodSetting("null", "base8"): nothing}
+    repeated = {MethodSetting("null", "base8"): nothing, **methods}
     rows = score(everything, repeated, judges, words)
     asked = judges["judge"].asked
     assert len(set(asked)) == len(asked)
     assert sum(question.description is None for question in asked) == 2 * len(cases)
     assert len(rows) == 2 * sum(map(len, repeated.values()))
+
+
+def test_progress_counts_methods_under_judges(cases, methods, judges):
+    done = []
+    score(cases, methods, judges, words, report=done.append)
+    assert done == list(range(1, 2 * len(methods) + 1))
 
 
 def test_decisions_stand_under_every_judge_and_ask_none(cases, judges):

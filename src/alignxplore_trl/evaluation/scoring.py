@@ -107,6 +107,7 @@ def score(
     count_tokens: Callable[[str], int],
     order: Order = "both",
     seed: int = 0,
+    report: Callable[[int], None] = lambda done: None,
 ) -> list[VerdictRow]:
     """Put every method's descriptions before every judge (METHOD: ACC_jud is the mean of R_jud).
 
@@ -120,6 +121,7 @@ def score(
         count_tokens: gives the length of a description.
         order: in which order the replies stand; both orders averaged by default.
         seed: decides the order where it is random.
+        report: called with the number of finished methods, counted under each judge, after each.
 
     Returns:
         One row per judge, method, setting and entry, in that order.
@@ -128,43 +130,25 @@ def score(
         ValueError: two cases have one id, a method speaks twice of a case or of an unknown one, or
             a name holds what separates the parts of a key in the summary.
     """
-    for name in (*(part for key in methods for part in key), *judges):
-        if "/" in name or "-" in name:
-            raise ValueError(f"{name!r}: a name in results must not hold '/' or '-'")
+    for part in (*(part for name in methods for part in name), *judges):
+        if "/" in part or "-" in part:
+            raise ValueError(f"{part!r}: a name in results must not hold '/' or '-'")
     by_id = {case.case_id: case for case in cases}
     if len(by_id) < len(cases):
         raise ValueError(f"{len(cases) - len(by_id)} of {len(cases)} cases repeat a case_id")
-    for key, entries in methods.items():
-        _check_entries(key, entries, by_id)
+    for name, entries in methods.items():
+        _check_entries(name, entries, by_id)
     rows: list[VerdictRow] = []
+    done = 0
     for judge_name, judge in judges.items():
         judge_once = AskOnce(judge)
-        for (method, setting), entries in methods.items():
+        for name, entries in methods.items():
             probabilities = _probabilities(judge_once, by_id, entries, order, seed)
             for entry, probability in zip(entries, probabilities, strict=True):
-                said = entry if isinstance(entry, UserDescription) else None
-                malformed = said is not None and said.format_problem is not None
-                description = said.description if said else None
-                rows.append(
-                    VerdictRow(
-                        case_id=entry.case_id,
-                        cluster=by_id[entry.case_id].cluster,
-                        method=method,
-                        setting=setting,
-                        judge=judge_name,
-                        completion=said.completion if said else None,
-                        description=description,
-                        earlier=said.earlier if said else None,
-                        format_problem=str(said.format_problem) if said and malformed else None,
-                        p_correct=probability,
-                        correct=0.0 if malformed else is_correct(probability),
-                        completion_tokens=said.completion_tokens if said else None,
-                        description_tokens=(
-                            None if description is None else count_tokens(description)
-                        ),
-                        ended=said.ended if said else None,
-                    )
-                )
+                case = by_id[entry.case_id]
+                rows.append(_row(case, name, judge_name, entry, probability, count_tokens))
+            done += 1
+            report(done)
     return rows
 
 
@@ -179,6 +163,33 @@ def write_verdicts(path: Path, rows: Sequence[VerdictRow]) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
     pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _SCHEMA), unfinished)
     os.replace(unfinished, path)
+
+
+def _row(
+    case: PreferenceCase,
+    name: MethodSetting,
+    judge: str,
+    entry: UserDescription | Decision,
+    probability: float | None,
+    count_tokens: Callable[[str], int],
+) -> VerdictRow:
+    said = entry if isinstance(entry, UserDescription) else UserDescription(entry.case_id, None)
+    return VerdictRow(
+        case_id=case.case_id,
+        cluster=case.cluster,
+        method=name.method,
+        setting=name.setting,
+        judge=judge,
+        completion=said.completion,
+        description=said.description,
+        earlier=said.earlier,
+        format_problem=None if said.format_problem is None else said.format_problem.value,
+        p_correct=probability,
+        correct=is_correct(probability) if said.format_problem is None else 0.0,
+        completion_tokens=said.completion_tokens,
+        description_tokens=None if said.description is None else count_tokens(said.description),
+        ended=said.ended,
+    )
 
 
 def _check_entries(

@@ -1,4 +1,4 @@
-"""Descriptions against the truth of the simulated world: did the policy learn the user, or the judge?
+"""Descriptions against the truth of the simulated world: was the user learned, or the judge?
 
 An accuracy says what a judge makes of a description. Here the description itself is read: which of
 the poles it states are the user's, which of the user's it misses, and whether it contradicts,
