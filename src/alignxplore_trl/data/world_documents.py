@@ -122,14 +122,14 @@ def draw_description(draw: random.Random) -> str:
     if shape < 0.06:
         return ""
     poles = [draw.choice(list(WORDINGS[name])) for name in draw.sample(list(WORDINGS), _size(draw))]
-    if shape < 0.18:
+    if shape < 0.26:
         contradicted = draw.sample(poles, draw.randint(1, len(poles)))
         poles += [OPPOSITE[pole] for pole in contradicted]
         draw.shuffle(poles)
-    elif shape < 0.28:
+    elif shape < 0.36:
         poles += draw.choices(poles, k=draw.randint(1, 4))
         draw.shuffle(poles)
-    if shape < 0.40 and shape >= 0.28:
+    elif shape < 0.46:
         padding = [draw.choice(_WORDS + _POSTS + ("prefers", "over")) for _ in range(draw.randint(1, 4))]
         mixed = poles + padding
         draw.shuffle(mixed)
@@ -138,7 +138,7 @@ def draw_description(draw: random.Random) -> str:
 
 
 def _size(draw: random.Random) -> int:
-    return draw.choices((1, 2, 3, 4, 5, 6), weights=(2, 3, 4, 3, 2, 1))[0]
+    return draw.choices(range(1, 10), weights=(4, 6, 8, 6, 4, 2, 2, 1, 1))[0]
 
 
 def _pair_of_replies(draw: random.Random, attitudes: dict[str, int]) -> list[str]:

@@ -80,6 +80,8 @@ class LocalJudge:
         return [verdicts[question] for question in questions]
 
     def _judge_distinct(self, questions: Sequence[Question]) -> list[Verdict | None]:
+        if not questions:
+            return []
         encoded = self._encode([self._prompt(question) for question in questions])
         verdicts: list[Verdict | None] = [None] * len(questions)
         for batch in self._batches([ids for ids, _, _ in encoded]):

@@ -155,6 +155,48 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class TinyShape:
+    """Size of a small model; the head size is hidden_size / heads."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    context: int
+
+
+@dataclass(frozen=True)
+class TinySkill:
+    """How well the writer of the inference documents reads signals."""
+
+    finds: float
+    reads: float
+    formats: float
+
+
+@dataclass(frozen=True)
+class TinyStage:
+    """A part of the training of a small model."""
+
+    steps: int
+    documents: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """How one small model is made."""
+
+    kind: Literal["judge", "policy"]
+    ships: bool
+    start: str | None
+    seed: int
+    learning_rate: float
+    shape: TinyShape
+    skill: TinySkill | None
+    stages: list[TinyStage]
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """What every recipe has."""
 
@@ -229,6 +271,10 @@ class TinyModelsConfig(RecipeConfig):
     """conf/tiny_models.yaml."""
 
     prompts: Prompts
+    vocabulary: int
+    batch_size: int
+    validation_cases: int
+    models: dict[str, TinyModel]
 
 
 CONFIGS: Mapping[str, type[RecipeConfig]] = {

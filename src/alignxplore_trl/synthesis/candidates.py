@@ -56,7 +56,7 @@ class SynthesisSettings:
 
     Attributes:
         candidates: samples per case and round (METHOD: G).
-        keep: verified candidates kept per case and round at most, the first ones.
+        keep: verified candidates kept per case and round at most, the first ones; `None` keeps all.
         per_round: signals per round.
         rounds: rounds; every round after the first reads a description of the one before.
         order: order of the responses that the judge sees.
@@ -64,7 +64,7 @@ class SynthesisSettings:
     """
 
     candidates: int
-    keep: int
+    keep: int | None
     per_round: int
     rounds: int
     order: Order
@@ -128,7 +128,7 @@ def _round_candidates(
         rows, completions, outcomes, probabilities, strict=True
     ):
         reward = reward_of(outcome, probability)
-        keep = reward == 1 and kept[case.case_id] < settings.keep
+        keep = reward == 1 and (settings.keep is None or kept[case.case_id] < settings.keep)
         kept[case.case_id] += keep
         candidates.append(
             Candidate(

@@ -8,8 +8,9 @@ belong together, what a remark is to a description, and only then a whole judgem
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ from alignxplore_trl.data.world_documents import (
     rated_wordings,
     related_wordings,
 )
+from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.rendering import PromptSet
 
 PAD_TOKEN = "<|pad|>"
@@ -39,6 +41,8 @@ TAGS = tuple(
     "<earlier> <dimensions> <description> <response_a> <response_b> <selection> <reply> <remark> "
     "<pole> <rating>".split()
 )
+
+_ANY_TAG = re.compile("|".join(map(re.escape, (*TAGS, END_OF_TEXT))))
 
 # Numbers of signals for which there are inference documents. A batch holds one number only, so that
 # little of it is padding; the largest is eight rounds of four signals read at once.
@@ -54,12 +58,10 @@ class Stage:
     Attributes:
         steps: optimizer steps.
         documents: name of a kind of document to its share.
-        skill: of the writer of inference documents.
     """
 
     steps: int
     documents: Mapping[str, float]
-    skill: Skill = field(default_factory=Skill)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,6 @@ def build_tokenizer(prompts: PromptSet, vocabulary: int, seed: int) -> PreTraine
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     tokenizer.train_from_iterator(
         _corpus(prompts, seed),
         trainers.BpeTrainer(
@@ -88,6 +89,7 @@ def build_tokenizer(prompts: PromptSet, vocabulary: int, seed: int) -> PreTraine
             show_progress=False,
         ),
     )
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD_TOKEN, eos_token=END_OF_TEXT
     )
@@ -120,6 +122,7 @@ def train(
     prompts: PromptSet,
     stages: Sequence[Stage],
     *,
+    skill: Skill,
     learning_rate: float,
     batch_size: int,
     seed: int,
@@ -132,17 +135,18 @@ def train(
     over tokens, documents that teach many would outweigh the judgements, which teach one.
 
     Args:
+        skill: of the writer of inference documents.
         report: called with the step and, per kind of document, the mean accuracy since last time.
     """
     draw = random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0, fused=True)
     schedule = [stage for stage in stages for _ in range(stage.steps)]
+    writers = document_writers(prompts, skill)
     accuracies: dict[str, list[float]] = {}
     model.train()
-    for step, stage in enumerate(schedule):
+    for step, stage in enumerate(progress(schedule, "training", len(schedule))):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _rate(step, len(schedule))
-        writers = _writers(prompts, stage.skill)
         kind = draw.choices(list(stage.documents), list(stage.documents.values()))[0]
         documents = [writers[kind](draw) for _ in range(batch_size)]
         loss, accuracy = document_loss(model, *encode_documents(tokenizer, documents))
@@ -194,7 +198,7 @@ def document_loss(
     return (losses * weights).sum(), accuracy
 
 
-def _writers(prompts: PromptSet, skill: Skill) -> dict[str, DocumentWriter]:
+def document_writers(prompts: PromptSet, skill: Skill) -> dict[str, DocumentWriter]:
     """The kinds of document a stage may name."""
     return {
         "related": related_wordings,
@@ -226,5 +230,6 @@ def _corpus(prompts: PromptSet, seed: int) -> Iterable[str]:
     draw = random.Random(seed)
     for _ in range(500):
         yield every_word()
-        for writer in _writers(prompts, Skill()).values():
-            yield "".join(text for text, _ in writer(draw))
+        for writer in document_writers(prompts, Skill()).values():
+            text = "".join(text for text, _ in writer(draw))
+            yield _ANY_TAG.sub(" ", text)

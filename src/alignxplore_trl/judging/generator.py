@@ -1,0 +1,61 @@
+"""A generator's log-probabilities of responses, from which R_gen is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from alignxplore_trl.text.rendering import PromptSet
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A response to a post, under a description or without one."""
+
+    post: str
+    description: str | None
+    response: str
+
+
+def response_log_probabilities(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptSet,
+    rows: Sequence[Continuation],
+    batch_size: int,
+) -> list[float]:
+    """log p(response | post, description), in nats: the sum over the response's own tokens.
+
+    Source: METHOD, Rewards, R_gen. Prompt and response are tokenized apart, so that the tokens
+    scored are the response's own whatever stands before it.
+    """
+    totals: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        heads = tokenizer([prompts.reply(row.post, row.description) for row in batch])["input_ids"]
+        tails = tokenizer([f" {row.response}" for row in batch], add_special_tokens=False)
+        pairs = list(zip(heads, tails["input_ids"], strict=True))
+        totals += _sums(model, pairs)
+    return totals
+
+
+@torch.inference_mode()
+def _sums(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    """Sums of the second parts' token log-probabilities; rows are padded on the right."""
+    length = max(len(head) + len(tail) for head, tail in pairs)
+    ids = torch.zeros(len(pairs), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    scored = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (head, tail) in enumerate(pairs):
+        end = len(head) + len(tail)
+        ids[row, :end] = torch.tensor(head + tail)
+        mask[row, :end] = 1
+        scored[row, len(head) : end] = True
+    device = model.device
+    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+    log_probabilities = logits[:, :-1].float().log_softmax(-1).cpu()
+    of_tokens = log_probabilities.gather(2, ids[:, 1:, None])[..., 0]
+    return (of_tokens * scored[:, 1:]).sum(1).tolist()
