@@ -4,6 +4,7 @@ import sys
 
 from alignxplore_trl.launch.config import SynthesizeConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder
 from alignxplore_trl.run.progress import say
 
@@ -64,6 +65,11 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     ]
     pd.DataFrame(rows).to_parquet(folder.completions / "candidates.parquet")
     examples = [candidate.example() for candidate in candidates if candidate.kept]
+    if not examples:
+        raise UserError(
+            f"model.teacher: none of {len(candidates)} candidates of {model.teacher} has reward 1 "
+            f"({counts}); look at {folder.completions}, and choose another teacher or judge"
+        )
     pd.DataFrame(examples).to_parquet(folder.path / "examples.parquet")
     folder.finish({"cases": len(cases), "examples": len(examples), **counts})
 

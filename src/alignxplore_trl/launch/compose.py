@@ -104,9 +104,11 @@ def _is_known(key: str, known: Mapping[str, Any]) -> bool:
 
 
 def _all_keys(values: Mapping[str, Any]) -> list[str]:
-    return [key for key, _ in flatten(values)] + [
-        key for key, value in values.items() if isinstance(value, dict)
-    ]
+    """Dotted keys of values and of the mappings they stand in."""
+    parts = [key.split(".") for key, _ in flatten(values)]
+    return list(
+        dict.fromkeys(".".join(key[:end]) for key in parts for end in range(1, len(key) + 1))
+    )
 
 
 def group_names() -> list[str]:

@@ -29,7 +29,7 @@ from alignxplore_trl.launch.runs import (
 from alignxplore_trl.launch.trainer_fields import check_trainer
 from alignxplore_trl.run.errors import Problems, user_errors_exit
 from alignxplore_trl.run.folder import RunFolder, is_finished
-from alignxplore_trl.run.progress import say
+from alignxplore_trl.run.progress import say, shows_bars
 
 Config = TypeVar("Config", bound=RecipeConfig)
 
@@ -47,7 +47,7 @@ def run_recipe(
         arguments: the command line without the program's name.
     """
     recipe = next(name for name, known in CONFIGS.items() if known is kind)
-    parsed = _parser(recipe, main.__module__).parse_args(arguments)
+    parsed = _parser(recipe, main.__module__).parse_intermixed_args(arguments)
     with user_errors_exit():
         command = parsed.command or recipe
         values = resolve(recipe, command, parsed.overrides)
@@ -63,6 +63,9 @@ def run_recipe(
         if run.finished:
             say(f"{recipe}: {folder} is finished; nothing to do")
             return
+        if not shows_bars():
+            # Read by tqdm when it is imported; libraries draw bars of their own.
+            os.environ["TQDM_DISABLE"] = "1"
         say(f"{recipe}: {'resuming' if run.resumed else 'starting'} {folder}")
         main(config, run)
         say(f"{recipe}: finished {folder}")

@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from alignxplore_trl.run.folder import is_main_process
 
 T = TypeVar("T")
@@ -37,6 +35,8 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     if not is_main_process():
         yield from items
     elif shows_bars():
+        from tqdm import tqdm
+
         yield from tqdm(items, desc=what, total=total)
     else:
         yield from _with_lines(items, what, total)
