@@ -1,7 +1,7 @@
 """A GRPO run in seconds: a random Llama, a tokenizer trained here, cases of the simulated world.
 
-Run as a script, on one process or under torchrun, it trains in `--folder` and resumes by itself
-from the last complete checkpoint there. The tests import the parts.
+Run as a script, on one process or under torchrun, it trains in a folder and resumes by itself from
+the last complete checkpoint there. The tests also import the parts.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig
 
+from alignxplore_trl.data.rounds import round_rows
 from alignxplore_trl.data.world import World
-from alignxplore_trl.signals import rounds_of_signals, signal_to_dict
+from alignxplore_trl.text.budget import fit_prompt
 from alignxplore_trl.text.parsing import Inference, format_completion
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.checkpoints import (
@@ -36,72 +33,58 @@ from alignxplore_trl.training.checkpoints import (
     last_complete_checkpoint,
 )
 from alignxplore_trl.training.streaming import RoundsGRPOTrainer
+from alignxplore_trl.training.tiny_models import Shape, build_model, build_tokenizer
 
 PROMPTS = PromptSet("compact")
 SIGNALS_PER_ROUND = 2
+MAX_PROMPT_TOKENS = 300
 
 
+@dataclass(frozen=True)
+class Run:
+    """What one run does; a block has `per_device_batch x processes x accumulation / 4` cases."""
+
+    folder: str
+    cases: int = 9
+    fewer: int = 0
+    rounds: int = 2
+    per_device_batch: int = 8
+    accumulation: int = 2
+    epochs: int = 2
+    completions: Literal["sampled", "framed", "written"] = "sampled"
+    optimizer: str = "adamw_torch"
+    kill_in_update: int = -1
+    kill_in_save: int = -1
+
+
+@cache
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 400 tokens, trained on prompts of the world."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    texts = [row["prompt"] for row in world_rows(cases=40, rounds=2)]
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<|pad|>", "<|end|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    tags = ["<think>", "</think>", "<answer>", "</answer>"]
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in tags])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", padding_side="left"
-    )
+    return build_tokenizer(PROMPTS, vocabulary=500, seed=0)
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
+def tiny_model() -> LlamaForCausalLM:
     """Two layers of width 64, randomly initialised."""
-    set_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            tie_word_embeddings=True,
-        )
-    )
+    shape = Shape(hidden_size=64, layers=2, heads=2, intermediate_size=96, context=512)
+    return build_model(shape, tiny_tokenizer(), seed=0)
 
 
 def world_rows(cases: int, rounds: int, fewer: int = 0) -> list[dict[str, Any]]:
     """Training rows of world cases; the last `fewer` cases have one round less."""
-    rows = []
-    for number, case in enumerate(World(seed=1).cases("rl", cases)):
-        rounds_of_case = rounds - (number >= cases - fewer)
-        groups = rounds_of_signals(case, SIGNALS_PER_ROUND, rounds_of_case)
-        for round_number, signals in enumerate(groups, start=1):
-            rows.append(
-                {
-                    "prompt": PROMPTS.inference(signals, None),
-                    "case_id": case.case_id,
-                    "user_id": case.user_id,
-                    "round": round_number,
-                    "signals": json.dumps([signal_to_dict(signal) for signal in signals]),
-                    "post": case.target.post,
-                    "chosen": case.target.chosen,
-                    "rejected": case.target.rejected,
-                }
-            )
-    return rows
+    tokenizer = tiny_tokenizer()
+
+    def fit(signals, earlier):
+        return fit_prompt(
+            PROMPTS.inference,
+            signals,
+            earlier,
+            lambda text: len(tokenizer(text)["input_ids"]),
+            MAX_PROMPT_TOKENS,
+        )
+
+    drawn = World(seed=1).cases("rl", cases)
+    whole = round_rows(drawn[: cases - fewer], SIGNALS_PER_ROUND, rounds, fit).rows
+    short = round_rows(drawn[cases - fewer :], SIGNALS_PER_ROUND, rounds - 1, fit).rows
+    return [asdict(row) for row in whole + short]
 
 
 def number_of(*parts: object) -> int:
@@ -116,11 +99,11 @@ def hash_reward(completions: list[str], case_id: list[str], **columns: Any) -> l
 
 
 def written_completion(prompt: str, place_in_group: int) -> str:
-    """What the injected policy writes: three of four completions are well-formed."""
+    """What the injected policy writes: under one prompt in three, nothing is well-formed."""
     number = number_of(prompt, place_in_group)
-    if number % 4 == 0:
+    if number % 4 == 0 or number_of(prompt) % 3 == 0:
         return f" no end {number % 97}"
-    description = f"prefers style {number % 89}"
+    description = f"prefers <post> style {number % 89}"
     return format_completion(Inference(f"seen {number % 7} signals", description))
 
 
@@ -140,7 +123,7 @@ class WritingTrainer(RoundsGRPOTrainer):
 
 
 class FramingTrainer(RoundsGRPOTrainer):
-    """Puts what the policy sampled between the tags, so that a random policy is well-formed."""
+    """Puts what the policy sampled between the tags: a random policy is well-formed, mostly."""
 
     def _generate_single_turn(
         self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False
@@ -151,12 +134,14 @@ class FramingTrainer(RoundsGRPOTrainer):
         return [self._framed(ids) for ids in sampled], logprobs
 
     def _framed(self, sampled: list[int]) -> list[int]:
-        words = [number for number in sampled if number != self.processing_class.eos_token_id]
-        if sum(words) % 4 == 0:
+        if sum(sampled) % 4 == 0:
             return sampled
-        described = self.processing_class.decode(words[4:])
-        text = format_completion(Inference("seen", f"prefers {described}"))
+        text = self.processing_class.decode(sampled, skip_special_tokens=True)
+        text = format_completion(Inference("seen", f"prefers {text}"))
         return [*self.processing_class(text)["input_ids"], self.processing_class.eos_token_id]
+
+
+TRAINERS = {"sampled": RoundsGRPOTrainer, "framed": FramingTrainer, "written": WritingTrainer}
 
 
 class GradientRecorder(TrainerCallback):
@@ -166,79 +151,84 @@ class GradientRecorder(TrainerCallback):
         self.steps: list[dict[str, torch.Tensor]] = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **objects):
-        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters()})
+        parameters = getattr(model, "module", model).named_parameters()
+        self.steps.append({name: parameter.grad.clone() for name, parameter in parameters})
 
 
-class KillAt(TrainerCallback):
-    """Kills this process the hard way when an optimizer step is done, or while it is saved."""
+class KillInUpdate(TrainerCallback):
+    """Kills this process the hard way after an update's completions, before its step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def on_step_begin(self, args, state, control, **objects):
+    def on_pre_optimizer_step(self, args, state, control, **objects):
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run of the script does."""
+def kill_in_save(trainer: RoundsGRPOTrainer, step: int) -> None:
+    """Kill this process the hard way when half of a step's checkpoint is written."""
+    save = trainer._save_optimizer_and_scheduler
 
-    folder: str
-    cases: int = 9
-    fewer: int = 0
-    rounds: int = 2
-    generations: int = 4
-    per_device_batch: int = 8
-    accumulation: int = 2
-    epochs: int = 2
-    save_steps: int = 1
-    completions: Literal["sampled", "framed", "written"] = "sampled"
-    kill_at: int = -1
-    learning_rate: float = 1e-2
-    optimizer: str = "adamw_torch"
+    def save_or_die(folder: str) -> None:
+        if trainer.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(folder)
+
+    trainer._save_optimizer_and_scheduler = save_or_die
 
 
-def make_trainer(run: Run, **changes: Any) -> RoundsGRPOTrainer:
+def make_trainer(
+    run: Run, rows: list[dict[str, Any]] | None = None, reward: Any = hash_reward, **changes: Any
+) -> RoundsGRPOTrainer:
     """The trainer of a run; `changes` replace values of its `GRPOConfig`."""
-    tokenizer = tiny_tokenizer()
     values = {
         "output_dir": run.folder,
         "per_device_train_batch_size": run.per_device_batch,
         "gradient_accumulation_steps": run.accumulation,
-        "num_generations": run.generations,
+        "num_generations": 4,
         "max_completion_length": 16,
         "num_train_epochs": run.epochs,
-        "save_steps": run.save_steps,
-        "save_total_limit": 2,
-        "learning_rate": run.learning_rate,
+        "save_steps": 1,
+        "save_total_limit": 1,
+        "learning_rate": 1e-2,
         "optim": run.optimizer,
-        "lr_scheduler_type": "linear",
         "max_grad_norm": 0.0,
         "logging_steps": 1,
         "loss_type": "grpo",
         "beta": 0.0,
+        "bf16": False,
         "seed": 3,
         "use_cpu": True,
         "report_to": "none",
         "disable_tqdm": True,
         **changes,
     }
-    trainer_classes = {
-        "sampled": RoundsGRPOTrainer,
-        "framed": FramingTrainer,
-        "written": WritingTrainer,
-    }
-    return trainer_classes[run.completions](
-        tiny_model(tokenizer),
-        hash_reward,
+    return TRAINERS[run.completions](
+        tiny_model(),
+        reward,
         GRPOConfig(**values),
-        Dataset.from_list(world_rows(run.cases, run.rounds, run.fewer)),
-        tokenizer,
+        Dataset.from_list(rows or world_rows(run.cases, run.rounds, run.fewer)),
+        tiny_tokenizer(),
         prompts=PROMPTS,
-        max_prompt_tokens=300,
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
         rounds=run.rounds,
         completions_folder=Path(run.folder) / "completions",
+    )
+
+
+def launch(script: Path, run: Any, processes: int) -> subprocess.CompletedProcess[str]:
+    """Run a script of this folder with a `Run` on one process or, under torchrun, on several."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*command, json.dumps(asdict(run))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -252,22 +242,20 @@ def main() -> None:
     trainer = make_trainer(run, **backend)
     recorder = GradientRecorder()
     trainer.add_callback(recorder)
-    trainer.add_callback(KillAt(run.kill_at))
+    trainer.add_callback(KillInUpdate(run.kill_in_update))
+    kill_in_save(trainer, run.kill_in_save)
     if trainer.accelerator.is_main_process:
         delete_incomplete_checkpoints(folder)
     checkpoint = last_complete_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.accelerator.is_main_process:
-        torch.save(
-            {
-                "run": asdict(run),
-                "resumed_from": None if checkpoint is None else checkpoint.name,
-                "weights": trainer.model.state_dict(),
-                "gradients": recorder.steps,
-                "log": trainer.state.log_history,
-            },
-            folder / "result.pt",
-        )
+        result = {
+            "resumed_from": None if checkpoint is None else checkpoint.name,
+            "weights": trainer.model.state_dict(),
+            "gradients": recorder.steps,
+            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        }
+        torch.save(result, folder / "result.pt")
 
 
 if __name__ == "__main__":
