@@ -38,9 +38,8 @@ def test_probabilities_are_those_of_a_plain_forward(
     judge = judge_with(random_model, tokenizer, prompts, max_batch_tokens=max_batch_tokens)
     for question, verdict in zip(QUESTIONS, judge.judge(QUESTIONS), strict=True):
         text = prompts.judgement(question) + '{"selection": "Response'
-        space, letter_a = tokenizer(" A")["input_ids"]
-        letter_b = tokenizer(" B")["input_ids"][1]
-        expected = plain_probabilities(random_model, [*tokenizer(text)["input_ids"], space])
+        letter_a, letter_b = (tokenizer.encode(letter)[-1] for letter in (" A", " B"))
+        expected = plain_probabilities(random_model, tokenizer(text)["input_ids"])
         a, b = expected[letter_a].item(), expected[letter_b].item()
         assert verdict is not None
         assert verdict.label_mass == pytest.approx(a + b, abs=1e-5)
