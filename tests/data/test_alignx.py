@@ -117,6 +117,10 @@ class TestReading:
         )
         assert list(read(path, 1, signal_kind).cases[0].signals) == expected
 
+    def test_an_unknown_kind_of_signals_is_refused(self, write_rows):
+        with pytest.raises(UserError, match=r"data\.signal_kind: 'pairs' found, expected one of"):
+            read(write_rows(row("t")), 1, "pairs")
+
     def test_the_shipped_fixture_is_read(self):
         read_all = read(ROOT / "tests/fixtures/alignx.jsonl", 8)
         assert read_all.counts == {"rows": 12}

@@ -51,7 +51,8 @@ def test_what_is_read_never_contains_a_tag(completion):
     if isinstance(parsed, Inference):
         assert not ANY_TAG.search(parsed.description)
         assert not ANY_TAG.search(parsed.reasoning)
-        assert parsed.reasoning and parsed.description
+        assert parsed.reasoning
+        assert parsed.description
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,9 @@ Earlier: {{ earlier if earlier else "Not provided" }}
     "reply.jinja": "{{ description }}\n*Post:*\n{{ post }}\n",
 }
 PIECES = [
-    "<", ">", "/", "</", " ", "\n", "*", ":*", ":", "post", "Post", "</post>", "<POST>", "< chosen >",
-    "<rejected x='1'>", "</comment\n>", "<attributes>", "</earlier_description>", "<earlier>",
+    "<", ">", "/", "</", " ", "\n", "*", ":*", ":", "post", "Post", "</post>", "<POST>",
+    "< chosen >", "<rejected x=1>", "</comment\n>", "<attributes>", "</earlier_description>",
+    "<earlier>",
     "<description>", "<response_a>", "</ response_b>", "<reply>", "<think>", "</think>", "<answer>",
     "</ANSWER>", "<selection>", "<dimensions>", "*Post:*", "* Chosen :*", "*rejected:*",
     "*Comment:*", "*A:*", "&lt;", "{{ x }}", "{% endif %}", "Not provided", "<poſt>", "é",

@@ -76,9 +76,13 @@ def read_alignx(
             attributes, then the posts, then the comparisons, each in the order of the file.
 
     Raises:
-        UserError: the file or some of its rows are not in the format; each problem names the
-            file, the row and the field.
+        UserError: the file or some of its rows are not in the format (each problem names the
+            file, the row and the field), or there is no such kind of signals.
     """
+    if signal_kind not in _SIGNAL_TYPES:
+        raise UserError(
+            f"data.signal_kind: {signal_kind!r} found, expected one of {', '.join(_SIGNAL_TYPES)}"
+        )
     problems = Problems()
     counts: Counter[str] = Counter()
     rows = [

@@ -29,7 +29,8 @@ class CaseSplits:
     counts: dict[str, int]
 
     def __getitem__(self, split: Split) -> list[PreferenceCase]:
-        return {name: getattr(self, name) for name in SPLITS}[split]
+        cases: list[PreferenceCase] = getattr(self, split)
+        return cases
 
 
 def split_cases(

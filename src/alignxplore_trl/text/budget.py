@@ -23,7 +23,7 @@ class FittedPrompt:
     Attributes:
         text: the rendered prompt.
         dropped_signals: how many of the oldest signals are missing.
-        shortened_texts: how many values (posts, replies, the earlier description) lack their middle.
+        shortened_texts: how many posts, replies and earlier descriptions lack their middle.
     """
 
     text: str
