@@ -105,9 +105,9 @@ def check_model_folder(key: str, name: str, problems: Problems) -> None:
         return
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        missing.append("a tokenizer (tokenizer.json)")
+        missing.append("tokenizer (tokenizer.json)")
     if missing:
-        problems.add(f"{key}: {name} has no {' and no '.join(missing)}; save it there")
+        problems.add(f"{key}: {name} has no {', no '.join(missing)}; save it there")
 
 
 def _check_writer(role: str, config: SynthesizeConfig | EvaluateConfig, problems: Problems) -> None:

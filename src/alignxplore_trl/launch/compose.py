@@ -25,11 +25,14 @@ def _register() -> None:
     ConfigStore.instance().store(
         name="open", group="trainer", node=OmegaConf.create({}, flags={"struct": False})
     )
-    OmegaConf.register_new_resolver(
-        "at_least",
-        lambda minimum, rounds, signals: max(minimum, rounds * signals),
-        replace=True,
-    )
+    OmegaConf.register_new_resolver("at_least", _at_least, replace=True)
+
+
+def _at_least(minimum: int, rounds: Any, signals: Any) -> int:
+    """Signals enough for the rounds; what isn't a number is reported where the types are read."""
+    if isinstance(rounds, int) and isinstance(signals, int):
+        return max(minimum, rounds * signals)
+    return minimum
 
 
 _register()

@@ -1,0 +1,159 @@
+"""Combinations that can't work are refused, with the arithmetic, before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignxplore_trl.launch.checks import (
+    check_config,
+    check_model_folder,
+    check_room,
+    check_rows,
+    context_length,
+    generation_batch_size,
+)
+from alignxplore_trl.launch.compose import compose_recipe
+from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, RLConfig, read_values
+from alignxplore_trl.run.errors import Problems
+
+
+@pytest.fixture
+def assets(tmp_path: Path) -> Path:
+    for name in ("judge", "test_judge", "backbone", "teacher"):
+        model_folder(tmp_path / name)
+    return tmp_path
+
+
+def model_folder(path: Path, positions: int = 512) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+    (path / "tokenizer.json").write_text("{}")
+    return path
+
+
+def read(recipe: str, *overrides: str) -> RecipeConfig:
+    problems = Problems()
+    values = {**compose_recipe(recipe, overrides), "run_name": "x"}
+    config = read_values(CONFIGS[recipe], values, problems)
+    assert config is not None, problems.found
+    return config
+
+
+def read_rl(*overrides: str) -> RLConfig:
+    config = read("rl", *overrides)
+    assert isinstance(config, RLConfig)
+    return config
+
+
+def problems_of(recipe: str, assets: Path, *overrides: str) -> list[str]:
+    problems = Problems()
+    check_config(read(recipe, f"paths.assets={assets}", *overrides), problems)
+    return problems.found
+
+
+@pytest.mark.parametrize("recipe", ["prepare", "synthesize", "cold_start", "rl", "evaluate"])
+@pytest.mark.parametrize("setting", ["base", "streaming"])
+def test_what_ships_has_no_problem(assets: Path, recipe: str, setting: str) -> None:
+    assert problems_of(recipe, assets, f"setting={setting}") == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["trainer.per_device_train_batch_size=6"],
+            "6 completions x 1 processes x 1 steps_per_generation = 6 completions at once, which "
+            "is not a multiple of 4 rollouts per prompt",
+        ),
+        (["trainer.num_generations=1"], "trainer.num_generations: 1 found, expected 2 or more"),
+        (
+            ["trainer.steps_per_generation=4", "trainer.save_steps=6"],
+            "trainer.save_steps: 6 x gradient_accumulation_steps 1 = 6, which is not a multiple of "
+            "steps_per_generation 4",
+        ),
+        (
+            ["setting=streaming", "trainer.num_iterations=2"],
+            "trainer.num_iterations: 2 found, expected 1 in the streaming setting",
+        ),
+        (["trainer.eval_strategy=steps"], "trainer.eval_strategy: 'steps' found, expected 'no'"),
+        (["setting.rounds=2"], "setting.rounds: 2 found, expected 1 in the base setting"),
+        (
+            ["setting=streaming", "setting.rounds=1"],
+            "setting.rounds: 1 found, expected 2 or more in the streaming setting",
+        ),
+        (
+            ["setting=streaming", "data.signals_per_user=7"],
+            "data.signals_per_user: 7 found, expected at least 2 rounds x 4 signals = 8",
+        ),
+        (["data.counts.rl=0"], "data.counts.rl: 0 found, expected 1 or more"),
+        (["data=alignx", "data.path=/nowhere"], "data.path: found '/nowhere', expected the file"),
+        (["data.dimensions_per_user=11"], "data.dimensions_per_user: 11 found, expected 1 to 10"),
+        (["judge.model=/nowhere/judge"], "judge.model: found no folder /nowhere/judge"),
+    ],
+)
+def test_what_cannot_work_is_refused(assets: Path, overrides: list[str], message: str) -> None:
+    found = problems_of("rl", assets, *overrides)
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_all_problems_come_at_once(assets: Path) -> None:
+    found = problems_of("rl", assets, "setting.rounds=0", "judge.model=/nowhere/x",
+                        "trainer.num_generations=3", "data.counts.test=-1")  # fmt: skip
+    assert [problem.split(":")[0] for problem in found] == [
+        "setting.rounds", "data.counts.test", "judge.model", "trainer.num_generations",
+    ]  # fmt: skip
+
+
+def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
+    found = problems_of("evaluate", assets, "evaluation.settings=[base16,stream4]")
+    assert "base16 reads 16 signals, but data.signals_per_user is 8" in found[0]
+    assert "'stream4' found" in found[1]
+
+
+def test_a_model_folder_must_be_whole(tmp_path: Path) -> None:
+    problems = Problems()
+    (tmp_path / "empty").mkdir()
+    check_model_folder("model.backbone", str(tmp_path / "empty"), problems)
+    check_model_folder("model.teacher", str(model_folder(tmp_path / "whole")), problems)
+    check_model_folder("judge.model", "Qwen/Qwen2.5-7B-Instruct", problems)
+    assert len(problems.found) == 1
+    assert "has no config.json, no tokenizer" in problems.found[0]
+
+
+def test_a_writer_without_room_for_its_completion_is_refused(assets: Path) -> None:
+    found = problems_of("synthesize", assets, "model.max_completion_tokens=400")
+    assert "400 + prompts.max_prompt_tokens 320 = 720 found, expected at most 512" in found[0]
+
+
+def test_room_is_counted_to_the_token(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", positions=100)
+    assert context_length(folder) == 100
+    assert check_room("key", 40, 60, folder) == []
+    (problem,) = check_room("key", 41, 60, folder)
+    assert problem.endswith("a prompt of 60 tokens leaves room for 40")
+    assert check_room("key", 41, 60, "owner/model") == []
+
+
+def test_rows_must_fill_one_generation_batch_in_every_round() -> None:
+    config = read_rl("setting=streaming")
+    assert generation_batch_size(config) == 64
+    assert check_rows(config, 32) == []
+    (problem,) = check_rows(config, 31)
+    assert "31 rows (cases x rounds) found, expected at least 32" in problem
+    assert "64 completions / 4 rollouts = 16 prompts, times 2 rounds" in problem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        (["launch=cpu2"], 128),
+        (["trainer.steps_per_generation=null", "trainer.gradient_accumulation_steps=3"], 192),
+        (["trainer.steps_per_generation=null", "trainer.generation_batch_size=256"], 256),
+    ],
+)
+def test_the_generation_batch_is_that_of_trl(overrides: list[str], size: int) -> None:
+    assert generation_batch_size(read_rl(*overrides)) == size
