@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignxplore_trl.signals import (
@@ -34,11 +34,13 @@ cases = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(signals)
 def test_signals_survive_json(signal):
     assert signal_from_dict(json.loads(json.dumps(signal_to_dict(signal)))) == signal
 
 
+@settings(deadline=None)
 @given(signals)
 def test_columns_that_arrow_fills_with_nothing_are_ignored(signal):
     fields = ("post", "chosen", "rejected", "comment", "text", "kind")
@@ -46,6 +48,7 @@ def test_columns_that_arrow_fills_with_nothing_are_ignored(signal):
     assert signal_from_dict(filled) == signal
 
 
+@settings(deadline=None)
 @given(cases)
 def test_cases_survive_json(case):
     assert case_from_dict(json.loads(json.dumps(case_to_dict(case)))) == case
@@ -62,6 +65,7 @@ def test_the_user_is_the_cluster_unless_another_is_named():
     assert PreferenceCase("c", "u", (), target, cluster="post").cluster == "post"
 
 
+@settings(deadline=None)
 @given(cases, st.integers(1, 5), st.integers(1, 4))
 def test_rounds_are_whole_and_in_order(case, per_round, rounds):
     dealt = rounds_of_signals(case, per_round, rounds)

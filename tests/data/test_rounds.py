@@ -35,7 +35,7 @@ def case_with(signals: int, name: str = "c") -> PreferenceCase:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 12), max_size=6), st.integers(1, 5), st.integers(1, 4))
 def test_each_case_has_its_whole_rounds_in_order(numbers_of_signals, per_round, rounds):
     cases = [case_with(count, f"case-{n}") for n, count in enumerate(numbers_of_signals)]

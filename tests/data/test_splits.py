@@ -38,7 +38,7 @@ def cases_of_few_users_and_posts(draw):
 sizes = st.fixed_dictionaries({split: st.integers(0, 6) for split in SPLITS})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases_of_few_users_and_posts(), sizes, st.integers(0, 5))
 def test_splits_are_disjoint_and_everything_is_counted(cases, sizes, seed):
     try:

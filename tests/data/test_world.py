@@ -113,7 +113,7 @@ def test_splits_share_no_post_except_the_two_parts_of_train():
     assert all(len(posts[split]) >= len(everything) // 10 for split in SPLITS)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(worlds)
 def test_splits_share_no_user(world):
     users = [case.user_id for split in SPLITS for case in world.cases(split, 20)]

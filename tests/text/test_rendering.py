@@ -92,7 +92,7 @@ def all_prompts(prompts: PromptSet, value) -> list[str]:
     ]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_no_value_opens_or_closes_a_slot(prompts, data):
     plain = all_prompts(prompts, lambda: "x")
