@@ -39,18 +39,19 @@ export HYDRA_FULL_ERROR := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export PYTHONUNBUFFERED := 1
-# PyTorch's own choice is one thread per core; under `accelerate launch` it would be one thread.
-export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.physicalcpu)
+# Threads for each process: all cores, shared out. `accelerate launch` alone would give each one.
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.physicalcpu)
+export OMP_NUM_THREADS ?= $(if $(filter cpu2,$(LAUNCH)),$(shell echo $$((($(CORES) + 1) / 2))),$(CORES))
 
 # A choice that isn't made isn't passed: conf/ alone knows the defaults.
 choice = $(if $(strip $(2)),$(1)=$(2))
-SHARED = scale=$(SCALE) $(call choice,setting.signals,$(SIGNALS)) $(call choice,data,$(DATA)) \
-	$(call choice,data.path,$(DATA_PATH)) $(call choice,judge,$(JUDGE)) $(call choice,seed,$(SEED))
-NAMED = $(call choice,run_name,$(RUN)) $(ARGS)
+SHARED = $(strip scale=$(SCALE) $(call choice,setting.signals,$(SIGNALS)) $(call choice,data,$(DATA)) \
+	$(call choice,data.path,$(DATA_PATH)) $(call choice,judge,$(JUDGE)) $(call choice,seed,$(SEED)))
+NAMED = $(strip $(call choice,run_name,$(RUN)) $(ARGS))
 PREPARE = $(SHARED) setting=$(SETTING)
 # What a recipe is told. A stage of a longer chain is told the same with `--for <recipe>`, and takes
 # what concerns it.
-RL = $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED)
+RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
 .DEFAULT_GOAL := help
 .PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
@@ -59,7 +60,7 @@ RL = $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED)
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
 	@echo
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@sed -nE 's/^## ?(.*)/  \1/p' $(firstword $(MAKEFILE_LIST))
 

@@ -1,0 +1,77 @@
+"""The way into a recipe, as a command line: quick answers, status 2, and no torch for a typo."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alignxplore_trl.launch.config import CONFIGS
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"recipes/{name}.py", *arguments],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_every_recipe_has_a_file_and_a_configuration() -> None:
+    files = {file.stem for file in (ROOT / "recipes").glob("*.py")}
+    assert files == set(CONFIGS) == {file.stem for file in (ROOT / "conf").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_help_says_what_it_does_and_what_there_is_to_choose(name: str) -> None:
+    done = recipe(name, "--help")
+    assert done.returncode == 0
+    assert "setting={base,streaming}" in done.stdout
+
+
+def test_the_resolved_configuration_is_printed(tmp_path: Path) -> None:
+    done = recipe("rl", "--print-config", "setting=streaming", f"paths.outputs={tmp_path}")
+    values = yaml.safe_load(done.stdout)
+    assert values["setting"] == {"name": "streaming", "rounds": 2, "signals": 4}
+    assert values["run_name"] == "tiny-streaming-signals4-world-judged-seed0"
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_mistakes_are_answered_at_once_with_status_2(tmp_path: Path) -> None:
+    done = recipe("rl", "trainer.leraning_rate=1.0", "judge.order=any", "setting.rounds=0",
+                  f"paths.outputs={tmp_path}")  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "did you mean learning_rate" in done.stderr
+    assert "judge.order: found 'any'" in done.stderr
+    assert "upstream.cold_start: the run" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_found_without_importing_torch() -> None:
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = ['recipes/rl.py', 'trainer.leraning_rate=1.0']\n"
+        "try:\n"
+        "    runpy.run_path('recipes/rl.py', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "2 []"
+
+
+def test_a_launch_with_other_processes_than_it_says_is_refused() -> None:
+    done = recipe("rl", "launch=cpu2")
+    assert done.returncode == 2
+    assert "launch.num_processes: 1 processes were started, expected 2" in done.stderr
+    assert "accelerate launch --config_file conf/launch/accelerate/cpu2.yaml" in done.stderr

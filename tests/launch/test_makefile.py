@@ -1,0 +1,100 @@
+"""The make targets: help names them all, and they start recipes that exist with what was asked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def make(*arguments: str) -> str:
+    """The commands that a target would run, with the environment taken as installed."""
+    command = ["make", "--dry-run", "--old-file=.venv/stamp"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def recipes_of(commands: str) -> list[str]:
+    return re.findall(r"recipes/(\w+)\.py", commands)
+
+
+def test_help_names_every_target() -> None:
+    phony = re.search(r"\.PHONY: ((?:.*\\\n)*.*)", MAKEFILE)
+    assert phony is not None
+    targets = set(phony[1].replace("\\\n", " ").split())
+    told = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert targets == set(re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE))
+    for variable in ("SCALE", "SETTING", "SIGNALS", "DATA", "DATA_PATH", "REWARD", "JUDGE",
+                     "LAUNCH", "SEED", "RUN", "ARGS"):  # fmt: skip
+        assert re.search(rf"^  {variable} ", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("target", "recipes"),
+    [
+        ("data", ["prepare"]),
+        ("synthesize", ["prepare", "synthesize"]),
+        ("cold-start", ["prepare", "synthesize", "cold_start"]),
+        ("rl", ["prepare", "synthesize", "cold_start", "rl"]),
+        ("rl-streaming", ["prepare", "synthesize", "cold_start", "rl", "evaluate"]),
+        ("evaluate", ["prepare", "evaluate"]),
+        ("results", ["results"]),
+        ("tiny-models", ["tiny_models"]),
+        ("config", ["rl"]),
+    ],
+)
+def test_targets_run_their_stages_in_order(target: str, recipes: list[str]) -> None:
+    commands = make(target)
+    assert recipes_of(commands) == recipes
+    for name in recipes:
+        assert (ROOT / "recipes" / f"{name}.py").is_file()
+
+
+def test_training_is_one_visible_accelerate_line() -> None:
+    lines = [line for line in make("rl").splitlines() if "accelerate launch" in line]
+    assert [recipes_of(line) for line in lines] == [["cold_start"], ["rl"]]
+    assert "--config_file conf/launch/accelerate/cpu.yaml recipes/rl.py" in lines[1]
+
+
+def test_variables_become_overrides() -> None:
+    commands = make(
+        "rl-streaming", "SCALE=paper_7b", "SIGNALS=8", "DATA=alignx", "DATA_PATH=rows.json",
+        "REWARD=judged", "JUDGE=local", "SEED=3", "RUN=mine",
+        "ARGS=trainer.beta=0.1 setting.rounds=3",
+    )  # fmt: skip
+    rl = next(line for line in commands.splitlines() if "recipes/rl.py" in line)
+    for override in ("scale=paper_7b", "setting=streaming", "setting.signals=8", "data=alignx",
+                     "data.path=rows.json", "reward=judged", "judge=local", "launch=zero3",
+                     "seed=3", "run_name=mine", "trainer.beta=0.1",
+                     "setting.rounds=3"):  # fmt: skip
+        assert f" {override}" in rl
+    assert "accelerate/zero3.yaml" in rl
+
+
+def test_what_is_not_chosen_is_not_passed() -> None:
+    overrides = make("rl").splitlines()[-1].split("recipes/rl.py")[1].split()
+    assert overrides == ["scale=tiny", "launch=cpu", "setting=base"]
+
+
+@pytest.mark.parametrize("recipe", ["prepare", "synthesize", "cold_start", "rl", "evaluate"])
+def test_config_prints_the_configuration_of_any_stage(recipe: str) -> None:
+    (line,) = make("config", f"RECIPE={recipe}", "SETTING=streaming").splitlines()
+    assert f"recipes/{recipe}.py --print-config" in line
+    assert "setting=streaming" in line
+
+
+def test_what_ci_runs_exists() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    targets = re.findall(r"^make ([\w-]+)$", ci, re.MULTILINE)
+    assert targets == ["test", "test-slow"]
+    assert 'pytest -m "not slow and not gpu"' in make("test")
+    assert "pytest -m slow" in make("test-slow")

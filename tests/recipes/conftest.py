@@ -1,0 +1,81 @@
+"""Small models, trained for seconds, so that recipes run end to end without the shipped ones."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from alignxplore_trl.data.world import World
+from alignxplore_trl.text.rendering import PromptSet
+from alignxplore_trl.training.tiny_models import Shape, build_model
+
+ROOT = Path(__file__).parents[2]
+COMPLETIONS = (
+    " likes short replies </think> <answer> prefers brief </answer>",
+    " likes long replies </think> <answer> prefers detailed </answer>",
+)
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def assets(
+    tmp_path_factory: pytest.TempPathFactory,
+    prompts: PromptSet,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Path:
+    """A writer that answers in the format, and judges with random weights."""
+    folder = tmp_path_factory.mktemp("assets")
+    shape = Shape(hidden_size=64, layers=2, heads=2, intermediate_size=96, context=512)
+    for seed, name in enumerate(("judge", "test_judge", "backbone", "teacher")):
+        model = build_model(shape, tokenizer, seed=seed)
+        if name in ("backbone", "teacher"):
+            _teach_format(model, tokenizer, prompts)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def _teach_format(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: PromptSet
+) -> None:
+    cases = World(seed=9).cases("cold_start", 12)
+    endings = [completion + tokenizer.eos_token for _ in cases for completion in COMPLETIONS]
+    starts = [prompts.inference(case.signals[:4], None) for case in cases for _ in COMPLETIONS]
+    texts = [start + ending for start, ending in zip(starts, endings, strict=True)]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+    labels = batch["input_ids"].clone()
+    for row, ending in zip(labels, endings, strict=True):
+        row[: -len(tokenizer(ending)["input_ids"])] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        loss = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+        ).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.fixture(scope="session")
+def run(assets: Path) -> Run:
+    """Run a recipe's file as the command line does, in this process, from the project's root."""
+
+    def run_file(recipe: str, outputs: Path, *overrides: str) -> None:
+        common = [f"paths.assets={assets}", f"paths.outputs={outputs}"]
+        argv, folder = sys.argv, Path.cwd()
+        sys.argv = [f"recipes/{recipe}.py", *common, *overrides]
+        os.chdir(ROOT)
+        try:
+            runpy.run_path(f"recipes/{recipe}.py", run_name="__main__")
+        finally:
+            sys.argv = argv
+            os.chdir(folder)
+
+    return run_file

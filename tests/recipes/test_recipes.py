@@ -1,0 +1,140 @@
+"""Every recipe, end to end, with a handful of steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignxplore_trl.run.metrics import read_metrics
+
+# Random judges put their mass anywhere; whatever they lean to counts here.
+FEW = (
+    "data.counts={cold_start: 10, rl: 24, validation: 4, test: 6}",
+    "judge.minimum_label_mass=0.0",
+    "model.max_completion_tokens=24",
+    "setting=streaming",
+)
+COLD_START = (*FEW, "trainer.num_train_epochs=1", "trainer.per_device_train_batch_size=4",
+              "tracking=none")  # fmt: skip
+RL = (*FEW, "trainer.max_steps=4", "trainer.save_steps=2", "trainer.per_device_train_batch_size=16",
+      "tracking=none", "completions_every=1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory, run: Callable[..., None]) -> Path:
+    """The chain up to RL, in the streaming setting, once for all tests."""
+    folder = tmp_path_factory.mktemp("outputs")
+    run("prepare", folder, "--for", "rl", *RL)
+    run("synthesize", folder, "--for", "rl", *RL)
+    run("cold_start", folder, "--for", "rl", *RL)
+    run("rl", folder, *RL)
+    return folder
+
+
+def only_run(outputs: Path, recipe: str) -> Path:
+    (folder,) = (path for path in (outputs / recipe).iterdir() if not path.is_symlink())
+    return folder
+
+
+def summary(outputs: Path, recipe: str) -> dict[str, Any]:
+    return dict(json.loads((only_run(outputs, recipe) / "summary.json").read_text()))
+
+
+def test_every_stage_finishes_with_a_flat_summary(outputs: Path) -> None:
+    for recipe in ("prepare", "synthesize", "cold_start", "rl"):
+        found = summary(outputs, recipe)
+        assert found["finished"] is True
+        assert not [value for value in found.values() if isinstance(value, dict | list)]
+
+
+def test_synthesize_keeps_only_verified_candidates(outputs: Path) -> None:
+    folder = only_run(outputs, "synthesize")
+    candidates = pd.read_parquet(folder / "completions" / "candidates.parquet")
+    examples = pd.read_parquet(folder / "examples.parquet")
+    assert len(candidates) == 10 * 2 * 4  # cases, rounds, candidates
+    assert 0 < len(examples) == (candidates["reward"] == 1).sum() < len(candidates)
+    assert set(candidates.loc[candidates["kept"], "reward"]) == {1.0}
+
+
+def test_trained_models_load_with_their_tokenizer(outputs: Path) -> None:
+    for recipe in ("cold_start", "rl"):
+        folder = only_run(outputs, recipe) / "model"
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert model.config.vocab_size >= len(tokenizer)
+
+
+def test_rl_logs_every_step_and_both_rounds(outputs: Path) -> None:
+    folder = only_run(outputs, "rl")
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3, 4]
+    rounds = [set(pd.read_parquet(file)["round"])
+              for file in sorted((folder / "completions").glob("*.parquet"))]  # fmt: skip
+    assert rounds == [{1}, {2}, {1}, {2}]
+    assert summary(outputs, "rl")["steps"] == 4
+
+
+def test_the_same_command_again_does_nothing(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = only_run(outputs, "rl") / "model" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    run("rl", outputs, *RL)
+    assert "is finished; nothing to do" in capsys.readouterr().err
+    assert model.stat().st_mtime_ns == before
+
+
+def test_an_interrupted_run_resumes_from_its_checkpoint(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = only_run(outputs, "rl")
+    uninterrupted = read_metrics(folder / "metrics.jsonl")
+    for gone in ("summary.json", "checkpoints/checkpoint-4/complete"):
+        (folder / gone).unlink()
+    run("rl", outputs, *RL)
+    assert "resuming" in capsys.readouterr().err
+    resumed = read_metrics(folder / "metrics.jsonl")
+    rewards = [[row["reward"] for row in rows if "reward" in row]
+               for rows in (uninterrupted, resumed)]  # fmt: skip
+    assert rewards[0][:2] == rewards[1][:2]
+    assert len(rewards[1]) == 4
+
+
+def test_evaluate_scores_every_method_under_both_judges(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("evaluate", outputs, "--for", "rl", *RL)
+    found = summary(outputs, "evaluate")
+    assert found["policies"] == "cold_start rl_streaming"
+    for judge in ("tiny", "tiny_test"):
+        for method in ("null", "signals", "golden", "longer_reply", "backbone", "teacher",
+                       "cold_start", "rl_streaming"):  # fmt: skip
+            for setting in ("base4", "base8", "streaming4+4"):
+                key = f"acc_jud/world/{judge}/{method}/{setting}"
+                assert found[key] is None or 0 <= found[key] <= 1
+                assert found[f"cases/world/{judge}/{method}/{setting}"] == 6
+    assert "rl_streaming" in capsys.readouterr().out
+
+
+def test_a_stage_without_the_one_before_it_says_how_to_make_it(
+    tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run("cold_start", tmp_path, "seed=3", "setting=streaming")
+    assert exit_info.value.code == 2
+    assert "make synthesize SEED=3 SETTING=streaming" in capsys.readouterr().err
+
+
+def test_more_rounds_than_fit_are_refused_before_training(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run("rl", outputs, *RL, "trainer.per_device_train_batch_size=256", "run_name=too-few")
+    assert exit_info.value.code == 2
+    assert "256 completions / 4 rollouts = 64 prompts, times 2 rounds" in capsys.readouterr().err
