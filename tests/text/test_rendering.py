@@ -29,7 +29,7 @@ STARRED = {
 *Post:*
 {{ signal.post }}
 
-*Comment:*
+*User's comment:*
 {{ signal.comment }}
 
 {% else %}
@@ -52,7 +52,7 @@ PIECES = [
     "<earlier>",
     "<description>", "<response_a>", "</ response_b>", "<reply>", "<think>", "</think>", "<answer>",
     "</ANSWER>", "<selection>", "<dimensions>", "*Post:*", "* Chosen :*", "*rejected:*",
-    "*Comment:*", "*A:*", "&lt;", "{{ x }}", "{% endif %}", "Not provided", "<poſt>", "é",
+    "*User's comment:*", "*A:*", "&lt;", "{{ x }}", "{% endif %}", "Not provided", "<poſt>", "é",
 ]  # fmt: skip
 hostile = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.text(max_size=20)
 
@@ -71,8 +71,8 @@ def markers(prompts: PromptSet, text: str) -> list[str]:
     """The tags and starred markers of a prompt set that stand in a text, in order."""
     source = "".join(file.read_text() for file in prompts.folder.glob("*.jinja"))
     tags = {"think", "answer", *re.findall(r"</?(\w+)>", source)}
-    starred = set(re.findall(r"\*([\w ]+):\*", source)) or {"no such marker"}
-    pattern = rf"<\s*/?\s*(?:{'|'.join(tags)})\b|(?<!\\)\*[ \t]*(?:{'|'.join(starred)})[ \t]*:"
+    starred = set(re.findall(r"\*([\w' ]+):\*", source)) or {"no such marker"}
+    pattern = rf"<\s*/?\s*(?:{'|'.join(tags)})\b|\*[ \t]*(?:{'|'.join(starred)})[ \t]*:"
     return re.findall(pattern, text, re.IGNORECASE)
 
 

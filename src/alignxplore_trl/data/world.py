@@ -204,8 +204,12 @@ def check_world(world: World) -> list[str]:
             f"data.dimensions_per_user: {world.dimensions_per_user} found, expected 1 to {most}: "
             f"two of the {len(WORDINGS)} dimensions are left over as distractors"
         )
-    if world.signals_per_user < 1:
-        problems.append(f"data.signals_per_user: {world.signals_per_user} found, expected 1 or more")
+    posts = min(len(posts_of_split(split)) for split in get_args(Split))
+    if not 1 <= world.signals_per_user < posts:
+        problems.append(
+            f"data.signals_per_user: {world.signals_per_user} found, expected 1 to {posts - 1}: "
+            f"the smallest split has {posts} posts, and each signal and the target pair has its own"
+        )
     if world.signal_kind not in get_args(SignalKind):
         problems.append(
             f"data.signal_kind: {world.signal_kind!r} found, expected one of "

@@ -106,7 +106,7 @@ def every_word() -> str:
 
 def attitudes_of(description: str) -> dict[str, int]:
     """Pole to +1 (liked) or -1 (its opposite is liked); a contradiction cancels out."""
-    stated = set(stated_poles(description))
+    stated = dict.fromkeys(stated_poles(description))  # A set's order differs between processes.
     settled = [pole for pole in stated if OPPOSITE[pole] not in stated]
     return {pole: 1 for pole in settled} | {OPPOSITE[pole]: -1 for pole in settled}
 

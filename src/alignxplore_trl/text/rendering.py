@@ -11,14 +11,14 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import Signal, signal_to_dict
+from alignxplore_trl.signals import Attributes, Comparison, Post, Signal, signal_to_dict
 from alignxplore_trl.text.parsing import DESCRIPTION_PLACEHOLDER, REASONING_PLACEHOLDER
 
 SHIPPED_PROMPTS = Path(__file__).parent / "prompts"
 TEMPLATE_NAMES = ("inference", "teacher", "judgement", "reply")
 
 _TAG_NAME = re.compile(r"</?([A-Za-z_]\w*)>")
-_STARRED_MARKER = re.compile(r"\*([\w ]+):\*")
+_STARRED_MARKER = re.compile(r"\*([^*\n]+):\*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class PromptSet:
         folder: a path, or the name of a set that ships (`default`, `compact`).
 
     Raises:
-        UserError: the folder or one of its templates is missing or is not valid Jinja.
+        UserError: the folder or one of its templates is missing, is not valid Jinja, or uses a name that it
+            is not given.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -68,6 +69,7 @@ class PromptSet:
             self._templates = {
                 name: environment.get_template(f"{name}.jinja") for name in TEMPLATE_NAMES
             }
+            self._render_each_once()
         except TemplateError as error:
             raise UserError(f"{self.folder}: not a valid template: {error}") from error
 
@@ -100,6 +102,15 @@ class PromptSet:
         """The generator's prompt for R_gen, up to where the response starts."""
         return self._templates["reply"].render(post=post, description=description)
 
+    def _render_each_once(self) -> None:
+        """Meet a name that isn't defined now, and not after the models are loaded."""
+        signals = [Comparison("a", "b", "c"), Post("a", "b"), Attributes("a")]
+        for earlier in ("a", None):
+            self.inference(signals, earlier)
+            self.teacher(signals, earlier, ["a"])
+            self.judgement(Question("a", earlier, "b", "c"))
+            self.reply("a", earlier)
+
     def _guard(self, value: object) -> str:
         """Escape what would read as one of the templates' own tags or markers."""
         return self._reserved.sub(_escape_first_character, str(value))
@@ -107,7 +118,7 @@ class PromptSet:
 
 def _escape_first_character(match: re.Match[str]) -> str:
     text = match[0]
-    return ("&lt;" if text[0] == "<" else "\\" + text[0]) + text[1:]
+    return ("&lt;" if text[0] == "<" else "&#42;") + text[1:]
 
 
 def _reserved_pattern(source: str) -> re.Pattern[str]:
