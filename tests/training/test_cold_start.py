@@ -65,6 +65,7 @@ def test_examples_of_unequal_length_tell_the_loss_from_a_token_mean(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_processes_divide_by_the_examples_of_both(tmp_path):
     run = Run(str(tmp_path), examples=10, per_device_batch=2, accumulation=2)
     script = Path(tiny_cold_start.__file__)

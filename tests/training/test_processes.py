@@ -8,7 +8,7 @@ import tiny_training
 import torch
 from tiny_training import Run, launch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

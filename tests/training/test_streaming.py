@@ -27,6 +27,7 @@ from trl import GRPOConfig, GRPOTrainer
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import signal_from_dict
 from alignxplore_trl.text.parsing import Inference, parse_completion
+from alignxplore_trl.training.checkpoints import last_complete_checkpoint
 from alignxplore_trl.training.streaming import RoundsGRPOTrainer
 
 
@@ -343,20 +344,23 @@ def test_data_sets_that_cannot_be_trained_on_are_refused_before_any_model(
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
     """In this process; kills of real processes are in test_resume.py."""
-    run = Run(str(tmp_path / "whole"), completions="framed")
-    whole = make_trainer(run)
+    run = Run(str(tmp_path / "whole"), cases=5, completions="framed")
+    whole = make_trainer(run, lr_scheduler_type="constant")
     whole.train()
+    assert whole.state.global_step == 4
     parts = replace(run, folder=str(tmp_path / "parts"))
-    for updates in (3, 5, 8):
+    for updates in (1, 3, 4):  # An epoch has two updates: both pauses are between rounds.
         trainer = make_trainer(parts, max_steps=updates, lr_scheduler_type="constant")
-        steps_before = sorted(tmp_path.glob("parts/checkpoint-*"))
-        trainer.train(resume_from_checkpoint=str(steps_before[-1]) if steps_before else None)
-    expected = make_trainer(
-        replace(run, folder=str(tmp_path / "constant")), lr_scheduler_type="constant"
-    )
-    expected.train()
-    for name, value in expected.model.state_dict().items():
+        checkpoint = last_complete_checkpoint(tmp_path / "parts")
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        assert trainer.state.global_step == updates
+    for name, value in whole.model.state_dict().items():
         assert torch.equal(value, trainer.model.state_dict()[name])
+    frames = zip(
+        completions_of(tmp_path / "whole"), completions_of(tmp_path / "parts"), strict=True
+    )
+    for uninterrupted, resumed in frames:
+        pd.testing.assert_frame_equal(uninterrupted, resumed)
 
 
 def test_written_completions_are_what_the_tests_need():

@@ -221,15 +221,20 @@ def launch(script: Path, run: Any, processes: int) -> subprocess.CompletedProces
     """Run a script of this folder with a `Run` on one process or, under torchrun, on several."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *(torchrun if processes > 1 else []), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
+    with subprocess.Popen(
         [*command, json.dumps(asdict(run))],
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
-    )
+        start_new_session=True,
+    ) as started:
+        try:
+            output, errors = started.communicate(timeout=900)
+        except BaseException:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(started.args, started.returncode, output, errors)
 
 
 def main() -> None:

@@ -111,7 +111,8 @@ class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
     ) -> torch.Tensor:
         """The number of examples in an accumulated global batch (TRL counts its tokens)."""
         local = sum(len(batch["labels"]) for batch in batch_samples)
-        return self.accelerator.gather(torch.tensor(local, device=device)).sum()
+        examples: torch.Tensor = self.accelerator.gather(torch.tensor(local, device=device)).sum()
+        return examples
 
     def compute_loss(
         self,
@@ -128,7 +129,9 @@ class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
             return passes[-1]
 
         # TRL's token mean is not used; what it logs beside it (entropy, token accuracy) is.
-        result = super().compute_loss(remember, inputs, return_outputs, num_items_in_batch)
+        result = super().compute_loss(  # type: ignore[no-untyped-call]
+            remember, inputs, return_outputs, num_items_in_batch
+        )
         fused = passes[0]
         per_example = -fused.log_probs.sum(1) / fused.label_mask.sum(1).clamp(min=1)
         if num_items_in_batch is None:

@@ -75,7 +75,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         completions_every: optimizer steps between two such files.
 
     Raises:
-        UserError: a setting under which rounds, resumes or rewards would be wrong, or too few cases.
+        UserError: a setting under which rounds, resumes or rewards would be wrong; too few cases.
     """
 
     args: GRPOConfig
@@ -104,7 +104,8 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         self.completions_folder = completions_folder
         self.completions_every = completions_every
         self.earlier = EarlierDescriptions(args.seed)
-        assert args.generation_batch_size and args.num_generations  # GRPOConfig fills them in.
+        assert args.generation_batch_size is not None  # GRPOConfig fills both in.
+        assert args.num_generations is not None
         self.sampler = RoundBlockSampler(
             train_dataset["case_id"],
             train_dataset["round"],
@@ -131,7 +132,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         # Said here because accelerate does not forward it when it skips batches on several
         # processes: a resume in a later epoch would follow the order of the first.
         self.sampler.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **arguments)
+        super()._run_epoch(epoch=epoch, **arguments)  # type: ignore[no-untyped-call]
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, torch.Tensor | Any]:
         if not self.model.training:
@@ -151,7 +152,9 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
     ) -> torch.Tensor:
         """Rewards of all processes, (completions, 1), NaN for `None`; ends the round of a batch."""
         with _no_warnings_with_user_text():
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            rewards: torch.Tensor = super()._calculate_rewards(
+                inputs, prompts, completions, completion_ids_list
+            )
         if self.model.training:
             self._end_round(inputs, completions, rewards)
         return rewards
@@ -169,7 +172,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
         if checkpoint is not None:
             self.earlier.load(Path(checkpoint))
 
@@ -336,5 +339,5 @@ def misaligned_checkpoints(args: GRPOConfig) -> list[str]:
 
 def _micro_batches(args: GRPOConfig) -> int:
     """How many micro-batches a generation batch is trained on."""
-    assert args.steps_per_generation  # GRPOConfig fills it in.
+    assert args.steps_per_generation is not None  # GRPOConfig fills it in.
     return args.steps_per_generation * args.num_iterations

@@ -63,7 +63,7 @@ def changed_private_names() -> list[str]:
 
 
 def _signature_of(method: Any) -> str | None:
-    """Parameters and their defaults; annotations are left out, as Python versions print them apart."""
+    """Parameters and defaults; annotations are left out: Python versions print them apart."""
     if method is None:
         return None
     signature = inspect.signature(method)
