@@ -33,7 +33,7 @@ LAUNCH_OF_paper_7b := zero3
 # --- how recipes are started ------------------------------------------------------------------------
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-ACCELERATE = $(VENV)/bin/accelerate launch --config_file conf/launch/accelerate/$(LAUNCH).yaml
+ACCELERATE = $(VENV)/bin/accelerate launch --quiet --config_file conf/launch/accelerate/$(LAUNCH).yaml
 
 export HYDRA_FULL_ERROR := 1
 export TOKENIZERS_PARALLELISM := false

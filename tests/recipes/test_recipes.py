@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignxplore_trl.run.metrics import read_metrics
 
+ROOT = Path(__file__).parents[2]
 # Random judges put their mass anywhere; whatever they lean to counts here.
 FEW = (
     "data.counts={cold_start: 10, rl: 24, validation: 4, test: 6}",
@@ -38,7 +42,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, run: Callable[..., None]) 
 
 
 def only_run(outputs: Path, recipe: str) -> Path:
-    (folder,) = (path for path in (outputs / recipe).iterdir() if not path.is_symlink())
+    """The folder of the recipe's run in the chain, whose name starts with the scale."""
+    (folder,) = (outputs / recipe).glob("tiny-*")
     return folder
 
 
@@ -138,3 +143,51 @@ def test_more_rounds_than_fit_are_refused_before_training(
         run("rl", outputs, *RL, "trainer.per_device_train_batch_size=256", "run_name=too-few")
     assert exit_info.value.code == 2
     assert "256 completions / 4 rollouts = 64 prompts, times 2 rounds" in capsys.readouterr().err
+
+
+def test_adapters_are_merged_into_the_model_that_is_saved(
+    outputs: Path, run: Callable[..., None], assets: Path
+) -> None:
+    run("cold_start", outputs, *COLD_START, "peft=lora", "run_name=lora", "trainer.max_steps=2")
+    folder = outputs / "cold_start" / "lora" / "model"
+    assert not (folder / "adapter_config.json").exists()
+    trained = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    before = AutoModelForCausalLM.from_pretrained(assets / "backbone").state_dict()
+    assert trained.keys() == before.keys()
+    changed = {name for name in before if not trained[name].equal(before[name])}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_in_one_folder(outputs: Path, assets: Path) -> None:
+    # The launch is part of a run's name: the stage before was made by one process.
+    examples = f"upstream.synthesize={only_run(outputs, 'synthesize').name}"
+    for recipe, overrides, given in (
+        ("cold_start", COLD_START, [examples]),
+        ("rl", RL, ["upstream.cold_start=two"]),
+    ):
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("accelerate")),
+                "launch",
+                "--config_file=conf/launch/accelerate/cpu2.yaml",
+                f"recipes/{recipe}.py",
+                f"paths.assets={assets}",
+                f"paths.outputs={outputs}",
+                *overrides,
+                "launch=cpu2",
+                "run_name=two",
+                *given,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        folder = outputs / recipe / "two"
+        assert json.loads((folder / "summary.json").read_text())["finished"] is True
+        steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
+        assert steps == sorted(steps)
+        assert (folder / "model" / "model.safetensors").is_file()
