@@ -266,6 +266,14 @@ def test_warnings_of_trl_are_heard_again_after_rewards(tmp_path, caplog):
     assert "still heard" in caplog.text
 
 
+def test_cases_that_fill_no_block_are_reported(tmp_path, caplog):
+    trainer = make_trainer(Run(str(tmp_path), cases=9, fewer=3))
+    counts = trainer.sampler.counts
+    assert (counts.cases, counts.blocks, counts.left_out, counts.never_used) == (9, 1, 2, 3)
+    assert "Of 9 cases 2 do not fill a block and are left out" in caplog.text
+    assert "3 are never used" in caplog.text
+
+
 def test_nothing_happens_outside_training_mode(tmp_path):
     trainer = make_trainer(Run(str(tmp_path), completions="written"))
     trainer.model.eval()

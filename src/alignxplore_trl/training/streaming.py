@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
@@ -31,6 +32,7 @@ from alignxplore_trl.training.sampler import RoundBlockSampler
 Row = dict[str, Any]
 Reward = Callable[..., list[float | None]]
 
+logger = get_logger(__name__)
 _ROW_COLUMNS = {"prompt", "case_id", "round", "signals", "post", "chosen", "rejected"}
 
 
@@ -124,6 +126,13 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
             callbacks=callbacks,
             peft_config=peft_config,
         )
+        counts = self.sampler.counts
+        if counts.left_out or counts.never_used:
+            logger.warning(
+                f"Of {counts.cases} cases {counts.left_out} do not fill a block and are left out, "
+                f"others in each epoch; {counts.never_used} are never used, because too few cases "
+                "have as many rounds as they"
+            )
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RoundBlockSampler:
         return self.sampler
