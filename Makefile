@@ -9,7 +9,7 @@ SETTING ?= base
 SIGNALS ?=
 ## DATA       world or alignx                                             [what SCALE says]
 DATA ?=
-## DATA_PATH  the file or folder of the rows, where DATA isn't world
+## DATA_PATH  the file of the rows, where DATA isn't world
 DATA_PATH ?=
 ## REWARD     judged                                                      [judged]
 REWARD ?=

@@ -21,7 +21,6 @@ def main(config: ColdStartConfig, folder: RunFolder) -> None:
         train_and_save,
         trainer_arguments,
     )
-    from alignxplore_trl.training.checkpoints import last_complete_checkpoint
     from alignxplore_trl.training.cold_start import ColdStartTrainer, fit_examples
 
     set_seed(config.seed)
@@ -37,8 +36,7 @@ def main(config: ColdStartConfig, folder: RunFolder) -> None:
         callbacks=callbacks(folder),
         peft_config=adapters(config.peft),
     )
-    resume = last_complete_checkpoint(folder.checkpoints)
-    figures = train_and_save(trainer, tokenizer, folder, resume)
+    figures = train_and_save(trainer, tokenizer, folder)
     folder.finish({f"data/{name}": count for name, count in counts.items()} | figures)
 
 

@@ -7,17 +7,22 @@ from typing import Any
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.launch.config import EvaluateConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
-from alignxplore_trl.run.folder import RunFolder
+from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.signals import PreferenceCase
 
-POLICIES = ("cold_start", "rl_base4", "rl_base8", "rl_streaming")
+POLICIES = tuple(
+    f"{stage}_{setting}"
+    for stage in ("cold_start", "rl")
+    for setting in ("base4", "base8", "streaming")
+)
 
 
 def main(config: EvaluateConfig, folder: RunFolder) -> None:
     """Describe the users with every method in every setting, judge, count, and print the table."""
     # Imported here, so that a mistake in the command line is answered at once.
     from accelerate import PartialState
+    from transformers import AutoTokenizer
 
     from alignxplore_trl.baselines.golden import Golden
     from alignxplore_trl.baselines.longer_reply import LongerReply
@@ -32,51 +37,66 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     from alignxplore_trl.inference.describing import Describer, SamplingSettings
     from alignxplore_trl.judging.local import LocalJudge
     from alignxplore_trl.reporting.charts import accuracy_chart
-    from alignxplore_trl.reporting.tables import accuracy_table
+    from alignxplore_trl.reporting.tables import accuracy_table, difference_table
     from alignxplore_trl.text.rendering import PromptSet
 
-    asked, model, judges = config.evaluation, config.model, config.judge
-    cases = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
-    prompts = PromptSet(config.prompts.folder)
-    device = PartialState().device
-    settings = [Setting.from_name(name) for name in asked.settings]
-
-    methods: dict[MethodSetting, Sequence[UserDescription | Decision]] = {}
-    without_model: dict[str, Callable[[list[PreferenceCase]], list[Any]]] = {
+    asked, model, judges, benchmark = (
+        config.evaluation,
+        config.model,
+        config.judge,
+        config.data.name,
+    )
+    without_model: dict[str, Callable[[list[PreferenceCase]], Sequence[Any]]] = {
         "null": Null().describe,
         "signals": Signals().describe,
         "golden": Golden().describe,
         "longer_reply": LongerReply().decide,
     }
-    for name in (name for name in asked.methods if name in without_model):
-        for setting in settings:
-            said = without_model[name](setting.history(cases))
-            methods[MethodSetting(name, setting.name)] = said
+    untrained = {"backbone": model.backbone, "teacher": model.teacher}
+    trained = [name for name in POLICIES if config.upstream[name] is not None]
+    models = {name: path for name, path in untrained.items() if name in asked.methods}
+    models |= {name: str(upstream_folder(config, name) / "model") for name in trained}
+    settings = [Setting.from_name(name) for name in asked.settings]
+    plan = [
+        (name, setting)
+        for name in [*(name for name in without_model if name in asked.methods), *models]
+        for setting in settings
+        if setting.rounds == 1 or "_base" not in name
+    ]
+    differences = read_differences(
+        asked.differences,
+        [MethodSetting(name, setting.name) for name, setting in plan],
+        [*without_model, *untrained, *POLICIES],
+    )
 
-    found = [name for name in POLICIES if config.upstream[name] is not None]
-    models = {"backbone": model.backbone, "teacher": model.teacher}
-    models = {name: models[name] for name in models if name in asked.methods}
-    models |= {name: str(upstream_folder(config, name) / "model") for name in found}
-    for name, path in models.items():
-        describer = Describer.from_folder(
-            path,
-            prompts,
-            dtype=model.dtype,
-            device=device,
-            sampling=SamplingSettings(
-                model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
-            ),
-            max_prompt_tokens=config.prompts.max_prompt_tokens,
-            batch_size=asked.batch_size,
-        )
-        for setting in settings:
-            say(f"{name} describes {len(cases)} users in the setting {setting.name}")
-            policy = Policy(name, describer, setting, config.seed)
-            methods[MethodSetting(name, setting.name)] = policy.describe(cases)
+    cases = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
+    prompts = PromptSet(config.prompts.folder)
+    device = PartialState().device
+    described: dict[MethodSetting, Sequence[UserDescription | Decision]] = {}
+    for name, setting in plan:
+        entries: Sequence[UserDescription | Decision]
+        say(f"{name} in the setting {setting.name}, {len(setting.history(cases))} users")
+        if name in without_model:
+            entries = without_model[name](setting.history(cases))
+        else:
+            describer = Describer.from_folder(
+                models[name],
+                prompts,
+                dtype=model.dtype,
+                device=device,
+                sampling=SamplingSettings(
+                    model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
+                ),
+                max_prompt_tokens=config.prompts.max_prompt_tokens,
+                batch_size=asked.batch_size,
+            )
+            entries = Policy(name, describer, setting, config.seed).describe(cases)
+        described[MethodSetting(name, setting.name)] = entries
 
+    tokenizer = AutoTokenizer.from_pretrained(model.backbone)
     verdicts = score(
         cases,
-        methods,
+        described,
         {
             name: LocalJudge.from_folder(
                 path,
@@ -92,25 +112,19 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
                 model.test_judge_name: judges.test_model,
             }.items()
         },
-        lambda text: len(describer.tokenizer(text).input_ids),
+        lambda text: len(tokenizer(text).input_ids),
         order=asked.order,
         seed=config.seed,
     )
     write_verdicts(folder.completions / "verdicts.parquet", verdicts)
-    names = {f"{method}/{setting}" for method, setting in methods}
-    pairs = [text for text in asked.differences if set(text.split(" - ")) <= names]
-    benchmark = config.data.name
-    summary = summarise(
-        benchmark,
-        cases,
-        methods,
-        verdicts,
-        read_differences(pairs, list(methods)),
-        ClusteredBootstrap([case.cluster for case in cases], seed=config.seed),
-    )
+    clusters = ClusteredBootstrap([case.cluster for case in cases], seed=config.seed)
+    summary = summarise(benchmark, cases, described, verdicts, differences, clusters)
     accuracy_chart(summary, benchmark, folder.path / "accuracy.png")
-    print(accuracy_table([summary], benchmark))
-    folder.finish({"policies": " ".join(found), **summary})
+    table = accuracy_table([summary], benchmark)
+    differing = difference_table({f"seed {config.seed}": summary}, benchmark)
+    write_text_atomic(folder.table, f"{table}\n{differing}\n")
+    print(folder.table.read_text())
+    folder.finish({"policies": " ".join(trained), **summary})
 
 
 if __name__ == "__main__":

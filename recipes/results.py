@@ -20,22 +20,24 @@ def main(config: ResultsConfig, folder: RunFolder) -> None:
     summaries = {}
     for seed in config.seeds:
         common = [f"SCALE={config.scale.name}", f"SEED={seed}"]
-        arguments = f"ARGS={' '.join(config.overrides)}"
-        subprocess.run(["make", "rl", *common, arguments], check=True)
+        common.append(f"ARGS={' '.join(config.overrides)}")
+        subprocess.run(["make", "rl", "SIGNALS=4", *common], check=True)
+        subprocess.run(["make", "rl", "SIGNALS=8", *common], check=True)
         # Last, because it ends in the evaluation of everything that is trained.
-        subprocess.run(["make", "rl-streaming", *common, arguments], check=True)
+        subprocess.run(["make", "rl-streaming", *common], check=True)
         overrides = [f"scale={config.scale.name}", f"seed={seed}", "setting=streaming"]
-        name = resolve("evaluate", "rl", [*overrides, *config.overrides])["run_name"]
-        path = Path(config.paths.outputs) / "evaluate" / name / "summary.json"
+        evaluated = resolve("evaluate", "rl", [*overrides, *config.overrides])
+        benchmark = evaluated["data"]["name"]
+        path = Path(config.paths.outputs) / "evaluate" / evaluated["run_name"] / "summary.json"
         summaries[f"seed {seed}"] = json.loads(path.read_text())
 
     tables = "\n\n".join(
         [
-            accuracy_table(list(summaries.values()), "world", "markdown"),
-            difference_table(summaries, "world", "markdown"),
+            accuracy_table(list(summaries.values()), benchmark, "markdown"),
+            difference_table(summaries, benchmark, "markdown"),
         ]
     )
-    write_text_atomic(folder.path / "tables.md", tables + "\n")
+    write_text_atomic(folder.table, tables + "\n")
     before, rest = README.read_text().split(MARKERS[0])
     after = rest.split(MARKERS[1])[1]
     write_text_atomic(README, f"{before}{MARKERS[0]}\n{tables}\n{MARKERS[1]}{after}")

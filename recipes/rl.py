@@ -8,6 +8,7 @@ from alignxplore_trl.launch.config import RLConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
 from alignxplore_trl.run.errors import Problems
 from alignxplore_trl.run.folder import RunFolder
+from alignxplore_trl.run.metrics import read_metrics
 
 
 def main(config: RLConfig, folder: RunFolder) -> None:
@@ -28,14 +29,13 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         train_and_save,
         trainer_arguments,
     )
+    from alignxplore_trl.reporting.charts import training_chart
     from alignxplore_trl.rewards.judged import JudgedReward
     from alignxplore_trl.text.budget import fit_prompt
     from alignxplore_trl.text.rendering import PromptSet
-    from alignxplore_trl.training.checkpoints import last_complete_checkpoint
     from alignxplore_trl.training.streaming import RoundsGRPOTrainer
 
     set_seed(config.seed)
-    arguments = trainer_arguments(GRPOConfig, config, folder)
     prompts, budget = PromptSet(config.prompts.folder), config.prompts.max_prompt_tokens
 
     start = upstream_folder(config, "cold_start") / "model"
@@ -54,6 +54,8 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         + check_room("trainer.max_completion_length", limit, budget, start)
     ).raise_if_any()
 
+    # Before GRPOConfig, which tells transformers to shard what is loaded after it under ZeRO-3: the
+    # judge is asked by each process alone and has to be whole.
     judge = LocalJudge.from_folder(
         config.judge.model,
         prompts,
@@ -63,6 +65,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         minimum_label_mass=config.judge.minimum_label_mass,
         chat=config.judge.chat,
     )
+    arguments = trainer_arguments(GRPOConfig, config, folder)
     trainer = RoundsGRPOTrainer(
         model=load_policy(config.model, start),
         reward_funcs=JudgedReward(judge, config.judge.order, config.seed),
@@ -77,8 +80,8 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         callbacks=callbacks(folder),
         peft_config=adapters(config.peft),
     )
-    resume = last_complete_checkpoint(folder.checkpoints)
-    figures = train_and_save(trainer, tokenizer, folder, resume)
+    figures = train_and_save(trainer, tokenizer, folder)
+    training_chart(read_metrics(folder.metrics), folder.path / "curves.png")
     folder.finish({f"data/{name}": count for name, count in data.counts.items()} | figures)
 
 

@@ -103,7 +103,9 @@ def case_from_dict(row: Mapping[str, Any]) -> PreferenceCase:
     )
 
 
-def rounds_of_signals(case: PreferenceCase, per_round: int, rounds: int) -> list[tuple[Signal, ...]]:
+def rounds_of_signals(
+    case: PreferenceCase, per_round: int, rounds: int
+) -> list[tuple[Signal, ...]]:
     """Split a case's signals into as many whole rounds as it has, at most `rounds`.
 
     The base setting is one round. A case with too few signals for a round simply has fewer rounds:

@@ -159,12 +159,15 @@ def test_a_judge_that_never_answers_leaves_the_accuracy_unknown(cases, methods, 
 
 
 def test_differences_are_read_and_unknown_ones_refused(methods):
-    assert read_differences(["reader/base8 - reader/base4"], list(methods)) == [(READER8, READER4)]
+    known = ["null", "golden", "reader", "untrained"]
+    evaluated = list(methods)
+    asked = ["reader/base8 - reader/base4", "untrained/base4 - null/base4"]
+    assert read_differences(asked, evaluated, known) == [(READER8, READER4)]
     with pytest.raises(UserError) as error:
-        read_differences(["reader/base8", "reader/base16 - null/base4"], list(methods))
+        read_differences(["reader/base8", "reeder/base8 - null/base4"], evaluated, known)
     assert len(error.value.problems) == 2
-    assert "'reader/base16 - null/base4' found" in error.value.problems[1]
-    assert "evaluated are null/base4, golden/base4" in error.value.problems[1]
+    assert "'reeder/base8 - null/base4' found" in error.value.problems[1]
+    assert "methods are null, golden, reader, untrained" in error.value.problems[1]
 
 
 def test_tables_and_charts_show_the_summary(evaluation, tmp_path):

@@ -45,7 +45,7 @@ class ScriptedDescriber(Describer):
 
 
 def test_the_same_seed_writes_the_same_and_leaves_the_generator_alone(describer: Describer) -> None:
-    prompts = [case for case in ("<post> a<think>", "<post> a b c d<think>", "<think>", "x<think>")]
+    prompts = ["<post> a<think>", "<post> a b c d<think>", "<think>", "x<think>"]
     before = torch.get_rng_state()
     first = describer.complete(prompts, seed=5)
     assert torch.equal(torch.get_rng_state(), before)

@@ -17,7 +17,10 @@ QUESTIONS = [
 
 
 def judge_with(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: PromptSet, **options: float
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: PromptSet,
+    **options: float,
 ) -> LocalJudge:
     settings = {"max_batch_tokens": 4096, "minimum_label_mass": 0.0} | options
     return LocalJudge(model, tokenizer, prompts, **settings)  # type: ignore[arg-type]

@@ -116,10 +116,10 @@ def test_evaluate_scores_every_method_under_both_judges(
 ) -> None:
     run("evaluate", outputs, "--for", "rl", *RL)
     found = summary(outputs, "evaluate")
-    assert found["policies"] == "cold_start rl_streaming"
+    assert found["policies"] == "cold_start_streaming rl_streaming"
     for judge in ("tiny", "tiny_test"):
         for method in ("null", "signals", "golden", "longer_reply", "backbone", "teacher",
-                       "cold_start", "rl_streaming"):  # fmt: skip
+                       "cold_start_streaming", "rl_streaming"):  # fmt: skip
             for setting in ("base4", "base8", "streaming4+4"):
                 key = f"acc_jud/world/{judge}/{method}/{setting}"
                 assert found[key] is None or 0 <= found[key] <= 1

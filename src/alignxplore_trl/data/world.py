@@ -162,7 +162,7 @@ def draw_comparison(draw: random.Random, directions: Mapping[str, str], post: st
 
 
 def draw_post(draw: random.Random, directions: Mapping[str, str], post: str) -> Post:
-    """A comment the user wrote: two wordings of a pole the user likes, and one that says nothing."""
+    """A comment the user wrote: two wordings of a pole the user likes, one of something else."""
     pole = draw.choice(list(directions.values()))
     distractor = draw.choice([name for name in WORDINGS if name not in directions])
     words = draw.sample(_wordings(pole), 2)
@@ -226,5 +226,3 @@ def _reply(draw: random.Random, *poles: str) -> str:
     words = [draw.choice(_wordings(pole)) for pole in poles]
     draw.shuffle(words)
     return ", ".join(words)
-
-

@@ -22,7 +22,7 @@ from alignxplore_trl.data.world import (
     posts_of_split,
     stated_poles,
 )
-from alignxplore_trl.signals import Comparison, Signal
+from alignxplore_trl.signals import Comparison, Post
 from alignxplore_trl.text.parsing import Inference, format_completion
 from alignxplore_trl.text.rendering import PromptSet, Question
 
@@ -48,7 +48,10 @@ def related_wordings(draw: random.Random, count: int = 8) -> Document:
         draw.choices((side, *WORDINGS[DIMENSION_OF_POLE[side]][side]), k=count // 2)
         for side in (pole, OPPOSITE[pole])
     )
-    return [(f"<remark> {first[0]}", False), (f" {' '.join(first[1:])} over {' '.join(second)}", True)]
+    return [
+        (f"<remark> {first[0]}", False),
+        (f" {' '.join(first[1:])} over {' '.join(second)}", True),
+    ]
 
 
 def rated_wordings(draw: random.Random, count: int = 8, named_share: float = 0.3) -> Document:
@@ -108,7 +111,7 @@ def attitudes_of(description: str) -> dict[str, int]:
     """Pole to +1 (liked) or -1 (its opposite is liked); a contradiction cancels out."""
     stated = dict.fromkeys(stated_poles(description))  # A set's order differs between processes.
     settled = [pole for pole in stated if OPPOSITE[pole] not in stated]
-    return {pole: 1 for pole in settled} | {OPPOSITE[pole]: -1 for pole in settled}
+    return dict.fromkeys(settled, 1) | {OPPOSITE[pole]: -1 for pole in settled}
 
 
 def reply_score(reply: str, attitudes: dict[str, int]) -> int:
@@ -130,7 +133,9 @@ def draw_description(draw: random.Random) -> str:
         poles += draw.choices(poles, k=draw.randint(1, 4))
         draw.shuffle(poles)
     elif shape < 0.46:
-        padding = [draw.choice(_WORDS + _POSTS + ("prefers", "over")) for _ in range(draw.randint(1, 4))]
+        padding = [
+            draw.choice(_WORDS + _POSTS + ("prefers", "over")) for _ in range(draw.randint(1, 4))
+        ]
         mixed = poles + padding
         draw.shuffle(mixed)
         return describe(mixed)
@@ -203,7 +208,7 @@ def inference_document(
     ]
     completion = format_completion(
         Inference(
-            " ".join(f"{i} {pole} over {OPPOSITE[pole]};" for i, pole in enumerate(readings, 1)),
+            _reasoning(readings),
             describe(update_poles(stated_poles(earlier or ""), readings)),
         )
     )
@@ -217,6 +222,27 @@ def inference_document(
     return [(prompt, False), (completion + end_of_text, True)]
 
 
+def summary_document(draw: random.Random, end_of_text: str) -> Document:
+    """Readings of signals, perhaps an earlier description, and the description that follows.
+
+    To name each pole once, in order, is what small models find hardest; here they are taught
+    nothing else.
+    """
+    directions = draw_directions(draw, draw.randint(2, 5))
+    poles = list(directions.values())
+    readings = [
+        OPPOSITE[pole] if draw.random() < 0.2 else pole
+        for pole in draw.choices(poles, k=draw.choice((1, 2, 3, 4, 4, 4, 6, 8)))
+    ]
+    earlier = _draw_earlier(draw, directions) if draw.random() < 0.5 else None
+    inference = Inference(
+        _reasoning(readings), describe(update_poles(stated_poles(earlier or ""), readings))
+    )
+    reasoning, _, answer = format_completion(inference).partition(" </think>")
+    context = f"<earlier> {earlier}<think>" if earlier else "<think>"
+    return [(context + reasoning, False), (f" </think>{answer}{end_of_text}", True)]
+
+
 def update_poles(earlier: Sequence[str], new: Sequence[str]) -> list[str]:
     """The earlier poles, then the new ones; a new one replaces its opposite."""
     poles: list[str] = []
@@ -228,11 +254,15 @@ def update_poles(earlier: Sequence[str], new: Sequence[str]) -> list[str]:
     return poles
 
 
+def _reasoning(readings: Sequence[str]) -> str:
+    return " ".join(f"{i} {pole} over {OPPOSITE[pole]};" for i, pole in enumerate(readings, 1))
+
+
 def _draw_signals(
     draw: random.Random, directions: Mapping[str, str], number: int
-) -> list[Signal]:
+) -> list[Comparison | Post]:
     kind = draw.choices(("comparisons", "posts", "mixed"), weights=(8, 1, 1))[0]
-    signals: list[Signal] = []
+    signals: list[Comparison | Post] = []
     for post in draw.sample(_POSTS, number):
         as_post = kind == "posts" or (kind == "mixed" and draw.random() < 0.5)
         signals.append((draw_post if as_post else draw_comparison)(draw, directions, post))
@@ -244,12 +274,16 @@ def _draw_earlier(draw: random.Random, directions: Mapping[str, str]) -> str:
     poles = [pole for pole in directions.values() if draw.random() < 0.7]
     poles = [OPPOSITE[pole] if draw.random() < 0.25 else pole for pole in poles]
     others = [name for name in WORDINGS if name not in directions]
-    poles += [draw.choice(list(WORDINGS[name])) for name in draw.sample(others, draw.choice((0, 0, 1, 2)))]
+    poles += [
+        draw.choice(list(WORDINGS[name])) for name in draw.sample(others, draw.choice((0, 0, 1, 2)))
+    ]
     draw.shuffle(poles)
     return describe(poles or [draw.choice(_POLES)])
 
 
-def _read(draw: random.Random, signal: Signal, directions: Mapping[str, str], skill: Skill) -> str:
+def _read(
+    draw: random.Random, signal: Comparison | Post, directions: Mapping[str, str], skill: Skill
+) -> str:
     """The pole that a writer of this skill takes a signal to be about."""
     text = signal.chosen if isinstance(signal, Comparison) else signal.comment
     poles = [POLE_OF_WORDING[word] for word in text.split(", ")]

@@ -94,22 +94,33 @@ def summarise(
     return summary
 
 
-def read_differences(texts: Sequence[str], evaluated: Sequence[MethodSetting]) -> list[Difference]:
+def read_differences(
+    texts: Sequence[str], evaluated: Sequence[MethodSetting], known: Sequence[str]
+) -> list[Difference]:
     """Read pairs to compare, written `method/setting - method/setting`.
 
+    A pair with a known method that isn't evaluated this time, such as a policy that isn't trained
+    yet, is left out.
+
+    Args:
+        texts: the pairs as written.
+        evaluated: methods in their settings.
+        known: all methods that could be evaluated.
+
     Raises:
-        UserError: one is not of that form, or names what is not evaluated.
+        UserError: a pair is not of that form, or names a method that isn't known.
     """
     names = {f"{name.method}/{name.setting}": name for name in evaluated}
     pairs, problems = [], []
     for text in texts:
         sides = [side.strip() for side in text.split(" - ")]
+        methods = [side.partition("/")[0] for side in sides]
         if len(sides) == 2 and all(side in names for side in sides):
             pairs.append((names[sides[0]], names[sides[1]]))
-        else:
+        elif len(sides) != 2 or not all("/" in side for side in sides) or set(methods) - set(known):
             problems.append(
-                f"differences: {text!r} found, expected two of the evaluated methods, written "
-                f"'method/setting - method/setting'; evaluated are {', '.join(names)}"
+                f"evaluation.differences: {text!r} found, expected two methods in their settings, "
+                f"written 'method/setting - method/setting'; methods are {', '.join(known)}"
             )
     if problems:
         raise UserError(problems)

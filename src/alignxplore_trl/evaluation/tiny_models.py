@@ -21,7 +21,11 @@ def accuracy(judge: Judge, cases: Sequence[PreferenceCase], description: Descrip
     """ACC_jud over the cases that the judge answers, both orders averaged."""
     pairs = [
         JudgedPair(
-            case.case_id, case.target.post, description(case), case.target.chosen, case.target.rejected
+            case.case_id,
+            case.target.post,
+            description(case),
+            case.target.chosen,
+            case.target.rejected,
         )
         for case in cases
     ]

@@ -124,7 +124,7 @@ class Describer:
     ) -> Describer:
         """Load a model and its tokenizer from a folder or the name of a model."""
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
         return cls(
             model,
             tokenizer,
@@ -156,7 +156,11 @@ class Describer:
     @torch.inference_mode()
     def _complete_batch(self, prompts: list[str]) -> list[Completion]:
         inputs = self.tokenizer(
-            prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False
+            prompts,
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            return_token_type_ids=False,
         ).to(self.model.device)
         output = self.model.generate(**inputs, generation_config=self._generation)
         assert isinstance(output, torch.Tensor)
@@ -213,8 +217,11 @@ def describe_cases(
             for own, previous in zip(signals, earlier, strict=True)
         ]
         completions = describer.complete([prompt.text for prompt in fitted], seed + number)
-        for own_records, *parts in zip(records, fitted, earlier, completions, strict=True):
-            own_records.append(RoundRecord(*parts, parse_completion(parts[2].text)))
+        for own_records, prompt, previous, completion in zip(
+            records, fitted, earlier, completions, strict=True
+        ):
+            outcome = parse_completion(completion.text)
+            own_records.append(RoundRecord(prompt, previous, completion, outcome))
         report(number + 1)
     return [
         CaseDescription(case.case_id, tuple(own)) for case, own in zip(cases, records, strict=True)

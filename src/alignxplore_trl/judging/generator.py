@@ -58,4 +58,5 @@ def _sums(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) 
     logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
     log_probabilities = logits[:, :-1].float().log_softmax(-1).cpu()
     of_tokens = log_probabilities.gather(2, ids[:, 1:, None])[..., 0]
-    return (of_tokens * scored[:, 1:]).sum(1).tolist()
+    sums: list[float] = (of_tokens * scored[:, 1:]).sum(1).tolist()
+    return sums

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.text.rendering import PromptSet, Question
@@ -59,7 +64,7 @@ class LocalJudge:
         chat: bool = False,
     ) -> LocalJudge:
         """Load a judge and its tokenizer from a folder or the name of a model."""
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
         return cls(
             model,
             AutoTokenizer.from_pretrained(folder),
@@ -120,7 +125,7 @@ class LocalJudge:
         return encoded
 
     def _batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Indices of rows of similar length that fit a batch; rows over the context are left out."""
+        """Indices of rows of similar length that fit a batch, without rows over the context."""
         context = self.model.config.max_position_embeddings
         batch: list[int] = []
         for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
@@ -144,7 +149,7 @@ class LocalJudge:
             ids[row, length - len(tokens) :] = torch.tensor(tokens)
             mask[row, length - len(tokens) :] = 1
         device = self.model.device
-        logits = self.model(
+        logits: torch.Tensor = self.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),

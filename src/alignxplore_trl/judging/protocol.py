@@ -66,13 +66,13 @@ def preference_probabilities(
             ]
         )
     )
-    return [_mean([_of_chosen(next(verdicts), first) for first in firsts]) for firsts in chosen_first]
+    return [
+        _mean([_of_chosen(next(verdicts), first) for first in firsts]) for firsts in chosen_first
+    ]
 
 
 def _question(pair: JudgedPair, chosen_first: bool) -> Question:
-    first, second = (
-        (pair.chosen, pair.rejected) if chosen_first else (pair.rejected, pair.chosen)
-    )
+    first, second = (pair.chosen, pair.rejected) if chosen_first else (pair.rejected, pair.chosen)
     return Question(pair.post, pair.description, first, second)
 
 

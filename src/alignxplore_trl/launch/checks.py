@@ -151,7 +151,7 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
             problems.add(problem)
     elif data.path is None or data.path == "???" or not Path(data.path).exists():
         problems.add(
-            f"data.path: found {data.path!r}, expected the file or folder of {data.name}'s rows: "
+            f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "
             "make … DATA_PATH=<path>, or data.path=<path>"
         )
 

@@ -62,6 +62,8 @@ def run_recipe(
         run = RunFolder.open(folder, values)
         if run.finished:
             say(f"{recipe}: {folder} is finished; nothing to do")
+            if run.table.is_file():
+                print(run.table.read_text())
             return
         if not shows_bars():
             # Read by tqdm when it is imported; libraries draw bars of their own.

@@ -129,14 +129,14 @@ def make_command(key: str, recipe: str, command: str, overrides: Sequence[str]) 
 
 def stage_of(key: str) -> str:
     """The recipe that makes what `upstream.<key>` names: `rl` for `rl_streaming`."""
-    return "rl" if key.startswith("rl_") else key
+    return next((stage for stage in ("rl", "cold_start") if key.startswith(f"{stage}_")), key)
 
 
-def policy_name(setting: Mapping[str, Any]) -> str:
-    """What a policy is called by the setting it was trained in: rl_base4, rl_streaming."""
+def policy_name(stage: str, setting: Mapping[str, Any]) -> str:
+    """What a policy is called by its stage and setting: cold_start_base4, rl_streaming."""
     if setting["name"] == "streaming":
-        return "rl_streaming"
-    return f"rl_base{setting['signals']}"
+        return f"{stage}_streaming"
+    return f"{stage}_base{setting['signals']}"
 
 
 def _upstream_stage(
@@ -145,11 +145,14 @@ def _upstream_stage(
     stage = stage_of(key)
     chosen = overrides_for(stage, command, overrides)
     setting = compose_recipe(recipe, overrides_for(recipe, command, overrides))["setting"]
-    if not key.startswith("rl_") or key == policy_name(setting):
+    if key in (stage, policy_name(stage, setting)):
         return stage, chosen
     # Another policy than the command's own: its setting, and nothing that was tuned for this one.
     shared = [override for override in chosen if _top_key(override) not in (*OWN_KEYS, "setting")]
-    name, signals = ("streaming", 4) if key == "rl_streaming" else ("base", int(key[7:]))
+    trained_in = key.removeprefix(f"{stage}_")
+    name, signals = (
+        ("streaming", 4) if trained_in == "streaming" else ("base", int(trained_in[len("base") :]))
+    )
     return stage, (
         *shared,
         f"setting={name}",

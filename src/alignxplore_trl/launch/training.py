@@ -22,6 +22,10 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder
 from alignxplore_trl.run.progress import shows_bars
 from alignxplore_trl.run.tracking import set_up_tracking
+from alignxplore_trl.training.checkpoints import (
+    delete_incomplete_checkpoints,
+    last_complete_checkpoint,
+)
 
 Arguments = TypeVar("Arguments", SFTConfig, GRPOConfig)
 
@@ -66,9 +70,9 @@ def callbacks(folder: RunFolder) -> list[TrainerCallback]:
 
 
 def train_and_save(
-    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, resume: Path | None
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
 ) -> dict[str, float]:
-    """Train, from a checkpoint if there is one, and save model and tokenizer to `model/`.
+    """Train, from the last complete checkpoint if there is one, and save to `model/`.
 
     Adapters are merged into the weights they were trained on, so that what is saved is a model as
     any other.
@@ -77,6 +81,10 @@ def train_and_save(
         The trainer's own figures of the run: seconds, loss, steps.
     """
     trainer.remove_callback(PrinterCallback)
+    resume = last_complete_checkpoint(folder.checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        delete_incomplete_checkpoints(folder.checkpoints)
     output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):

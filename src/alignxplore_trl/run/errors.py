@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,10 +37,12 @@ class Problems:
 
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turn a `UserError` into lines on stderr and exit status 2."""
+    """Turn a `UserError` into lines on stderr, from the first process, and exit status 2."""
     try:
         yield
     except UserError as error:
+        if int(os.environ.get("RANK", "0")):
+            raise SystemExit(2) from None
         count = len(error.problems)
         sys.stderr.write(
             f"{count} problem{'s' if count > 1 else ''} to mend before this can run:\n"

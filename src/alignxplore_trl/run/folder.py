@@ -112,6 +112,11 @@ class RunFolder:
         """Completions as Parquet files, for people to read."""
         return self.path / "completions"
 
+    @property
+    def table(self) -> Path:
+        """What the run showed on the screen at its end, shown again when it is asked for again."""
+        return self.path / "table.txt"
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, a flat object, which says that the run came to its end."""
         nested = [

@@ -115,8 +115,12 @@ def _round_candidates(
 ) -> list[Candidate]:
     """Sample, parse, judge and select the candidates of one round."""
     rows = [(case, sample) for case, _ in cases for sample in range(settings.candidates)]
-    teacher_prompts = {case.case_id: _prompt(teacher, case, own, earlier, True) for case, own in cases}
-    student_prompts = {case.case_id: _prompt(teacher, case, own, earlier, False) for case, own in cases}
+    teacher_prompts = {
+        case.case_id: _prompt(teacher, case, own, earlier, True) for case, own in cases
+    }
+    student_prompts = {
+        case.case_id: _prompt(teacher, case, own, earlier, False) for case, own in cases
+    }
     completions = teacher.complete(
         [teacher_prompts[case.case_id] for case, _ in rows], settings.seed + number
     )
@@ -191,7 +195,7 @@ def _verify(
 
 
 def _draw_earlier(candidates: Sequence[Candidate], seed: int) -> dict[str, str | None]:
-    """One well-formed description per case, drawn by a hash so that no generator's state matters."""
+    """One well-formed description per case, drawn by a hash: no generator's state matters."""
     drawn: dict[str, Candidate] = {}
     for candidate in candidates:
         if isinstance(candidate.outcome, Inference):

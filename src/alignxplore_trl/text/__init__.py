@@ -1,1 +1,1 @@
-"""Every text that a model reads or writes: templates, the renderer, the token budget, the parser."""
+"""All text that models read or write: templates, renderer, token budget, parser."""

@@ -47,8 +47,8 @@ class PromptSet:
         folder: a path, or the name of a set that ships (`default`, `compact`).
 
     Raises:
-        UserError: the folder or one of its templates is missing, is not valid Jinja, or uses a name that it
-            is not given.
+        UserError: the folder or a template is missing, is not valid Jinja, or uses a name that it is not
+            given.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -104,7 +104,7 @@ class PromptSet:
 
     def _render_each_once(self) -> None:
         """Meet a name that isn't defined now, and not after the models are loaded."""
-        signals = [Comparison("a", "b", "c"), Post("a", "b"), Attributes("a")]
+        signals: list[Signal] = [Comparison("a", "b", "c"), Post("a", "b"), Attributes("a")]
         for earlier in ("a", None):
             self.inference(signals, earlier)
             self.teacher(signals, earlier, ["a"])

@@ -28,6 +28,7 @@ from alignxplore_trl.data.world_documents import (
     named_wordings,
     rated_wordings,
     related_wordings,
+    summary_document,
 )
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.rendering import PromptSet
@@ -36,12 +37,12 @@ PAD_TOKEN = "<|pad|>"
 END_OF_TEXT = "<|end|>"
 # Ordinary added tokens, not special ones: decoding leaves special tokens out, and a completion
 # without its tags would earn reward 0 for ever.
-TAGS = tuple(
-    "<think> </think> <answer> </answer> <post> <chosen> <rejected> <comment> <attributes> "
-    "<earlier> <dimensions> <description> <response_a> <response_b> <selection> <reply> <remark> "
-    "<pole> <rating>".split()
-)
-
+TAGS = (
+    "<think>", "</think>", "<answer>", "</answer>",
+    "<post>", "<chosen>", "<rejected>", "<comment>", "<attributes>", "<earlier>", "<dimensions>",
+    "<description>", "<response_a>", "<response_b>", "<selection>", "<reply>",
+    "<remark>", "<pole>", "<rating>",
+)  # fmt: skip
 _ANY_TAG = re.compile("|".join(map(re.escape, (*TAGS, END_OF_TEXT))))
 
 # Numbers of signals for which there are inference documents. A batch holds one number only, so that
@@ -150,7 +151,7 @@ def train(
         kind = draw.choices(list(stage.documents), list(stage.documents.values()))[0]
         documents = [writers[kind](draw) for _ in range(batch_size)]
         loss, accuracy = document_loss(model, *encode_documents(tokenizer, documents))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -164,7 +165,7 @@ def train(
 def encode_documents(
     tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels (-100 where nothing is taught), both int64 of shape (documents, length)."""
+    """Token ids, and labels (-100 where nothing is taught): int64, (documents, length)."""
     texts = [text for document in documents for text, _ in document]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     rows, labels = [], []
@@ -207,6 +208,7 @@ def document_writers(prompts: PromptSet, skill: Skill) -> dict[str, DocumentWrit
         "rated_names": lambda draw: rated_wordings(draw, named_share=0.6),
         "judgement": lambda draw: judgement(draw, prompts),
         "continuation": lambda draw: continuation(draw, prompts),
+        "summary": lambda draw: summary_document(draw, END_OF_TEXT),
     } | {
         f"{'guided' if guided else 'inference'}_{signals}": partial(
             inference_document,
