@@ -47,8 +47,8 @@ class PromptSet:
         folder: a path, or the name of a set that ships (`default`, `compact`).
 
     Raises:
-        UserError: the folder or a template is missing, is not valid Jinja, or uses a name that it is not
-            given.
+        UserError: the folder or a template is missing, is not valid Jinja, or uses a name that
+            it is not given.
     """
 
     def __init__(self, folder: str | Path) -> None:
