@@ -1,3 +1,5 @@
+import torch
+
 from alignxplore_trl.training.checkpoints import (
     COMPLETE_MARK,
     delete_incomplete_checkpoints,
@@ -31,3 +33,10 @@ def test_a_folder_without_checkpoints_has_none(tmp_path):
     assert last_complete_checkpoint(tmp_path) is None
     assert last_complete_checkpoint(tmp_path / "not there") is None
     assert delete_incomplete_checkpoints(tmp_path / "not there") == []
+
+
+def test_optimizer_states_load_to_the_device_that_accelerate_names(tmp_path):
+    torch.save({"exp_avg": torch.arange(3)}, tmp_path / "optimizer.pt")
+    loaded = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 0))
+    assert loaded["exp_avg"].tolist() == [0, 1, 2]
+    assert loaded["exp_avg"].device.type == "cpu"

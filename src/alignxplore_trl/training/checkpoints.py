@@ -7,12 +7,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 COMPLETE_MARK = "complete"
 _CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+
+
+def _keep_on_cpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    return storage if location.startswith("cpu:") else None
+
+
+# On several CPU processes accelerate calls the device cpu:0, and Trainer loads the optimizer's
+# state to it; torch knows how to load to cpu only, and a resume would fail.
+torch.serialization.register_package(11, lambda storage: None, _keep_on_cpu)
 
 
 class CompleteCheckpoints(Trainer):
