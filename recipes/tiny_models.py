@@ -72,7 +72,12 @@ def main(config: TinyModelsConfig, folder: RunFolder) -> None:
 
     shipped = [name for name, recipe in config.models.items() if recipe.ships]
     for name in shipped:
-        shutil.copytree(folder.path / name, Path(config.paths.assets) / name, dirs_exist_ok=True)
+        shutil.copytree(
+            folder.path / name,
+            Path(config.paths.assets) / name,
+            ignore=shutil.ignore_patterns("measures.json"),
+            dirs_exist_ok=True,
+        )
     folder.finish({"shipped": " ".join(shipped)})
 
 
