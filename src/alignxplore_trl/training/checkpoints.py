@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.serialization import STORAGE
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -16,7 +17,7 @@ COMPLETE_MARK = "complete"
 _CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
-def _keep_on_cpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+def _keep_on_cpu(storage: STORAGE, location: str) -> STORAGE | None:
     return storage if location.startswith("cpu:") else None
 
 
