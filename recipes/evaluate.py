@@ -7,6 +7,7 @@ from typing import Any
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.launch.config import EvaluateConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.signals import PreferenceCase
@@ -21,7 +22,6 @@ POLICIES = tuple(
 def main(config: EvaluateConfig, folder: RunFolder) -> None:
     """Describe the users with every method in every setting, judge, count, and print the table."""
     # Imported here, so that a mistake in the command line is answered at once.
-    from accelerate import PartialState
     from transformers import AutoTokenizer
 
     from alignxplore_trl.baselines.golden import Golden
@@ -34,18 +34,13 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     from alignxplore_trl.evaluation.settings import Setting
     from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
     from alignxplore_trl.evaluation.summary import read_differences, summarise
-    from alignxplore_trl.inference.describing import Describer, SamplingSettings
-    from alignxplore_trl.judging.local import LocalJudge
+    from alignxplore_trl.launch.models import load_describer, load_judge
     from alignxplore_trl.reporting.charts import accuracy_chart
     from alignxplore_trl.reporting.tables import accuracy_table, difference_table
     from alignxplore_trl.text.rendering import PromptSet
 
-    asked, model, judges, benchmark = (
-        config.evaluation,
-        config.model,
-        config.judge,
-        config.data.name,
-    )
+    asked, model, judges = config.evaluation, config.model, config.judge
+    benchmark = config.data.name
     without_model: dict[str, Callable[[list[PreferenceCase]], Sequence[Any]]] = {
         "null": Null().describe,
         "signals": Signals().describe,
@@ -63,15 +58,20 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         for setting in settings
         if setting.rounds == 1 or "_base" not in name
     ]
+    known = [*without_model, *untrained, *POLICIES]
+    if unknown := set(asked.methods) - {*without_model, *untrained}:
+        raise UserError(
+            f"evaluation.methods: {', '.join(sorted(unknown))} found, expected some of "
+            f"{', '.join([*without_model, *untrained])}; trained policies are added by themselves"
+        )
     differences = read_differences(
         asked.differences,
         [MethodSetting(name, setting.name) for name, setting in plan],
-        [*without_model, *untrained, *POLICIES],
+        known,
     )
 
     cases = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
     prompts = PromptSet(config.prompts.folder)
-    device = PartialState().device
     described: dict[MethodSetting, Sequence[UserDescription | Decision]] = {}
     for name, setting in plan:
         entries: Sequence[UserDescription | Decision]
@@ -79,17 +79,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         if name in without_model:
             entries = without_model[name](setting.history(cases))
         else:
-            describer = Describer.from_folder(
-                models[name],
-                prompts,
-                dtype=model.dtype,
-                device=device,
-                sampling=SamplingSettings(
-                    model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
-                ),
-                max_prompt_tokens=config.prompts.max_prompt_tokens,
-                batch_size=asked.batch_size,
-            )
+            describer = load_describer(models[name], prompts, config, asked)
             entries = Policy(name, describer, setting, config.seed).describe(cases)
         described[MethodSetting(name, setting.name)] = entries
 
@@ -98,15 +88,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         cases,
         described,
         {
-            name: LocalJudge.from_folder(
-                path,
-                prompts,
-                dtype=judges.dtype,
-                device=device,
-                max_batch_tokens=judges.max_batch_tokens,
-                minimum_label_mass=judges.minimum_label_mass,
-                chat=judges.chat,
-            )
+            name: load_judge(path, prompts, judges)
             for name, path in {
                 model.judge_name: judges.model,
                 model.test_judge_name: judges.test_model,

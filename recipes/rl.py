@@ -14,14 +14,13 @@ from alignxplore_trl.run.metrics import read_metrics
 def main(config: RLConfig, folder: RunFolder) -> None:
     """Train and save the policy; an interrupted run goes on from its last checkpoint."""
     # Imported here, so that a mistake in the command line is answered at once.
-    from accelerate import PartialState
     from datasets import Dataset
     from transformers import AutoTokenizer, set_seed
     from trl import GRPOConfig
 
     from alignxplore_trl.data.rounds import round_rows
     from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.judging.local import LocalJudge
+    from alignxplore_trl.launch.models import load_judge
     from alignxplore_trl.launch.training import (
         adapters,
         callbacks,
@@ -56,15 +55,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
 
     # Before GRPOConfig, which tells transformers to shard what is loaded after it under ZeRO-3: the
     # judge is asked by each process alone and has to be whole.
-    judge = LocalJudge.from_folder(
-        config.judge.model,
-        prompts,
-        dtype=config.judge.dtype,
-        device=PartialState().device,
-        max_batch_tokens=config.judge.max_batch_tokens,
-        minimum_label_mass=config.judge.minimum_label_mass,
-        chat=config.judge.chat,
-    )
+    judge = load_judge(config.judge.model, prompts, config.judge)
     arguments = trainer_arguments(GRPOConfig, config, folder)
     trainer = RoundsGRPOTrainer(
         model=load_policy(config.model, start),

@@ -13,38 +13,17 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     """Sample candidates, verify them with the judge, write examples.parquet."""
     # Imported here, so that a mistake in the command line is answered at once.
     import pandas as pd
-    from accelerate import PartialState
 
     from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.inference.describing import Describer, SamplingSettings
-    from alignxplore_trl.judging.local import LocalJudge
+    from alignxplore_trl.launch.models import load_describer, load_judge
     from alignxplore_trl.synthesis.candidates import SynthesisSettings, synthesize
     from alignxplore_trl.text.rendering import PromptSet
 
-    model, judge_settings, asked = config.model, config.judge, config.synthesis
+    asked = config.synthesis
     cases = read_split(upstream_folder(config, "prepare"), "cold_start")
     prompts = PromptSet(config.prompts.folder)
-    device = PartialState().device
-    teacher = Describer.from_folder(
-        model.teacher,
-        prompts,
-        dtype=model.dtype,
-        device=device,
-        sampling=SamplingSettings(
-            model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
-        ),
-        max_prompt_tokens=config.prompts.max_prompt_tokens,
-        batch_size=asked.batch_size,
-    )
-    judge = LocalJudge.from_folder(
-        judge_settings.model,
-        prompts,
-        dtype=judge_settings.dtype,
-        device=device,
-        max_batch_tokens=judge_settings.max_batch_tokens,
-        minimum_label_mass=judge_settings.minimum_label_mass,
-        chat=judge_settings.chat,
-    )
+    teacher = load_describer(config.model.teacher, prompts, config, asked)
+    judge = load_judge(config.judge.model, prompts, config.judge)
     candidates, counts = synthesize(
         teacher,
         judge,
@@ -54,21 +33,21 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
             keep=asked.keep_per_prompt,
             per_round=config.setting.signals,
             rounds=config.setting.rounds,
-            order=judge_settings.order,
+            order=config.judge.order,
             seed=config.seed,
         ),
         report=lambda done: say(f"round {done} of {config.setting.rounds} is written and judged"),
     )
     folder.completions.mkdir(exist_ok=True)
-    rows = [
-        {**vars(candidate), "outcome": type(candidate.outcome).__name__} for candidate in candidates
-    ]
-    pd.DataFrame(rows).to_parquet(folder.completions / "candidates.parquet")
+    pd.DataFrame([candidate.row() for candidate in candidates]).to_parquet(
+        folder.completions / "candidates.parquet"
+    )
     examples = [candidate.example() for candidate in candidates if candidate.kept]
     if not examples:
         raise UserError(
-            f"model.teacher: none of {len(candidates)} candidates of {model.teacher} has reward 1 "
-            f"({counts}); look at {folder.completions}, and choose another teacher or judge"
+            f"model.teacher: none of the {len(candidates)} candidates of {config.model.teacher} "
+            f"has reward 1 ({counts}); look at {folder.completions}, and choose another teacher or "
+            "judge"
         )
     pd.DataFrame(examples).to_parquet(folder.path / "examples.parquet")
     folder.finish({"cases": len(cases), "examples": len(examples), **counts})

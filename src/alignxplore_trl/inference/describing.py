@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignxplore_trl.run.progress import progress
 from alignxplore_trl.signals import PreferenceCase, rounds_of_signals
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 from alignxplore_trl.text.parsing import FormatProblem, Inference, parse_completion
@@ -147,7 +148,8 @@ class Describer:
         completions: dict[int, Completion] = {}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            for start in range(0, len(order), self.batch_size):
+            starts = range(0, len(order), self.batch_size)
+            for start in progress(starts, "batches of completions", len(starts)):
                 batch = order[start : start + self.batch_size]
                 sampled = self._complete_batch([prompts[index] for index in batch])
                 completions.update(zip(batch, sampled, strict=True))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from alignxplore_trl.inference.describing import Describer
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, Order, preference_probabilities
@@ -43,6 +44,14 @@ class Candidate:
     probability: float | None
     reward: float | None
     kept: bool
+
+    def row(self) -> dict[str, Any]:
+        """The candidate as plain values, for a file."""
+        outcome = self.outcome.value if isinstance(self.outcome, FormatProblem) else "well_formed"
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "outcome": outcome,
+        }
 
     def example(self) -> dict[str, str]:
         """The prompt and completion that cold start trains on."""
