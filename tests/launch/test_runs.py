@@ -144,6 +144,7 @@ def test_the_make_command_of_a_missing_stage() -> None:
     )
 
 
-def test_policies_are_named_by_their_setting() -> None:
-    assert policy_name({"name": "base", "signals": 8}) == "rl_base8"
-    assert policy_name({"name": "streaming", "signals": 4}) == "rl_streaming"
+def test_policies_are_named_by_their_stage_and_setting() -> None:
+    assert policy_name("cold_start", {"name": "base", "signals": 4}) == "cold_start_base4"
+    assert policy_name("rl", {"name": "base", "signals": 8}) == "rl_base8"
+    assert policy_name("rl", {"name": "streaming", "signals": 4}) == "rl_streaming"
