@@ -7,7 +7,7 @@ from alignxplore_trl.launch.checks import check_room, check_rows
 from alignxplore_trl.launch.config import RLConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
 from alignxplore_trl.run.errors import Problems
-from alignxplore_trl.run.folder import RunFolder
+from alignxplore_trl.run.folder import RunFolder, is_main_process
 from alignxplore_trl.run.metrics import read_metrics
 
 
@@ -72,7 +72,8 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         peft_config=adapters(config.peft),
     )
     figures = train_and_save(trainer, tokenizer, folder)
-    training_chart(read_metrics(folder.metrics), folder.path / "curves.png")
+    if is_main_process():
+        training_chart(read_metrics(folder.metrics), folder.path / "curves.png")
     folder.finish({f"data/{name}": count for name, count in data.counts.items()} | figures)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,13 +13,22 @@ ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-def make(*arguments: str) -> str:
-    """The commands that a target would run, with the environment taken as installed."""
-    command = ["make", "--dry-run", "--old-file=.venv/stamp"]
+def run_make(*arguments: str) -> str:
+    """What make prints. Under `make test` the outer make's own variables would reach this one."""
     done = subprocess.run(
-        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
+
+
+def make(*arguments: str) -> str:
+    """The commands that a target would run, with the environment taken as installed."""
+    return run_make("--dry-run", "--old-file=.venv/stamp", *arguments)
 
 
 def recipes_of(commands: str) -> list[str]:
@@ -29,9 +39,7 @@ def test_help_names_every_target() -> None:
     phony = re.search(r"\.PHONY: ((?:.*\\\n)*.*)", MAKEFILE)
     assert phony is not None
     targets = set(phony[1].replace("\\\n", " ").split())
-    told = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    told = run_make("help")
     assert targets == set(re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE))
     for variable in ("SCALE", "SETTING", "SIGNALS", "DATA", "DATA_PATH", "REWARD", "JUDGE",
                      "LAUNCH", "SEED", "RUN", "ARGS"):  # fmt: skip
