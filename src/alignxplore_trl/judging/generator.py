@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.text.rendering import PromptSet
 
 
@@ -18,6 +20,21 @@ class Continuation:
     post: str
     description: str | None
     response: str
+
+
+class Generator(Protocol):
+    """A frozen language model that says how probable responses are."""
+
+    def log_probabilities(self, rows: Sequence[Continuation]) -> list[tuple[float, ...] | None]:
+        """log p of each of the response's own tokens, in nats, given post and description.
+
+        `None` where it could not be asked or did not answer.
+        """
+        ...
+
+    def take_measurements(self) -> Measurements:
+        """What happened since this was last called; starts to count anew."""
+        ...
 
 
 def response_log_probabilities(

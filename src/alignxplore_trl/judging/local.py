@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.text.rendering import PromptSet, Question
 
@@ -50,6 +51,7 @@ class LocalJudge:
         self.max_batch_tokens = max_batch_tokens
         self.minimum_label_mass = minimum_label_mass
         self.chat = chat
+        self._measurements = Measurements()
 
     @classmethod
     def from_folder(
@@ -83,6 +85,11 @@ class LocalJudge:
         distinct = list(dict.fromkeys(questions))
         verdicts = dict(zip(distinct, self._judge_distinct(distinct), strict=True))
         return [verdicts[question] for question in questions]
+
+    def take_measurements(self) -> Measurements:
+        """What happened since this was last called; starts to count anew."""
+        taken, self._measurements = self._measurements, Measurements()
+        return taken
 
     def _judge_distinct(self, questions: Sequence[Question]) -> list[Verdict | None]:
         if not questions:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.text.rendering import Question
 
 Order = Literal["random", "both"]
@@ -30,6 +31,10 @@ class Judge(Protocol):
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Answer each question; `None` where it could not be asked or was not answered."""
+        ...
+
+    def take_measurements(self) -> Measurements:
+        """What happened since this was last called; starts to count anew."""
         ...
 
 
