@@ -32,6 +32,7 @@ from alignxplore_trl.training.checkpoints import (
     delete_incomplete_checkpoints,
     last_complete_checkpoint,
 )
+from alignxplore_trl.training.outage import OutageSettings
 from alignxplore_trl.training.streaming import RoundsGRPOTrainer
 from alignxplore_trl.training.tiny_models import Shape, build_model, build_tokenizer
 
@@ -55,6 +56,11 @@ class Run:
     optimizer: str = "adamw_torch"
     kill_in_update: int = -1
     kill_in_save: int = -1
+    out_from_batch: int = -1
+    out_attempts: int = 0
+    out_on_process: int = 0
+    out_how: Literal["silent", "raising"] = "silent"
+    on_outage: Literal["wait", "abort"] = "wait"
 
 
 @cache
@@ -96,6 +102,32 @@ def hash_reward(completions: list[str], case_id: list[str], **columns: Any) -> l
     """0, 1 or, for one in eight, `None`: a function of the case and the completion's text."""
     numbers = [number_of(case, text) for case, text in zip(case_id, completions, strict=True)]
     return [None if number % 8 == 7 else float(number % 2) for number in numbers]
+
+
+class OutReward:
+    """`hash_reward` from a judge that is out for some attempts, from some batch on."""
+
+    __name__ = "out"
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.batches: list[list[str]] = []
+        self.attempts = 0
+
+    def __call__(self, completions, case_id, **columns):
+        run = self.run
+        if not self.batches or self.batches[-1] != completions:
+            self.batches.append(completions)
+        here = int(os.environ.get("RANK", "0")) == run.out_on_process
+        due = len(self.batches) - 1 == run.out_from_batch and self.attempts < run.out_attempts
+        if here and due:
+            self.attempts += 1
+            if run.out_how == "raising":
+                raise ConnectionError("the judge is gone")
+            return [None] * len(completions)
+        columns["log_metric"]("answered", 1.0)
+        columns["log_extra"]("numbered", list(range(len(completions))))
+        return [float(reward or 0) for reward in hash_reward(completions, case_id)]
 
 
 def written_completion(prompt: str, place_in_group: int) -> str:
@@ -214,6 +246,9 @@ def make_trainer(
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         rounds=run.rounds,
         completions_folder=Path(run.folder) / "completions",
+        outage=None
+        if run.out_from_batch < 0
+        else OutageSettings(0.4, run.on_outage, pause_seconds=0.01, limit_seconds=60.0),
     )
 
 
@@ -244,7 +279,8 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(run.folder)
     backend = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
-    trainer = make_trainer(run, **backend)
+    reward = hash_reward if run.out_from_batch < 0 else OutReward(run)
+    trainer = make_trainer(run, reward=reward, **backend)
     recorder = GradientRecorder()
     trainer.add_callback(recorder)
     trainer.add_callback(KillInUpdate(run.kill_in_update))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
+from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import (
     Judge,
     JudgedPair,
@@ -98,6 +99,10 @@ class AskOnce:
         if new:
             self._verdicts |= zip(new, self._judge.judge(new), strict=True)
         return [self._verdicts[question] for question in questions]
+
+    def take_measurements(self) -> Measurements:
+        """Those of the judge that is asked."""
+        return self._judge.take_measurements()
 
 
 def score(

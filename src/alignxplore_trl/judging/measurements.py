@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +43,11 @@ class Measurements:
 
     def __add__(self, other: Measurements) -> Measurements:
         """The sum, field by field; lists are joined and reasons counted together."""
-        return Measurements(
-            **{
-                each.name: _sum(getattr(self, each.name), getattr(other, each.name))
-                for each in fields(self)
-            }
-        )
+        sums = {
+            each.name: _sum(getattr(self, each.name), getattr(other, each.name))
+            for each in fields(self)
+        }
+        return Measurements(**sums)
 
     def metrics(self) -> Mapping[str, float]:
         """Metrics under `judge/…`, the same keys whatever happened; NaN where nothing was measured.
@@ -70,11 +70,12 @@ class Measurements:
         }
 
 
-def _sum(ours: object, others: object) -> object:
-    if isinstance(ours, dict) and isinstance(others, dict):
-        keys = [*ours, *(key for key in others if key not in ours)]
-        return {key: ours.get(key, 0) + others.get(key, 0) for key in keys}
-    return ours + others  # type: ignore[operator]
+def _sum(ours: Any, others: Any) -> Any:
+    if isinstance(ours, dict):
+        return {
+            key: ours.get(key, 0) + others.get(key, 0) for key in dict.fromkeys([*ours, *others])
+        }
+    return ours + others
 
 
 def _share(part: float, whole: float) -> float:

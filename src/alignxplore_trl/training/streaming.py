@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.run.errors import Problems
 from alignxplore_trl.signals import signal_from_dict
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
@@ -27,10 +32,16 @@ from alignxplore_trl.text.parsing import Inference, parse_completion
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.checkpoints import CompleteCheckpoints, checkpoint_folder
 from alignxplore_trl.training.earlier import EarlierDescriptions, Rollout
+from alignxplore_trl.training.outage import (
+    ContainedReward,
+    OutageSettings,
+    Reward,
+    answered_rewards,
+    raise_together,
+)
 from alignxplore_trl.training.sampler import RoundBlockSampler
 
 Row = dict[str, Any]
-Reward = Callable[..., list[float | None]]
 
 logger = get_logger(__name__)
 _ROW_COLUMNS = {"prompt", "case_id", "round", "signals", "post", "chosen", "rejected"}
@@ -75,6 +86,8 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         completions_folder: where `step_<optimizer steps done>.parquet` files go: all completions of
             a generation batch with prompt, d_prev, reward, advantage, case and round. `None`: none.
         completions_every: optimizer steps between two such files.
+        outage: what is done with a batch that the judge didn't answer; `None`: it is trained on,
+            without the completions in question.
 
     Raises:
         UserError: a setting under which rounds, resumes or rewards would be wrong; too few cases.
@@ -97,6 +110,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         rounds: int,
         completions_folder: Path | None = None,
         completions_every: int = 1,
+        outage: OutageSettings | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: Any = None,
     ) -> None:
@@ -105,6 +119,11 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         self.max_prompt_tokens = max_prompt_tokens
         self.completions_folder = completions_folder
         self.completions_every = completions_every
+        self.outage = outage
+        self.reward = ContainedReward(
+            reward_funcs[0] if isinstance(reward_funcs, list) else reward_funcs
+        )
+        self._batch_begun: float | None = None
         self.earlier = EarlierDescriptions(args.seed)
         assert args.generation_batch_size is not None  # GRPOConfig fills both in.
         assert args.num_generations is not None
@@ -119,7 +138,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         )
         super().__init__(
             model=model,
-            reward_funcs=reward_funcs,  # type: ignore[arg-type]
+            reward_funcs=self.reward,
             args=args,
             train_dataset=train_dataset,
             processing_class=processing_class,
@@ -160,12 +179,26 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         completion_ids_list: list[list[int]],
     ) -> torch.Tensor:
         """Rewards of all processes, (completions, 1), NaN for `None`; ends the round of a batch."""
-        with _no_warnings_with_user_text():
-            rewards: torch.Tensor = super()._calculate_rewards(
-                inputs, prompts, completions, completion_ids_list
-            )
-        if self.model.training:
-            self._end_round(inputs, completions, rewards)
+
+        def ask() -> torch.Tensor:
+            # What an attempt before this one has logged is not of the rewards that will count.
+            self._pending_metrics.clear()
+            self._pending_extra_logs.clear()
+            with _no_warnings_with_user_text():
+                rewards: torch.Tensor = ask_once(inputs, prompts, completions, completion_ids_list)
+            raise_together(self.reward.error)
+            return rewards
+
+        ask_once = super()._calculate_rewards
+        if not self.model.training:
+            return ask()
+        if self.outage is None:
+            rewards = ask()
+        else:
+            own = sum(isinstance(parse_completion(text), Inference) for text in completions)
+            rewards = answered_rewards(ask, sum(gather_object([own])), self.outage)
+        self._log_measurements()
+        self._end_round(inputs, completions, rewards)
         return rewards
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -184,6 +217,22 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
         if checkpoint is not None:
             self.earlier.load(Path(checkpoint))
+
+    def _log_measurements(self) -> None:
+        """Log what the judge did for this batch, over all processes; the same on each of them."""
+        taken = getattr(self.reward.reward, "take_measurements", None)
+        if taken is None:
+            return
+        each: list[Measurements] = gather_object([taken()])
+        now, begun = time.monotonic(), self._batch_begun
+        self._batch_begun = now
+        metrics = dict(reduce(add, each).metrics())
+        if begun is not None:
+            longest = max(gather_object([now - begun]))
+            metrics["judge/share_of_time"] = max(one.seconds for one in each) / longest
+        for name, value in metrics.items():
+            if not math.isnan(value):
+                self._metrics["train"][name].append(value)
 
     def _with_earlier_descriptions(self, rows: list[Row]) -> list[Row]:
         """The rows of this process with `d_prev`, and with the prompt that holds it."""

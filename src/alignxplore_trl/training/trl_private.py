@@ -42,9 +42,9 @@ CALLED: Mapping[tuple[type, str], str] = {
     (Trainer, "_get_output_dir"): "(self, trial)",
     (GRPOTrainer, "_log_completion_extra"): "(self, column, values)",
 }
-# Attributes of a `GRPOTrainer` that are read: micro-batches done, metrics to log, and the last
-# generation batch, gathered over processes, as lists by column.
-ATTRIBUTES = ("_step", "_metrics", "_logs")
+# Attributes of a `GRPOTrainer` that are used: micro-batches done, metrics to log, the last
+# generation batch, gathered over processes, as lists by column, and what a reward logged since.
+ATTRIBUTES = ("_step", "_metrics", "_logs", "_pending_metrics", "_pending_extra_logs")
 
 
 def changed_private_names() -> list[str]:
