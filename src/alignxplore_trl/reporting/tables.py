@@ -25,6 +25,9 @@ def accuracy_table(
 ) -> str:
     """One row per method and setting: accuracy under each judge, and what the descriptions state.
 
+    A method whose figures are the same in every setting, such as one that reads no signals, has one
+    row.
+
     Of one summary, each accuracy stands with its 95 % interval; of several (one per seed), the mean
     over the seeds stands with the lowest and the highest of them, and a row that some of them lack
     says so. Below the table: what the columns mean, and how many answers judges failed to give.
@@ -33,30 +36,44 @@ def accuracy_table(
     keys = [key for key in names_of(figures, "acc_jud") if key.benchmark == benchmark]
     judges = list(dict.fromkeys(key.judge for key in keys))
     rows = []
-    for method, setting in dict.fromkeys((key.method, key.setting) for key in keys):
-        at = [(benchmark, judge, method, setting) for judge in judges]
-        found = [_found(figures, "acc_jud", place) for place in at]
-        seeds = max(map(len, found))
-        name = method if seeds == len(figures) else f"{method} ({seeds} of {len(figures)} seeds)"
-        shares = [_percent(_mean(_found(figures, metric, at[0]))) for metric in _SHARES]
-        tokens = _mean(_found(figures, "description_tokens", at[0]))
-        length = _ABSENT if tokens is None else f"{tokens:.0f}"
-        rows.append([name, setting, *map(_with_range, found), *shares, length])
+    for method in dict.fromkeys(key.method for key in keys):
+        settings = dict.fromkeys(key.setting for key in keys if key.method == method)
+        cells = {name: _cells(figures, benchmark, judges, method, name) for name in settings}
+        same = len(cells) > 1 and len({tuple(row) for row in cells.values()}) == 1
+        shown = {"any": next(iter(cells.values()))} if same else cells
+        rows += [[row[0], setting, *row[1:]] for setting, row in shown.items()]
     headers = ["method", "setting", *judges, *_SHARES.values(), "tokens"]
     table = _render(rows, headers, style)
     return f"{table}\n\n{_legend(figures, benchmark, style)}"
 
 
+def _cells(
+    figures: Sequence[Mapping[FigureKey, Figure]],
+    benchmark: str,
+    judges: Sequence[str],
+    method: str,
+    setting: str,
+) -> list[str]:
+    """A row of the accuracy table without its setting."""
+    at = [(benchmark, judge, method, setting) for judge in judges]
+    found = [_found(figures, "acc_jud", place) for place in at]
+    seeds = max(map(len, found))
+    name = method if seeds == len(figures) else f"{method} ({seeds} of {len(figures)} seeds)"
+    shares = [_percent(_mean(_found(figures, metric, at[0]))) for metric in _SHARES]
+    tokens = _mean(_found(figures, "description_tokens", at[0]))
+    length = _ABSENT if tokens is None else f"{tokens:.0f}"
+    return [name, *map(_with_range, found), *shares, length]
+
+
 def difference_table(
     summaries: Mapping[str, Mapping[str, Any]], benchmark: str, style: TableStyle = "plain"
 ) -> str:
-    """The paired differences in points: one row per comparison, judge and evaluation.
+    """The paired differences in points: one row per comparison and judge, one column per run.
 
-    Of several evaluations (one per seed), a last row gives their mean and the lowest of their lower
-    ends: a gain holds in every seed where that is above 0.
+    Of several evaluations (one per seed), a last column gives the mean.
 
     Args:
-        summaries: the evaluations by the name of their row, such as `seed 0`.
+        summaries: the evaluations by the name of their column, such as `seed 0`.
         benchmark: the benchmark whose comparisons are shown.
         style: for the screen or for a README.
     """
@@ -65,21 +82,19 @@ def difference_table(
     for key in names_of(list(figures.values()), "acc_jud_difference"):
         if key.benchmark != benchmark:
             continue
-        found = {name: each[key] for name, each in figures.items() if key in each}
-        label = (comparison_name(key), key.judge)
-        for name, figure in found.items():
-            interval = f"{_points(figure.low)} to {_points(figure.high)}"
-            rows.append([*label, name, _points(figure.value), interval])
-        if len(found) > 1:
-            lows = [figure.low for figure in found.values()]
-            lowest = None if None in lows else min(low for low in lows if low is not None)
-            mean = _points(_mean(list(found.values())))
-            rows.append([*label, f"mean of {len(found)}", mean, f"lowest end {_points(lowest)}"])
-    headers = ["accuracy of", "judge", "run", "points", "95 % interval"]
+        found = [each.get(key) for each in figures.values()]
+        known = [figure for figure in found if figure is not None]
+        cells = [_ABSENT if each is None else _points_with_interval(each) for each in found]
+        means = [_points(_mean(known))] if len(figures) > 1 else []
+        rows.append([comparison_name(key), key.judge, *cells, *means])
+    means = [f"mean of {len(figures)}"] if len(figures) > 1 else []
     return (
-        _render(rows, headers, style)
+        _render(rows, ["accuracy of", "judge", *figures, *means], style)
         + "\n\n"
-        + _note("Paired differences over the same cases, in percentage points.", style)
+        + _note(
+            "Paired differences over the same cases, in percentage points with 95 % interval.",
+            style,
+        )
     )
 
 
