@@ -9,7 +9,7 @@ from typing import Literal
 
 Letter = Literal["A", "B"]
 
-_CURLY_QUOTES = str.maketrans("“”„‟«»‘’‚‛", "\"\"\"\"\"\"''''")
+_CURLY_QUOTES = str.maketrans("“”„‟«»‘’‚‛", '""""""\'\'\'\'')
 _THINK = re.compile(r"<\s*(/?)\s*think(?:ing)?\s*>", re.IGNORECASE)
 # A string ends at a quote that something structural follows, and starts at no letter's apostrophe:
 # models leave quotes inside their strings as they are.
