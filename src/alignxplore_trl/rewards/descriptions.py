@@ -95,10 +95,10 @@ def _favoured_and_opposed(text: str) -> tuple[set[tuple[str, ...]], set[tuple[st
     favoured: set[tuple[str, ...]] = set()
     opposed: set[tuple[str, ...]] = set()
     for sentence in _SENTENCE_END.split(text):
-        attitudes = list(_ATTITUDE.finditer(sentence))
-        ends = [attitude.start() for attitude in attitudes[1:]] + [len(sentence)]
-        for attitude, end in zip(attitudes, ends, strict=True):
+        end = len(sentence)
+        for attitude in reversed(list(_ATTITUDE.finditer(sentence))):
             things = _BETWEEN_THINGS.split(sentence[attitude.end() : end])
             side = favoured if attitude["favour"] else opposed
             side |= {tuple(words) for thing in things if (words := words_of(thing))}
+            end = attitude.start()
     return favoured, opposed

@@ -19,9 +19,10 @@ def aggregated(tokens: Sequence[float] | None, how: Aggregation) -> float | None
     - `mean_probability`: the log of the mean token *probability*, as the published code compares
       (METHOD: What the published code does).
 
-    `None` without an answer, or for a response without tokens: of nothing there is no mean.
+    `None` without an answer, for a response without tokens (of nothing there is no mean), and where
+    a token's log-probability is no finite number.
     """
-    if not tokens:
+    if not tokens or not all(map(math.isfinite, tokens)):
         return None
     match how:
         case "sum":
@@ -33,8 +34,5 @@ def aggregated(tokens: Sequence[float] | None, how: Aggregation) -> float | None
 
 
 def difference(first: float | None, second: float | None) -> float | None:
-    """`first - second`; `None` where either is missing or the difference is no finite number."""
-    if first is None or second is None:
-        return None
-    found = first - second
-    return found if math.isfinite(found) else None
+    """`first - second`, `None` where either is missing."""
+    return None if first is None or second is None else first - second
