@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_left_out_and_no_vote() -> None:
     assert (split.probability_a, split.label_mass) == (pytest.approx(1 / 3), 0.75)
     assert nothing == [None, None, None, None]
     measured = judge.take_measurements()
-    assert measured.unanswered == {"refused": 1, "low label mass": 1, "unreadable": 2}
+    assert measured.unanswered == {"refused": 1, "label_mass": 1, "unreadable": 2}
     assert measured.questions == 6
     assert measured.label_masses == [1.0, 0.75]
     assert judge.take_measurements().label_masses == []
@@ -184,7 +184,7 @@ def test_a_prompt_without_room_for_an_answer_is_not_asked(
     assert (answers[0], answers[2]) == (None, None)
     assert len(answers[1] or []) == 2
     measured = writer.take_measurements()
-    assert measured.unanswered == {"too long": 2}
+    assert measured.unanswered == {"too_long": 2}
     assert (measured.questions, measured.lookups, measured.hits) == (3, 3, 1)
     assert measured.requests == len(measured.latencies) == 1
     assert 0 < sum(measured.latencies) <= measured.seconds
@@ -218,3 +218,18 @@ def test_the_chat_template_is_used_and_reasoning_that_it_opens_is_known(
         assert answers[0].startswith("<think>")
     finally:
         tokenizer.chat_template = None
+
+
+def test_a_judge_from_a_folder_writes_as_asked(prompts: PromptSet) -> None:
+    writer = LocalAnswerWriter.from_folder(
+        ASSETS / "judge",
+        dtype="float32",
+        max_new_tokens=1,
+        temperature=1.0,
+        max_batch_tokens=4096,
+        seed=0,
+        answer_start='{"selection": "Response',
+        answer_end='"}',
+    )
+    [answers] = writer.write([prompts.judgement(QUESTIONS[0])], 3)
+    assert answers == ['{"selection": "Response A"}'] * 3

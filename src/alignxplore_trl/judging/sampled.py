@@ -77,7 +77,8 @@ class SampledJudge:
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Answer each question; equal questions get the same verdict.
 
-        `None` where the writer could not be asked, or too few of its answers can be read.
+        `None` where the writer could not be asked, or none of its answers ("unreadable") or too few
+        of them ("label_mass") can be read.
         """
         answers = self.writer.write(
             [self.prompts.judgement(question) for question in questions], self.samples
@@ -94,7 +95,7 @@ class SampledJudge:
         label_mass = len(letters) / len(answers) if answers else 0.0
         if not letters or label_mass < self.minimum_label_mass:
             reasons = self._measurements.unanswered
-            reason = "low label mass" if letters else "unreadable"
+            reason = "label_mass" if letters else "unreadable"
             reasons[reason] = reasons.get(reason, 0) + 1
             return None
         verdict = Verdict(letters.count("A") / len(letters), label_mass)
@@ -160,6 +161,8 @@ class LocalAnswerWriter:
         max_batch_tokens: int,
         seed: int,
         chat: bool = False,
+        answer_start: str = "",
+        answer_end: str = "",
     ) -> LocalAnswerWriter:
         """Load a model and its tokenizer from a folder or the name of a model."""
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
@@ -171,12 +174,14 @@ class LocalAnswerWriter:
             max_batch_tokens=max_batch_tokens,
             seed=seed,
             chat=chat,
+            answer_start=answer_start,
+            answer_end=answer_end,
         )
 
     def write(self, prompts: Sequence[str], samples: int) -> list[list[str] | None]:
         """`samples` answers to each prompt; equal prompts get the same ones.
 
-        `None` where prompt and answer might be longer than the model's context.
+        `None` where prompt and answer might be longer than the model's context ("too_long").
         """
         started = time.perf_counter()
         rendered = {prompt: self._rendered(prompt) for prompt in dict.fromkeys(prompts)}
@@ -281,7 +286,7 @@ class LocalAnswerWriter:
         counted.hits += len(answers) - asked
         if too_long := sum(own is None for own in answers):
             reasons = counted.unanswered
-            reasons["too long"] = reasons.get("too long", 0) + too_long
+            reasons["too_long"] = reasons.get("too_long", 0) + too_long
 
 
 class _DrawPerRow(LogitsProcessor):
