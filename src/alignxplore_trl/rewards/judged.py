@@ -1,103 +1,84 @@
-"""R_jud x R_format as one reward callable for TRL."""
+"""R_jud x R_format: does a judge, given the description, prefer the reply the user preferred?"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from alignxplore_trl.judging.measurements import Measurements
+from alignxplore_trl.judging.panel import Panel
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, Order, preference_probabilities
-from alignxplore_trl.text.parsing import FormatProblem, Inference, parse_completion
+from alignxplore_trl.rewards.described import DescriptionReward, Outcome
+from alignxplore_trl.rewards.shaping import NO_SHAPING, Shaping
+from alignxplore_trl.text.parsing import FormatProblem
+
+Score = Literal["win", "probability", "margin"]
 
 
-class JudgedReward:
-    """1 if the judge, given the description, prefers the reply that the user preferred.
+class JudgedReward(DescriptionReward):
+    """What the judge's preference for the right reply is worth.
 
-    R_jud (METHOD: Rewards): `1[P_jud(y_w | x, d) > P_jud(y_l | x, d)]`, 0 for a malformed
-    completion and for a tie, `None` where the judge did not answer. It is one callable on purpose:
-    beside a second reward function, TRL would count a missing judgement as 0.
+    With P = P_jud(y_w | x, d), and P_jud(y_l | x, d) = 1 - P:
+
+    - `win`: R_jud (METHOD: Rewards), `1[P > 1 - P]`; a tie is no win; 0 if malformed.
+    - `probability`: P; 0 if malformed. As in AlignXplore+ (METHOD: Later results).
+    - `margin`: P - (1 - P) = 2P - 1, from -1 to 1; -1 if malformed. With 0, the product with
+      R_format, breaking the format would pay for whoever expects to be wrong. Where GRPO divides
+      by the group's deviation, this is the same as `probability`.
+
+    So no malformed completion earns more than a well-formed one.
 
     Args:
-        judge: the judging model.
+        judge: the judging model, or a panel of them.
         order: `random` (one order per case, by the seed) or `both` (the mean of the two).
         seed: of the random order.
+        score: what the reward is.
+        shaping, opposites: as for `DescriptionReward`.
     """
 
     __name__ = "judged"
+    asked = "judge"
+    measured = "probability_of_chosen"
 
-    def __init__(self, judge: Judge, order: Order, seed: int) -> None:
+    def __init__(
+        self,
+        judge: Judge | Panel,
+        order: Order,
+        seed: int,
+        *,
+        score: Score = "win",
+        shaping: Shaping = NO_SHAPING,
+        opposites: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(shaping=shaping, opposites=opposites)
         self.judge = judge
         self.order = order
         self.seed = seed
+        self.score = score
+        self.malformed = -1.0 if score == "margin" else 0.0
+        self.tie = 0.5 if score == "probability" else 0.0
 
-    def __call__(
-        self,
-        *,
-        completions: Sequence[str],
-        case_id: Sequence[str],
-        post: Sequence[str],
-        chosen: Sequence[str],
-        rejected: Sequence[str],
-        log_metric: Callable[[str, float], None] | None = None,
-        log_extra: Callable[[str, list[Any]], None] | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Score completions; the other arguments are the dataset's columns, one entry each."""
-        parsed = [parse_completion(completion) for completion in completions]
-        probabilities = self._probabilities(parsed, case_id, post, chosen, rejected)
-        rewards = [
-            reward_of(outcome, probability)
-            for outcome, probability in zip(parsed, probabilities, strict=True)
-        ]
-        if log_metric is not None:
-            _log_components(log_metric, parsed, probabilities)
-        if log_extra is not None:
-            log_extra("probability_of_chosen", probabilities)
-            log_extra("format", [_format_name(outcome) for outcome in parsed])
-        return rewards
+    def take_measurements(self) -> Measurements:
+        """What happened to the judge, or to all judges of the panel, since this was last called."""
+        return self.judge.take_measurements()
 
-    def _probabilities(
-        self,
-        parsed: Sequence[Inference | FormatProblem],
-        case_id: Sequence[str],
-        post: Sequence[str],
-        chosen: Sequence[str],
-        rejected: Sequence[str],
-    ) -> list[float | None]:
-        """Ask the judge about the well-formed completions; `None` for the others."""
-        rows = zip(parsed, case_id, post, chosen, rejected, strict=True)
-        asked = {
-            index: JudgedPair(case, text, outcome.description, winner, loser)
-            for index, (outcome, case, text, winner, loser) in enumerate(rows)
-            if isinstance(outcome, Inference)
-        }
-        answers = preference_probabilities(self.judge, list(asked.values()), self.order, self.seed)
-        by_index = dict(zip(asked, answers, strict=True))
-        return [by_index.get(index) for index in range(len(parsed))]
+    def _measure(self, pairs: Sequence[JudgedPair]) -> list[float | None]:
+        if isinstance(self.judge, Panel):
+            return self.judge.preference_probabilities(pairs, self.order, self.seed)
+        return preference_probabilities(self.judge, pairs, self.order, self.seed)
+
+    def _reward(self, number: float) -> float:
+        match self.score:
+            case "win":
+                return float(number > 0.5)
+            case "probability":
+                return number
+            case "margin":
+                return 2 * number - 1
 
 
-def reward_of(outcome: Inference | FormatProblem, probability: float | None) -> float | None:
+def reward_of(outcome: Outcome, probability: float | None) -> float | None:
     """R_jud x R_format of one parsed completion and the judge's probability of the right reply."""
     if isinstance(outcome, FormatProblem):
         return 0.0
     return None if probability is None else float(probability > 0.5)
-
-
-def _format_name(outcome: Inference | FormatProblem) -> str:
-    return outcome.value if isinstance(outcome, FormatProblem) else "well_formed"
-
-
-def _log_components(
-    log_metric: Callable[[str, float], None],
-    parsed: Sequence[Inference | FormatProblem],
-    probabilities: Sequence[float | None],
-) -> None:
-    names = Counter(_format_name(outcome) for outcome in parsed)
-    for name in ("well_formed", *FormatProblem):
-        log_metric(f"format/{name}", names[name] / len(parsed))
-    answered = [probability for probability in probabilities if probability is not None]
-    asked = names["well_formed"]
-    if asked:
-        log_metric("judge/failed_share", 1 - len(answered) / asked)
-    if answered:
-        log_metric("judge/probability_of_chosen", sum(answered) / len(answered))

@@ -19,6 +19,9 @@ TEMPLATE_NAMES = ("inference", "teacher", "judgement", "reply")
 
 _TAG_NAME = re.compile(r"</?([A-Za-z_]\w*)>")
 _STARRED_MARKER = re.compile(r"\*([^*\n]+):\*")
+# How tokenizers write what ends a text or a turn of a chat, beside `<|…|>`: they read it as such
+# wherever it stands.
+_CONTROL_TAGS = {"s", "bos", "eos", "start_of_turn", "end_of_turn"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class PromptSet:
     `<think>`), `teacher.jinja` (the same with the dimensions as guidance), `judgement.jinja` (ends
     where the JSON selection starts) and `reply.jinja` (post and description, ends where the
     response starts). Tags such as `<post>` and markers such as `*Post:*` that stand in any of them
-    are reserved: inside a value their first character is escaped.
+    are reserved, and so are the control tokens of models, such as `<|im_end|>`: inside a value
+    their first character is escaped.
 
     Args:
         folder: a path, or the name of a set that ships (`default`, `compact`).
@@ -112,7 +116,7 @@ class PromptSet:
             self.reply("a", earlier)
 
     def _guard(self, value: object) -> str:
-        """Escape what would read as one of the templates' own tags or markers."""
+        """Escape what would read as a tag or marker of the templates, or as a control token."""
         return self._reserved.sub(_escape_first_character, str(value))
 
 
@@ -123,9 +127,9 @@ def _escape_first_character(match: re.Match[str]) -> str:
 
 def _reserved_pattern(source: str) -> re.Pattern[str]:
     """Match, in a value, anything a reader could take for a tag or marker of these templates."""
-    tags = {"think", "answer"} | set(_TAG_NAME.findall(source))
+    tags = {"think", "answer"} | _CONTROL_TAGS | set(_TAG_NAME.findall(source))
     markers = set(_STARRED_MARKER.findall(source))
-    patterns = [rf"<(?=\s*/?\s*(?:{'|'.join(sorted(map(re.escape, tags)))})\b)"]
+    patterns = [rf"<(?=\s*[|｜]|\s*/?\s*(?:{'|'.join(sorted(map(re.escape, tags)))})\b)"]
     if markers:
         patterns.append(rf"\*(?=\s*(?:{'|'.join(sorted(map(re.escape, markers)))})\s*:)")
     return re.compile("|".join(patterns), re.IGNORECASE)
