@@ -88,7 +88,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         cases,
         described,
         {
-            name: load_judge(path, prompts, judges)
+            name: load_judge(path, prompts, judges, config.seed)
             for name, path in {
                 model.judge_name: judges.model,
                 model.test_judge_name: judges.test_model,

@@ -20,7 +20,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
 
     from alignxplore_trl.data.rounds import round_rows
     from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.launch.models import load_judge
+    from alignxplore_trl.launch.models import load_reward
     from alignxplore_trl.launch.training import (
         adapters,
         callbacks,
@@ -29,9 +29,9 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         trainer_arguments,
     )
     from alignxplore_trl.reporting.charts import training_chart
-    from alignxplore_trl.rewards.judged import JudgedReward
     from alignxplore_trl.text.budget import fit_prompt
     from alignxplore_trl.text.rendering import PromptSet
+    from alignxplore_trl.training.outage import OutageSettings
     from alignxplore_trl.training.streaming import RoundsGRPOTrainer
 
     set_seed(config.seed)
@@ -55,11 +55,11 @@ def main(config: RLConfig, folder: RunFolder) -> None:
 
     # Before GRPOConfig, which tells transformers to shard what is loaded after it under ZeRO-3: the
     # judge is asked by each process alone and has to be whole.
-    judge = load_judge(config.judge.model, prompts, config.judge)
+    reward = load_reward(config, prompts)
     arguments = trainer_arguments(GRPOConfig, config, folder)
     trainer = RoundsGRPOTrainer(
         model=load_policy(config.model, start),
-        reward_funcs=JudgedReward(judge, config.judge.order, config.seed),
+        reward_funcs=reward,
         args=arguments,
         train_dataset=Dataset.from_list([asdict(row) for row in data.rows]),
         processing_class=tokenizer,
@@ -68,6 +68,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         rounds=config.setting.rounds,
         completions_folder=folder.completions,
         completions_every=config.completions_every,
+        outage=OutageSettings(**asdict(config.reward.outage)),
         callbacks=callbacks(folder),
         peft_config=adapters(config.peft),
     )

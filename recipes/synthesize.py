@@ -23,7 +23,7 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     cases = read_split(upstream_folder(config, "prepare"), "cold_start")
     prompts = PromptSet(config.prompts.folder)
     teacher = load_describer(config.model.teacher, prompts, config, asked)
-    judge = load_judge(config.judge.model, prompts, config.judge)
+    judge = load_judge(config.judge.model, prompts, config.judge, config.seed)
     candidates, counts = synthesize(
         teacher,
         judge,

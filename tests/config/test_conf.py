@@ -33,7 +33,7 @@ def recipe_with(group: str) -> str:
 
 def test_the_number_of_files_is_known() -> None:
     assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 7
-    assert len(choices()) == 35
+    assert len(choices()) == 36
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 6
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 2
 
@@ -136,6 +136,9 @@ def test_all_mistakes_in_overrides_come_at_once() -> None:
         ("setting.rounds=true", "setting.rounds: found True, expected a whole number"),
         ("judge.order=any", "judge.order: found 'any', expected one of random, both"),
         ("+judge.colour=red", "judge.colour: no such key"),
+        ("judge.name=telepathic", "judge.name: found 'telepathic', expected one of local"),
+        ("reward.shaping.largest_penalty=1.5", "reward.shaping.largest_penalty: 1.5 found"),
+        ("reward.outage.action=pray", "found 'pray', expected one of wait, abort"),
         ("+data.counts.tset=3", "data.counts: found 'tset', expected one of cold_start, rl"),
         (
             "judge.minimum_label_mass=low",

@@ -136,6 +136,53 @@ def test_a_stage_without_the_one_before_it_says_how_to_make_it(
     assert "make synthesize SEED=3 SETTING=streaming" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [
+            "judge=sampled",
+            f"judge.model={ROOT}/assets/judge",
+            "judge.samples=3",
+            "judge.order=both",
+            "reward.score=probability",
+        ],
+        [
+            "reward.score=margin",
+            "reward.panel=[${model.test_judge}]",
+            "reward.shaping.length_weight=0.1",
+        ],
+    ],
+)
+def test_rl_learns_from_other_rewards(
+    outputs: Path, run: Callable[..., None], choices: list[str]
+) -> None:
+    cold_start = only_run(outputs, "cold_start").name
+    name = "-".join(each.split("=")[0] for each in choices)
+    run("rl", outputs, *RL, *choices, "trainer.max_steps=2", f"run_name={name}",
+        f"upstream.cold_start={cold_start}")  # fmt: skip
+    rows = [row for row in read_metrics(outputs / "rl" / name / "metrics.jsonl") if "reward" in row]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["judge/failed_share"] == 0.0
+        assert row["judge/requests"] > 0
+        assert row["judge/label_mass"] > 0
+        assert row["judge/latency_p95"] >= row["judge/latency_p50"] > 0
+    assert rows[1]["judge/share_of_time"] > 0
+
+
+def test_a_judge_that_does_not_answer_ends_the_run_before_the_batch(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The judges here have random weights: the two letters have next to no probability."""
+    cold_start = only_run(outputs, "cold_start").name
+    with pytest.raises(SystemExit) as exit_info:
+        run("rl", outputs, *RL, "judge.minimum_label_mass=0.99", "run_name=silent",
+            f"upstream.cold_start={cold_start}")  # fmt: skip
+    assert exit_info.value.code == 2
+    assert "this batch was not trained on" in capsys.readouterr().err
+    assert not (outputs / "rl" / "silent" / "summary.json").exists()
+
+
 def test_more_rounds_than_fit_are_refused_before_training(
     outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

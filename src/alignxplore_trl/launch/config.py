@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from alignxplore_trl.data.world import Split
 from alignxplore_trl.launch.compose import did_you_mean
+from alignxplore_trl.rewards.shaping import Shaping
 from alignxplore_trl.run.errors import Problems
 
 T = TypeVar("T")
@@ -62,6 +63,9 @@ class Model:
     max_completion_tokens: int
     generation_batch_size: int
     chat: bool
+    judge_answer_tokens: int
+    judge_answer_start: str
+    judge_answer_end: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """The judge of training, and the one of the test."""
+    """What every judge has: its models, and how it is asked."""
 
-    name: Literal["local"]
     model: str
     test_model: str
     dtype: str
@@ -87,10 +90,50 @@ class JudgeSettings:
 
 
 @dataclass(frozen=True)
-class Reward:
-    """What a rollout is rewarded for."""
+class LocalJudgeSettings(JudgeSettings):
+    """A judge in this process, read at the letter of its answer."""
+
+    name: Literal["local"]
+
+
+@dataclass(frozen=True)
+class SampledJudgeSettings(JudgeSettings):
+    """A judge in this process that writes its answers."""
+
+    name: Literal["sampled"]
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    answer_start: str
+    answer_end: str
+
+
+@dataclass(frozen=True)
+class Outage:
+    """When a batch counts as not judged, and what is done then."""
+
+    share: float
+    action: Literal["wait", "abort"]
+    pause_seconds: float
+    limit_seconds: float
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What every reward has."""
+
+    shaping: Shaping
+    outage: Outage
+
+
+@dataclass(frozen=True)
+class JudgedRewardSettings(RewardSettings):
+    """R_jud."""
 
     name: Literal["judged"]
+    score: Literal["win", "probability", "margin"]
+    panel: list[str]
+    agreement: Literal["mean", "all"]
 
 
 @dataclass(frozen=True)
@@ -220,7 +263,7 @@ class PrepareConfig(RecipeConfig):
 class _ModelRecipeConfig(PrepareConfig):
     model: Model
     prompts: Prompts
-    judge: JudgeSettings
+    judge: LocalJudgeSettings | SampledJudgeSettings
     upstream: dict[str, str | None]
 
 
@@ -247,7 +290,7 @@ class ColdStartConfig(_TrainingConfig):
 class RLConfig(_TrainingConfig):
     """conf/rl.yaml."""
 
-    reward: Reward
+    reward: JudgedRewardSettings
     completions_every: int
 
 
@@ -306,8 +349,7 @@ def _read(kind: Any, value: Any, where: str, problems: Problems) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        kind = next(argument for argument in arguments if argument is not type(None))
-        return _read(kind, value, where, problems)
+        return _read(_chosen(arguments, value), value, where, problems)
     if origin is list and isinstance(value, list):
         places = [f"{where}[{index}]" for index in range(len(value))]
         return [_read(arguments[0], *pair, problems) for pair in zip(value, places, strict=True)]
@@ -328,6 +370,18 @@ def _read(kind: Any, value: Any, where: str, problems: Problems) -> Any:
     return value
 
 
+def _chosen(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The kind of an optional value or, of several dataclasses, the one whose `name` it has."""
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    name = value.get("name") if isinstance(value, Mapping) else None
+    named = [kind for kind in kinds if is_dataclass(kind) and name in _names(kind)]
+    return [*named, *kinds][0]
+
+
+def _names(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(typing.get_type_hints(kind).get("name"))
+
+
 def _read_dataclass(kind: Any, value: Any, where: str, problems: Problems) -> Any:
     if not isinstance(value, Mapping):
         problems.add(f"{where}: found {value!r}, expected keys and values")
@@ -343,7 +397,13 @@ def _read_dataclass(kind: Any, value: Any, where: str, problems: Problems) -> An
             problems.add(f"{prefix}{name}: found nothing, expected {_type_in_words(hints[name])}")
     known = [name for name in names if name in value]
     read = {name: _read(hints[name], value[name], f"{prefix}{name}", problems) for name in known}
-    return kind(**read) if len(read) == len(names) else None
+    if len(read) != len(names):
+        return None
+    try:
+        return kind(**read)
+    except ValueError as error:  # What the dataclass itself refuses: `<field>: <what is wrong>`.
+        problems.add(f"{prefix}{error}")
+        return None
 
 
 def _type_in_words(kind: Any) -> str:

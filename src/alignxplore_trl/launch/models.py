@@ -4,20 +4,47 @@ from __future__ import annotations
 
 from accelerate import PartialState
 
+from alignxplore_trl.data.world import OPPOSITE
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
 from alignxplore_trl.judging.local import LocalJudge
+from alignxplore_trl.judging.panel import Panel
+from alignxplore_trl.judging.protocol import Judge
+from alignxplore_trl.judging.sampled import LocalAnswerWriter, SampledJudge
 from alignxplore_trl.launch.config import (
     EvaluateConfig,
     Evaluation,
     JudgeSettings,
+    RLConfig,
+    SampledJudgeSettings,
     Synthesis,
     SynthesizeConfig,
 )
+from alignxplore_trl.rewards.described import DescriptionReward
+from alignxplore_trl.rewards.judged import JudgedReward
 from alignxplore_trl.text.rendering import PromptSet
 
 
-def load_judge(source: str, prompts: PromptSet, settings: JudgeSettings) -> LocalJudge:
+def load_judge(source: str, prompts: PromptSet, settings: JudgeSettings, seed: int) -> Judge:
     """A judge from a folder or by its name on the Hub, on this process's device."""
+    if isinstance(settings, SampledJudgeSettings):
+        writer = LocalAnswerWriter.from_folder(
+            source,
+            dtype=settings.dtype,
+            device=PartialState().device,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            max_batch_tokens=settings.max_batch_tokens,
+            seed=seed,
+            chat=settings.chat,
+            answer_start=settings.answer_start,
+            answer_end=settings.answer_end,
+        )
+        return SampledJudge(
+            writer,
+            prompts,
+            samples=settings.samples,
+            minimum_label_mass=settings.minimum_label_mass,
+        )
     return LocalJudge.from_folder(
         source,
         prompts,
@@ -26,6 +53,23 @@ def load_judge(source: str, prompts: PromptSet, settings: JudgeSettings) -> Loca
         max_batch_tokens=settings.max_batch_tokens,
         minimum_label_mass=settings.minimum_label_mass,
         chat=settings.chat,
+    )
+
+
+def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
+    """The reward that the configuration asks for, with the models it asks."""
+    settings = config.reward
+    judges = [
+        load_judge(source, prompts, config.judge, config.seed)
+        for source in (config.judge.model, *settings.panel)
+    ]
+    return JudgedReward(
+        judges[0] if len(judges) == 1 else Panel(judges, settings.agreement),
+        config.judge.order,
+        config.seed,
+        score=settings.score,
+        shaping=settings.shaping,
+        opposites=OPPOSITE if config.data.name == "world" else None,
     )
 
 

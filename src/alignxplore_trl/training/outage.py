@@ -109,7 +109,7 @@ def answered_rewards(
             raise UserError(
                 f"judge: {told}, after {waited:.0f} s; this batch was not trained on. See that the "
                 "judge answers, and give the same command again: it goes on from the last "
-                "checkpoint, which lies before this batch. judge.outage says when to wait"
+                "checkpoint, which lies before this batch. reward.outage says when to wait"
             )
         logger.warning(f"{told}; asking again in {settings.pause_seconds:g} s")
         sleep(settings.pause_seconds)
