@@ -136,38 +136,38 @@ def test_a_stage_without_the_one_before_it_says_how_to_make_it(
     assert "make synthesize SEED=3 SETTING=streaming" in capsys.readouterr().err
 
 
+SHIPPED_JUDGE = ROOT / "assets" / "judge"
+
+
 @pytest.mark.parametrize(
     "choices",
     [
-        [
-            "judge=sampled",
-            f"judge.model={ROOT}/assets/judge",
-            "judge.samples=3",
-            "judge.order=both",
-            "reward.score=probability",
-        ],
-        [
-            "reward.score=margin",
-            "reward.panel=[${model.test_judge}]",
-            "reward.shaping.length_weight=0.1",
-        ],
+        ["judge=sampled", f"judge.model={SHIPPED_JUDGE}", "judge.samples=3", "judge.order=both"],
+        [f"reward.panel=[{SHIPPED_JUDGE}]", "reward.score=margin", "judge.layout=description_last"],
+        ["reward=generated", "reward.shaping.length_weight=0.1"],
+        ["reward=log_probability", "reward.aggregation=mean"],
     ],
+    ids=lambda choices: choices[0].split("=[")[0],
 )
 def test_rl_learns_from_other_rewards(
     outputs: Path, run: Callable[..., None], choices: list[str]
 ) -> None:
     cold_start = only_run(outputs, "cold_start").name
-    name = "-".join(each.split("=")[0] for each in choices)
+    name = choices[0].split("=[")[0].replace("=", "-")
     run("rl", outputs, *RL, *choices, "trainer.max_steps=2", f"run_name={name}",
         f"upstream.cold_start={cold_start}")  # fmt: skip
-    rows = [row for row in read_metrics(outputs / "rl" / name / "metrics.jsonl") if "reward" in row]
+    folder = outputs / "rl" / name
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "reward" in row]
     assert len(rows) == 2
+    asked = "judge" if choices[0].startswith(("judge", "reward.panel")) else "generator"
     for row in rows:
-        assert row["judge/failed_share"] == 0.0
-        assert row["judge/requests"] > 0
-        assert row["judge/label_mass"] > 0
-        assert row["judge/latency_p95"] >= row["judge/latency_p50"] > 0
-    assert rows[1]["judge/share_of_time"] > 0
+        assert row[f"{asked}/failed_share"] == 0.0
+        assert row["completions/unscored"] == 0.0
+    judged = [row for row in rows if row["judge/requests"] > 0]
+    assert judged, "no completion was well-formed in two steps"
+    assert all(row["judge/latency_p95"] >= row["judge/latency_p50"] > 0 for row in judged)
+    assert rows[1]["judge/share_of_time"] >= 0
+    assert (outputs / "generator_cache.sqlite").exists() or "reward=generated" not in choices
 
 
 def test_a_judge_that_does_not_answer_ends_the_run_before_the_batch(

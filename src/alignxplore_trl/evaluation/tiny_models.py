@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignxplore_trl.data.world import OPPOSITE, describe, stated_poles
 from alignxplore_trl.inference.describing import Describer, SamplingSettings, describe_cases
-from alignxplore_trl.judging.generator import Continuation, response_log_probabilities
+from alignxplore_trl.judging.generator import Continuation, LocalGenerator
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preference_probabilities
 from alignxplore_trl.signals import PreferenceCase
@@ -65,16 +65,21 @@ def generation_accuracy(
     prompts: PromptSet,
     cases: Sequence[PreferenceCase],
 ) -> float:
-    """ACC_gen of the true descriptions: the mean of R_gen (METHOD: Rewards)."""
+    """ACC_gen of the true descriptions: the mean of R_gen over the cases that are answered."""
     rows = [
         Continuation(case.target.post, description, response)
         for case in cases
         for response in (case.target.chosen, case.target.rejected)
         for description in (case.description, None)
     ]
-    scores = iter(response_log_probabilities(model, tokenizer, prompts, rows, batch_size=256))
-    gains = [next(scores) - next(scores) for _ in range(2 * len(cases))]
-    wins = [chosen > rejected for chosen, rejected in zip(gains[::2], gains[1::2], strict=True)]
+    generator = LocalGenerator(model, tokenizer, prompts, max_batch_tokens=16384)
+    answers = iter(generator.log_probabilities(rows))
+    wins = []
+    for scores in zip(answers, answers, answers, answers, strict=True):
+        sums = [sum(score) for score in scores if score is not None]
+        if len(sums) == len(scores):
+            chosen, chosen_alone, rejected, rejected_alone = sums
+            wins.append(chosen - chosen_alone > rejected - rejected_alone)
     return sum(wins) / len(wins)
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignxplore_trl.judging.measurements import Measurements
+from alignxplore_trl.judging.prefixes import (
+    PrefixSharingModel,
+    Reading,
+    TokenIds,
+    common_prefix,
+    load_model,
+)
 from alignxplore_trl.text.rendering import PromptSet
 
 
@@ -37,43 +46,103 @@ class Generator(Protocol):
         ...
 
 
-def response_log_probabilities(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: PromptSet,
-    rows: Sequence[Continuation],
-    batch_size: int,
-) -> list[float]:
-    """log p(response | post, description), in nats: the sum over the response's own tokens.
+class LocalGenerator:
+    """Reads log p(response | post, description), token by token, from forward passes.
 
-    Source: METHOD, Rewards, R_gen. Prompt and response are tokenized apart, so that the tokens
-    scored are the response's own whatever stands before it.
+    Source: METHOD, Rewards, R_gen. Prompt and response are tokenized apart and their token ids
+    joined, so that the tokens scored are the response's own whatever stands before it. Rows with
+    the same post and description share the keys and values of their prompt, and logits are computed
+    at the positions of the response only.
+
+    Args:
+        model: a causal language model, used without gradients.
+        tokenizer: its tokenizer.
+        prompts: the templates; the reply template is used.
+        max_batch_tokens: slots of a forward pass, those of shared prompts and padding included; one
+            row may exceed it. The logits of a pass have up to this many rows of vocabulary size.
     """
-    totals: list[float] = []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        heads = tokenizer([prompts.reply(row.post, row.description) for row in batch])["input_ids"]
-        tails = tokenizer([f" {row.response}" for row in batch], add_special_tokens=False)
-        pairs = list(zip(heads, tails["input_ids"], strict=True))
-        totals += _sums(model, pairs)
-    return totals
 
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: PromptSet,
+        *,
+        max_batch_tokens: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self._model = PrefixSharingModel(model, max_batch_tokens)
+        self._prefixes = [
+            common_prefix(lambda value: self._prompts_ids([prompts.reply(value, value)])[0]),
+            common_prefix(lambda value: self._prompts_ids([prompts.reply(value, None)])[0]),
+        ]
+        self._measurements = Measurements()
 
-@torch.inference_mode()
-def _sums(model: PreTrainedModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-    """Sums of the second parts' token log-probabilities; rows are padded on the right."""
-    length = max(len(head) + len(tail) for head, tail in pairs)
-    ids = torch.zeros(len(pairs), length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    scored = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (head, tail) in enumerate(pairs):
-        end = len(head) + len(tail)
-        ids[row, :end] = torch.tensor(head + tail)
-        mask[row, :end] = 1
-        scored[row, len(head) : end] = True
-    device = model.device
-    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-    log_probabilities = logits[:, :-1].float().log_softmax(-1).cpu()
-    of_tokens = log_probabilities.gather(2, ids[:, 1:, None])[..., 0]
-    sums: list[float] = (of_tokens * scored[:, 1:]).sum(1).tolist()
-    return sums
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        prompts: PromptSet,
+        *,
+        dtype: str,
+        device: torch.device | str = "cpu",
+        max_batch_tokens: int,
+        attn_implementation: str | None = None,
+    ) -> LocalGenerator:
+        """Load a generator and its tokenizer from a folder or the name of a model."""
+        return cls(
+            load_model(folder, dtype=dtype, device=device, attn_implementation=attn_implementation),
+            AutoTokenizer.from_pretrained(folder),
+            prompts,
+            max_batch_tokens=max_batch_tokens,
+        )
+
+    def log_probabilities(self, rows: Sequence[Continuation]) -> list[tuple[float, ...] | None]:
+        """log p of each of the response's own tokens, in nats; equal rows are read once.
+
+        `None` where prompt and response together are longer than the model's context.
+        """
+        started = time.perf_counter()
+        distinct = list(dict.fromkeys(rows))
+        found = dict(zip(distinct, self._read(distinct), strict=True))
+        answers = [found[row] for row in rows]
+        too_long = answers.count(None)
+        self._measurements += Measurements(
+            seconds=time.perf_counter() - started,
+            questions=len(rows),
+            lookups=len(rows),
+            hits=len(rows) - len(distinct),
+            unanswered={"too_long": too_long} if too_long else {},
+        )
+        return answers
+
+    def take_measurements(self) -> Measurements:
+        """What happened since this was last called; starts to count anew."""
+        taken, self._measurements = self._measurements, Measurements()
+        return taken
+
+    def _read(self, rows: Sequence[Continuation]) -> list[tuple[float, ...] | None]:
+        if not rows:
+            return []
+        heads = self._prompts_ids([self.prompts.reply(row.post, row.description) for row in rows])
+        tails = self.tokenizer([f" {row.response}" for row in rows], add_special_tokens=False)
+        readings = [
+            Reading((*head, *tail[:-1]), tuple((token,) for token in tail))
+            for head, tail in zip(heads, tails["input_ids"], strict=True)
+        ]
+        fitting = [
+            number
+            for number, own in enumerate(readings)
+            if own.targets and len(own.ids) <= self._model.context
+        ]
+        answers = self._model.log_probabilities(
+            [readings[number] for number in fitting], self._prefixes, self._measurements
+        )
+        found: list[tuple[float, ...] | None] = [None if own.targets else () for own in readings]
+        for number, answer in zip(fitting, answers, strict=True):
+            found[number] = tuple(value for (value,) in answer)
+        return found
+
+    def _prompts_ids(self, prompts: Sequence[str]) -> list[TokenIds]:
+        return [tuple(ids) for ids in self.tokenizer(list(prompts))["input_ids"]]

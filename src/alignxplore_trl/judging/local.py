@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignxplore_trl.judging.measurements import Measurements
+from alignxplore_trl.judging.prefixes import (
+    PrefixSharingModel,
+    Reading,
+    common_prefix,
+    load_model,
+)
 from alignxplore_trl.judging.protocol import Verdict
-from alignxplore_trl.text.rendering import PromptSet, Question
+from alignxplore_trl.text.rendering import Layout, PromptSet, Question
 
 _SELECTION = '{{"selection": "Response {letter}"}}'
 
@@ -25,14 +29,22 @@ class LocalJudge:
 
     The judge's answer `{"selection": "Response A"}` is teacher-forced up to the letter. Which
     tokens the letters are, and where the answers part, is found in the judge's own tokenizer.
+    What questions begin with alike is computed once: the instructions once for all calls, and a
+    description and post, or a post and its replies, once per call.
 
     Args:
         model: a causal language model, used without gradients.
         tokenizer: its tokenizer.
-        prompts: the templates; the judgement template is used.
-        max_batch_tokens: tokens of a forward pass, padding included; one question may exceed it.
+        prompts: the templates; the judgement template of the layout is used.
+        max_batch_tokens: slots of a forward pass, those of shared prefixes and padding included;
+            one question may exceed it.
         minimum_label_mass: a verdict with less probability on the two letters together is `None`.
         chat: send the prompt as a user's message through the tokenizer's chat template.
+        layout: where the description stands. Last lets the rollouts of a case share post and
+            replies; whether a judge reads it as well has to be measured.
+
+    Raises:
+        UserError: the prompts have no template of this layout.
     """
 
     def __init__(
@@ -44,13 +56,18 @@ class LocalJudge:
         max_batch_tokens: int,
         minimum_label_mass: float = 0.5,
         chat: bool = False,
+        layout: Layout = "description_first",
     ) -> None:
-        self.model = model.eval()
         self.tokenizer = tokenizer
         self.prompts = prompts
-        self.max_batch_tokens = max_batch_tokens
         self.minimum_label_mass = minimum_label_mass
         self.chat = chat
+        self.layout = layout
+        self._model = PrefixSharingModel(model, max_batch_tokens)
+        self._instructions = [
+            common_prefix(lambda text: self._read([Question(text, text, text, text)])[0].ids),
+            common_prefix(lambda text: self._read([Question(text, None, text, text)])[0].ids),
+        ]
         self._measurements = Measurements()
 
     @classmethod
@@ -64,49 +81,83 @@ class LocalJudge:
         max_batch_tokens: int,
         minimum_label_mass: float = 0.5,
         chat: bool = False,
+        layout: Layout = "description_first",
+        attn_implementation: str | None = None,
     ) -> LocalJudge:
-        """Load a judge and its tokenizer from a folder or the name of a model."""
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
+        """Load a judge and its tokenizer from a folder or the name of a model.
+
+        `attn_implementation` is a name that transformers knows; by default flash attention where it
+        is installed and the numbers have 16 bits, and PyTorch's own attention elsewhere.
+        """
         return cls(
-            model,
+            load_model(folder, dtype=dtype, device=device, attn_implementation=attn_implementation),
             AutoTokenizer.from_pretrained(folder),
             prompts,
             max_batch_tokens=max_batch_tokens,
             minimum_label_mass=minimum_label_mass,
             chat=chat,
+            layout=layout,
         )
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Answer each question; equal questions are asked once.
 
-        `None` where the question is longer than the model's context or the two letters together
-        have less than the minimum label mass.
+        `None` where the question is longer than the model's context ("too_long") or the two letters
+        together have less than the minimum label mass ("label_mass").
         """
+        started = time.perf_counter()
         distinct = list(dict.fromkeys(questions))
-        verdicts = dict(zip(distinct, self._judge_distinct(distinct), strict=True))
-        return [verdicts[question] for question in questions]
+        found = dict(zip(distinct, self._judge_distinct(distinct), strict=True))
+        answers = [found[question] for question in questions]
+        verdicts = [answer for answer in answers if isinstance(answer, Verdict)]
+        self._measurements += Measurements(
+            seconds=time.perf_counter() - started,
+            questions=len(questions),
+            lookups=len(questions),
+            hits=len(questions) - len(distinct),
+            unanswered=dict(Counter(answer for answer in answers if isinstance(answer, str))),
+            label_masses=[verdict.label_mass for verdict in verdicts],
+            probabilities_a=[verdict.probability_a for verdict in verdicts],
+        )
+        return [answer if isinstance(answer, Verdict) else None for answer in answers]
 
     def take_measurements(self) -> Measurements:
         """What happened since this was last called; starts to count anew."""
         taken, self._measurements = self._measurements, Measurements()
         return taken
 
-    def _judge_distinct(self, questions: Sequence[Question]) -> list[Verdict | None]:
+    def _judge_distinct(self, questions: Sequence[Question]) -> list[Verdict | str]:
+        """Verdicts, or the reasons why there are none."""
         if not questions:
             return []
-        encoded = self._encode([self._prompt(question) for question in questions])
-        verdicts: list[Verdict | None] = [None] * len(questions)
-        for batch in self._batches([ids for ids, _, _ in encoded]):
-            probabilities = self._next_token_probabilities([encoded[i][0] for i in batch])
-            for row, index in enumerate(batch):
-                _, letter_a, letter_b = encoded[index]
-                verdicts[index] = self._verdict(
-                    probabilities[row, letter_a].item(), probabilities[row, letter_b].item()
-                )
-        return verdicts
+        readings = self._read(questions)
+        fitting = [n for n, own in enumerate(readings) if len(own.ids) <= self._model.context]
+        answers = self._model.log_probabilities(
+            [readings[number] for number in fitting], self._instructions, self._measurements
+        )
+        found: list[Verdict | str] = ["too_long"] * len(questions)
+        for number, [(letter_a, letter_b)] in zip(fitting, answers, strict=True):
+            found[number] = self._verdict(math.exp(letter_a), math.exp(letter_b))
+        return found
+
+    def _read(self, questions: Sequence[Question]) -> list[Reading]:
+        """Token ids up to where the two answers part, and the tokens with which they go on."""
+        prompts = [self._prompt(question) for question in questions]
+        answers = [
+            self.tokenizer(
+                [prompt + _SELECTION.format(letter=letter) for prompt in prompts],
+                add_special_tokens=not self.chat,
+            )["input_ids"]
+            for letter in "AB"
+        ]
+        readings = []
+        for with_a, with_b in zip(*answers, strict=True):
+            part = next(i for i, (a, b) in enumerate(zip(with_a, with_b, strict=False)) if a != b)
+            readings.append(Reading(tuple(with_a[:part]), ((with_a[part], with_b[part]),)))
+        return readings
 
     def _prompt(self, question: Question) -> str:
-        prompt = self.prompts.judgement(question)
+        prompt = self.prompts.judgement(question, self.layout)
         if not self.chat:
             return prompt
         message = [{"role": "user", "content": prompt}]
@@ -116,57 +167,8 @@ class LocalJudge:
         assert isinstance(rendered, str)
         return rendered
 
-    def _encode(self, prompts: Sequence[str]) -> list[tuple[list[int], int, int]]:
-        """Token ids up to where the two answers part, and the tokens with which they go on."""
-        answers = [
-            self.tokenizer(
-                [prompt + _SELECTION.format(letter=letter) for prompt in prompts],
-                add_special_tokens=not self.chat,
-            )["input_ids"]
-            for letter in "AB"
-        ]
-        encoded = []
-        for with_a, with_b in zip(*answers, strict=True):
-            part = next(i for i, (a, b) in enumerate(zip(with_a, with_b, strict=False)) if a != b)
-            encoded.append((with_a[:part], with_a[part], with_b[part]))
-        return encoded
-
-    def _batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
-        """Indices of rows of similar length that fit a batch, without rows over the context."""
-        context = self.model.config.max_position_embeddings
-        batch: list[int] = []
-        for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
-            length = len(rows[index])
-            if length > context:
-                break
-            if batch and length * (len(batch) + 1) > self.max_batch_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
-
-    @torch.inference_mode()
-    def _next_token_probabilities(self, rows: Sequence[list[int]]) -> torch.Tensor:
-        """Next-token probabilities, float32 of shape (rows, vocabulary), padded on the left."""
-        length = max(map(len, rows))
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(rows):
-            ids[row, length - len(tokens) :] = torch.tensor(tokens)
-            mask[row, length - len(tokens) :] = 1
-        device = self.model.device
-        logits: torch.Tensor = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
-            use_cache=False,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1].float().softmax(-1).cpu()
-
-    def _verdict(self, probability_a: float, probability_b: float) -> Verdict | None:
+    def _verdict(self, probability_a: float, probability_b: float) -> Verdict | str:
         mass = probability_a + probability_b
         if not mass >= self.minimum_label_mass:
-            return None
+            return "label_mass"
         return Verdict(probability_a / mass, mass)

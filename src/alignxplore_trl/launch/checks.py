@@ -12,6 +12,7 @@ from alignxplore_trl.launch.config import (
     ColdStartConfig,
     Data,
     EvaluateConfig,
+    JudgedRewardSettings,
     PrepareConfig,
     RecipeConfig,
     RLConfig,
@@ -34,7 +35,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         check_model_folder("model.backbone", config.model.backbone, problems)
         _check_no_trl_evaluation(config.trainer, problems)
     if isinstance(config, RLConfig):
-        check_model_folder("judge.model", config.judge.model, problems)
+        _check_reward(config, problems)
         _check_no_trl_evaluation(config.trainer, problems)
         if not any(problem.startswith("trainer.") for problem in problems.found):
             _check_generation_batch(config, problems)
@@ -108,6 +109,16 @@ def check_model_folder(key: str, name: str, problems: Problems) -> None:
         missing.append("tokenizer (tokenizer.json)")
     if missing:
         problems.add(f"{key}: {name} has no {', no '.join(missing)}; save it there")
+
+
+def _check_reward(config: RLConfig, problems: Problems) -> None:
+    """The models that the reward asks are there."""
+    if isinstance(config.reward, JudgedRewardSettings):
+        check_model_folder("judge.model", config.judge.model, problems)
+        for number, name in enumerate(config.reward.panel):
+            check_model_folder(f"reward.panel[{number}]", name, problems)
+    else:
+        check_model_folder("reward.generator", config.reward.generator, problems)
 
 
 def _check_writer(role: str, config: SynthesizeConfig | EvaluateConfig, problems: Problems) -> None:

@@ -94,6 +94,7 @@ class LocalJudgeSettings(JudgeSettings):
     """A judge in this process, read at the letter of its answer."""
 
     name: Literal["local"]
+    layout: Literal["description_first", "description_last"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,32 @@ class JudgedRewardSettings(RewardSettings):
     score: Literal["win", "probability", "margin"]
     panel: list[str]
     agreement: Literal["mean", "all"]
+
+
+@dataclass(frozen=True)
+class GeneratorRewardSettings(RewardSettings):
+    """What rewards have that ask a generator how probable the replies are."""
+
+    generator: str
+    max_batch_tokens: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class GeneratedRewardSettings(GeneratorRewardSettings):
+    """R_gen."""
+
+    name: Literal["generated"]
+    aggregation: Literal["sum", "mean", "mean_probability"]
+    cache: str
+
+
+@dataclass(frozen=True)
+class LogProbabilityRewardSettings(GeneratorRewardSettings):
+    """The raw log-probability reward."""
+
+    name: Literal["log_probability"]
+    aggregation: Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -290,7 +317,7 @@ class ColdStartConfig(_TrainingConfig):
 class RLConfig(_TrainingConfig):
     """conf/rl.yaml."""
 
-    reward: JudgedRewardSettings
+    reward: JudgedRewardSettings | GeneratedRewardSettings | LogProbabilityRewardSettings
     completions_every: int
 
 

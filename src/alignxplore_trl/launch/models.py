@@ -6,6 +6,8 @@ from accelerate import PartialState
 
 from alignxplore_trl.data.world import OPPOSITE
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
+from alignxplore_trl.judging.generator import LocalGenerator
+from alignxplore_trl.judging.generator_cache import CachedGenerator, identity_of
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.panel import Panel
 from alignxplore_trl.judging.protocol import Judge
@@ -13,18 +15,24 @@ from alignxplore_trl.judging.sampled import LocalAnswerWriter, SampledJudge
 from alignxplore_trl.launch.config import (
     EvaluateConfig,
     Evaluation,
-    JudgeSettings,
+    JudgedRewardSettings,
+    LocalJudgeSettings,
+    LogProbabilityRewardSettings,
     RLConfig,
     SampledJudgeSettings,
     Synthesis,
     SynthesizeConfig,
 )
 from alignxplore_trl.rewards.described import DescriptionReward
+from alignxplore_trl.rewards.generated import GeneratedReward
 from alignxplore_trl.rewards.judged import JudgedReward
+from alignxplore_trl.rewards.log_probability import LogProbabilityReward
 from alignxplore_trl.text.rendering import PromptSet
 
 
-def load_judge(source: str, prompts: PromptSet, settings: JudgeSettings, seed: int) -> Judge:
+def load_judge(
+    source: str, prompts: PromptSet, settings: LocalJudgeSettings | SampledJudgeSettings, seed: int
+) -> Judge:
     """A judge from a folder or by its name on the Hub, on this process's device."""
     if isinstance(settings, SampledJudgeSettings):
         writer = LocalAnswerWriter.from_folder(
@@ -53,23 +61,49 @@ def load_judge(source: str, prompts: PromptSet, settings: JudgeSettings, seed: i
         max_batch_tokens=settings.max_batch_tokens,
         minimum_label_mass=settings.minimum_label_mass,
         chat=settings.chat,
+        layout=settings.layout,
     )
 
 
 def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
     """The reward that the configuration asks for, with the models it asks."""
     settings = config.reward
-    judges = [
-        load_judge(source, prompts, config.judge, config.seed)
-        for source in (config.judge.model, *settings.panel)
-    ]
-    return JudgedReward(
-        judges[0] if len(judges) == 1 else Panel(judges, settings.agreement),
-        config.judge.order,
-        config.seed,
-        score=settings.score,
+    opposites = OPPOSITE if config.data.name == "world" else None
+    if isinstance(settings, JudgedRewardSettings):
+        judges = [
+            load_judge(source, prompts, config.judge, config.seed)
+            for source in (config.judge.model, *settings.panel)
+        ]
+        return JudgedReward(
+            judges[0] if len(judges) == 1 else Panel(judges, settings.agreement),
+            config.judge.order,
+            config.seed,
+            score=settings.score,
+            shaping=settings.shaping,
+            opposites=opposites,
+        )
+    generator = LocalGenerator.from_folder(
+        settings.generator,
+        prompts,
+        dtype=config.judge.dtype,
+        device=PartialState().device,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+    if isinstance(settings, LogProbabilityRewardSettings):
+        return LogProbabilityReward(
+            generator,
+            aggregation=settings.aggregation,
+            margin=settings.margin,
+            shaping=settings.shaping,
+            opposites=opposites,
+        )
+    identity = identity_of(settings.generator, dtype=config.judge.dtype)
+    return GeneratedReward(
+        CachedGenerator(generator, prompts, settings.cache, identity=identity),
+        aggregation=settings.aggregation,
+        margin=settings.margin,
         shaping=settings.shaping,
-        opposites=OPPOSITE if config.data.name == "world" else None,
+        opposites=opposites,
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -16,6 +17,14 @@ from alignxplore_trl.text.parsing import DESCRIPTION_PLACEHOLDER, REASONING_PLAC
 
 SHIPPED_PROMPTS = Path(__file__).parent / "prompts"
 TEMPLATE_NAMES = ("inference", "teacher", "judgement", "reply")
+
+# Where the description stands in a judge's prompt. First: before what it is to be compared with.
+# Last: the rollouts of a case then share all that comes before it, which is quicker to read.
+Layout = Literal["description_first", "description_last"]
+_JUDGEMENTS: dict[Layout, str] = {
+    "description_first": "judgement",
+    "description_last": "judgement_description_last",
+}
 
 _TAG_NAME = re.compile(r"</?([A-Za-z_]\w*)>")
 _STARRED_MARKER = re.compile(r"\*([^*\n]+):\*")
@@ -43,9 +52,10 @@ class PromptSet:
     A folder holds `inference.jinja` (signals and the earlier description, ends by opening
     `<think>`), `teacher.jinja` (the same with the dimensions as guidance), `judgement.jinja` (ends
     where the JSON selection starts) and `reply.jinja` (post and description, ends where the
-    response starts). Tags such as `<post>` and markers such as `*Post:*` that stand in any of them
-    are reserved, and so are the control tokens of models, such as `<|im_end|>`: inside a value
-    their first character is escaped.
+    response starts). `judgement_description_last.jinja`, the judgement in which the description
+    comes after post and responses, is needed by judges of that layout only. Tags such as `<post>`
+    and markers such as `*Post:*` that stand in any of them are reserved, and so are the control
+    tokens of models, such as `<|im_end|>`: inside a value their first character is escaped.
 
     Args:
         folder: a path, or the name of a set that ships (`default`, `compact`).
@@ -71,7 +81,9 @@ class PromptSet:
         environment.globals["description_placeholder"] = DESCRIPTION_PLACEHOLDER
         try:
             self._templates = {
-                name: environment.get_template(f"{name}.jinja") for name in TEMPLATE_NAMES
+                name: environment.get_template(f"{name}.jinja")
+                for name in (*TEMPLATE_NAMES, _JUDGEMENTS["description_last"])
+                if (self.folder / f"{name}.jinja").is_file()
             }
             self._render_each_once()
         except TemplateError as error:
@@ -93,9 +105,19 @@ class PromptSet:
             dimensions=list(dimensions),
         )
 
-    def judgement(self, question: Question) -> str:
-        """The judge's prompt, up to where its JSON selection starts."""
-        return self._templates["judgement"].render(
+    def judgement(self, question: Question, layout: Layout = "description_first") -> str:
+        """The judge's prompt, up to where its JSON selection starts.
+
+        Raises:
+            UserError: the set has no template of this layout.
+        """
+        name = _JUDGEMENTS[layout]
+        if name not in self._templates:
+            raise UserError(
+                f"prompts.folder: {self.folder} has no {name}.jinja, which a judge with layout "
+                f"{layout} is asked with; add it, or choose layout description_first"
+            )
+        return self._templates[name].render(
             post=question.post,
             description=question.description,
             response_a=question.response_a,
@@ -112,7 +134,9 @@ class PromptSet:
         for earlier in ("a", None):
             self.inference(signals, earlier)
             self.teacher(signals, earlier, ["a"])
-            self.judgement(Question("a", earlier, "b", "c"))
+            for layout, name in _JUDGEMENTS.items():
+                if name in self._templates:
+                    self.judgement(Question("a", earlier, "b", "c"), layout)
             self.reply("a", earlier)
 
     def _guard(self, value: object) -> str:
