@@ -11,9 +11,9 @@ SIGNALS ?=
 DATA ?=
 ## DATA_PATH  the file of the rows, where DATA isn't world
 DATA_PATH ?=
-## REWARD     judged                                                      [judged]
+## REWARD     judged, generated or log_probability                        [judged]
 REWARD ?=
-## JUDGE      local                                                       [local]
+## JUDGE      local or sampled                                            [local]
 JUDGE ?=
 ## LAUNCH     cpu, cpu2, gpu1, ddp, zero2 or zero3                        [what SCALE says]
 LAUNCH ?= $(LAUNCH_OF_$(SCALE))
