@@ -134,6 +134,8 @@ test-slow: $(VENV)/stamp ## Several processes, kills and resumes, full steps
 	$(PYTHON) -m pytest -m slow
 
 benchmark: $(VENV)/stamp ## NAME=…: one of benchmarks/; its last line is one JSON object
+	$(if $(wildcard benchmarks/$(NAME).py),,$(error NAME=$(NAME): no such benchmark; benchmarks/ has: \
+		$(basename $(notdir $(wildcard benchmarks/*.py)))))
 	$(PYTHON) benchmarks/$(NAME).py
 
 clean: ## Delete caches; outputs/ and .venv stay

@@ -55,6 +55,43 @@ def test_all_mistakes_are_answered_at_once_with_status_2(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_unknown_keys_and_wrong_values_are_answered_together(tmp_path: Path) -> None:
+    done = recipe("rl", "foo=1", "setting=stream", "setting.signals=four", "model.judge=/nowhere",
+                  f"paths.outputs={tmp_path}")  # fmt: skip
+    assert done.returncode == 2
+    assert "foo: the rl recipe has no such key" in done.stderr
+    assert "setting=stream: no such choice; did you mean streaming?" in done.stderr
+    assert "setting.signals: found 'four', expected a whole number" in done.stderr
+    assert "upstream.cold_start: the run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trainer.lerning_rate=1.0", "did you mean learning_rate"),
+        ("trainer.num_generations=3", "not a multiple of 3 rollouts per prompt"),
+        ("trainer.max_completion_length=3000", "expected at most"),
+        ("data.counts.rl=3", "with fewer there would be no step at all"),
+        ("model.backbone=/nowhere/model", "model.backbone: found no folder"),
+        ("model.teacher=/nowhere/model", "model.teacher: found no folder"),
+    ],
+)
+def test_the_first_stage_of_a_chain_answers_for_all(
+    tmp_path: Path, override: str, told: str
+) -> None:
+    done = recipe("prepare", "--for", "rl", override, f"paths.outputs={tmp_path}")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "upstream" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_does_not_answer_for_those_before_it(tmp_path: Path) -> None:
+    done = recipe("rl", "model.teacher=/nowhere/model", f"paths.outputs={tmp_path}")
+    assert "model.teacher: found" not in done.stderr
+
+
 def test_a_mistake_is_found_without_importing_torch() -> None:
     program = (
         "import runpy, sys\n"

@@ -39,6 +39,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_no_trl_evaluation(config.trainer, problems)
         if not any(problem.startswith("trainer.") for problem in problems.found):
             _check_generation_batch(config, problems)
+            _check_sizes(config, problems)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config, problems)
 
@@ -160,7 +161,7 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
         world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
         for problem in check_world(world):
             problems.add(problem)
-    elif data.path is None or data.path == "???" or not Path(data.path).exists():
+    elif data.path is None or data.path == "???" or not Path(data.path).is_file():
         problems.add(
             f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "
             "make … DATA_PATH=<path>, or data.path=<path>"
@@ -209,6 +210,17 @@ def _check_generation_batch(config: RLConfig, problems: Problems) -> None:
             f"trainer.num_iterations: {trainer['num_iterations']} found, expected 1 in the "
             "streaming setting: a round is trained on once, then its descriptions are drawn"
         )
+
+
+def _check_sizes(config: RLConfig, problems: Problems) -> None:
+    """What can be told before there are data and a cold start; both are checked again then."""
+    limit, prompt = config.trainer["max_completion_length"], config.prompts.max_prompt_tokens
+    problems.found += check_room(
+        "trainer.max_completion_length", limit, prompt, config.model.backbone
+    )
+    count = config.data.counts["rl"]
+    if config.data.name == "world" and count > 0:
+        problems.found += check_rows(config, count * config.setting.rounds)
 
 
 def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.run.errors import UserError
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -66,40 +66,61 @@ def _compose(recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     except OverrideParseException as error:
         raise UserError(f"{error.override!r} is not a Hydra override: {error.message}") from error
     except (HydraException, MissingConfigException, OmegaConfBaseException) as error:
-        raise UserError(_in_words(recipe, overrides, error)) from error
+        refused = list(_refused(recipe, overrides).values())
+        raise UserError(refused or _in_hydras_words(recipe, overrides, error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def _in_words(recipe: str, overrides: tuple[str, ...], error: Exception) -> list[str]:
-    """One problem per override that Hydra would refuse, and Hydra's own words for the rest."""
+def refused_overrides(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
+    """The overrides that name a key or a choice which isn't there, each with its problem.
+
+    Raises:
+        UserError: one that can't be read at all.
+    """
+    try:
+        compose_recipe(recipe, overrides)
+    except UserError as error:
+        refused = _refused(recipe, tuple(overrides))
+        if not refused:
+            raise error
+        return refused
+    return {}
+
+
+def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
     known = compose_recipe(recipe, ()) if overrides else {}
     groups = set(group_names())
-    problems = Problems()
+    refused = {}
     for override in overrides:
         key = override_key(override)
         choice = override.split("=", 1)[-1]
+        problem = None
         if key in groups:
-            _check_choice(problems, recipe, key, choice, known)
+            problem = _check_choice(recipe, key, choice, known)
         elif not override.startswith("+") and not _is_known(key, known):
-            problems.add(
-                f"{key}: the {recipe} recipe has no such key{did_you_mean(key, _all_keys(known))}"
-            )
+            near = did_you_mean(key, _all_keys(known))
+            problem = f"{key}: the {recipe} recipe has no such key{near}"
+        if problem is not None:
+            refused[override] = problem
+    return refused
+
+
+def _in_hydras_words(recipe: str, overrides: tuple[str, ...], error: Exception) -> str:
     message = " ".join(str(error).split("Config search path")[0].split())
-    return problems.found or [f"conf/{recipe}.yaml with {' '.join(overrides)}: {message}"]
+    return f"conf/{recipe}.yaml with {' '.join(overrides)}: {message}"
 
 
-def _check_choice(
-    problems: Problems, recipe: str, group: str, choice: str, known: Mapping[str, Any]
-) -> None:
+def _check_choice(recipe: str, group: str, choice: str, known: Mapping[str, Any]) -> str | None:
     choices = group_choices(group)
     if group.split("/")[0] not in known:
-        problems.add(f"{group}={choice}: the {recipe} recipe has no {group}")
-    elif choice not in choices:
-        problems.add(
+        return f"{group}={choice}: the {recipe} recipe has no {group}"
+    if choice not in choices:
+        return (
             f"{group}={choice}: no such choice{did_you_mean(choice, choices)}; "
             f"conf/{group}/ has: {', '.join(choices)}"
         )
+    return None
 
 
 def _is_known(key: str, known: Mapping[str, Any]) -> bool:

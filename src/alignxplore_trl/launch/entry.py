@@ -17,6 +17,7 @@ from alignxplore_trl.launch.compose import (
     group_choices,
     group_names,
     missing_values,
+    refused_overrides,
 )
 from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, read_values
 from alignxplore_trl.launch.runs import (
@@ -32,6 +33,15 @@ from alignxplore_trl.run.folder import RunFolder, is_finished
 from alignxplore_trl.run.progress import say, shows_bars
 
 Config = TypeVar("Config", bound=RecipeConfig)
+
+# What a make target runs up to the recipe that it is about. Each stage checks those after it, so
+# that a mistake is not found after hours of the stages before.
+CHAINS = {
+    "synthesize": ("prepare", "synthesize"),
+    "cold_start": ("prepare", "synthesize", "cold_start"),
+    "rl": ("prepare", "synthesize", "cold_start", "rl"),
+    "evaluate": ("prepare", "evaluate"),
+}
 
 
 def run_recipe(
@@ -50,15 +60,20 @@ def run_recipe(
     parsed = _parser(recipe, main.__module__).parse_intermixed_args(arguments)
     with user_errors_exit():
         command = parsed.command or recipe
-        values = resolve(recipe, command, parsed.overrides)
+        refused = refused_overrides(command, parsed.overrides)
+        overrides = [each for each in parsed.overrides if each not in refused]
+        values = resolve(recipe, command, overrides)
         folder = Path(values["paths"]["outputs"]) / recipe / values["run_name"]
+        problems = Problems(list(refused.values()))
+        if parsed.print_run_name or parsed.print_config:
+            problems.raise_if_any()
         if parsed.print_run_name:
             print(values["run_name"])
             return
         if parsed.print_config:
             print(f"# {folder}\n{yaml.safe_dump(values, sort_keys=False)}", end="")
             return
-        config = checked(kind, values, command, parsed.overrides)
+        config = checked(kind, values, command, overrides, problems)
         run = RunFolder.open(folder, values)
         if run.finished:
             say(f"{recipe}: {folder} is finished; nothing to do")
@@ -97,25 +112,48 @@ def resolve(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, An
 
 
 def checked(
-    kind: type[Config], values: dict[str, Any], command: str, overrides: Sequence[str]
+    kind: type[Config],
+    values: dict[str, Any],
+    command: str,
+    overrides: Sequence[str],
+    problems: Problems,
 ) -> Config:
     """The configuration as a dataclass.
 
     Raises:
-        UserError: everything that is wrong with it, at once, earlier stages that aren't finished
-            and a launch with another number of processes than it says included.
+        UserError: everything that is wrong with it, at once, with the problems found before, those
+            of the command's later stages, earlier stages that aren't finished, and a launch
+            with another number of processes than it says.
     """
-    problems = Problems(missing_values(values))
+    config = _read_and_check(kind, values, problems)
+    for stage in _later_stages(values["recipe"], command):
+        others = Problems()
+        _read_and_check(CONFIGS[stage], resolve(stage, command, overrides), others)
+        problems.found += [each for each in others.found if each not in problems.found]
+    _check_upstream(values, command, overrides, problems)
+    _check_processes(values, problems)
     problems.raise_if_any()
+    assert config is not None
+    return config
+
+
+def _later_stages(recipe: str, command: str) -> tuple[str, ...]:
+    chain = CHAINS.get(command, ())
+    return chain[chain.index(recipe) + 1 :] if recipe in chain else ()
+
+
+def _read_and_check(
+    kind: type[Config], values: dict[str, Any], problems: Problems
+) -> Config | None:
+    missing = missing_values(values)
+    problems.found += missing
+    if missing:
+        return None
     config = read_values(kind, values, problems)
     if "trainer" in values:
         check_trainer(values["recipe"], values["trainer"], problems)
     if config is not None:
         check_config(config, problems)
-    _check_upstream(values, command, overrides, problems)
-    _check_processes(values, problems)
-    problems.raise_if_any()
-    assert config is not None
     return config
 
 
