@@ -113,7 +113,9 @@ class Words:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        texts = [*SLOTS.values(), ANSWER] * 20 + [f" {word}" for word in self.words] * 2
+        texts = [*SLOTS.values(), ANSWER, ANSWER.replace("A", "B")] * 20 + [
+            f" {word}" for word in self.words
+        ] * 2
         tokenizer.train_from_iterator(texts, trainer)
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>")
 
@@ -312,7 +314,7 @@ class Benchmark:
         self.generator = LocalGenerator(
             model, self.tokenizer, self.prompts, max_batch_tokens=MAX_BATCH_TOKENS
         )
-        self.letters = [self._ids(f" {letter}")[-1] for letter in "AB"]
+        self.letters = [self._ids(f" {letter}")[0] for letter in "AB"]
 
     def warm_up(self) -> None:
         """Compute what is kept between calls, and meet every kernel once."""
