@@ -85,20 +85,37 @@ class _Past:
     def slots(self) -> int:
         return self.mask.shape[1]
 
-    def select(self, rows: list[int]) -> _Past:
-        """These rows; a single one is not copied, whatever their number."""
-        if len(self.mask) == 1:
-            size = len(rows)
-            layers = [
-                (k.expand(size, -1, -1, -1), v.expand(size, -1, -1, -1)) for k, v in self.layers
-            ]
-            return _Past(layers, self.mask.expand(size, -1))
-        index = torch.tensor(rows)
-        on_device = index.to(self.layers[0][0].device)
-        layers = [
-            (k.index_select(0, on_device), v.index_select(0, on_device)) for k, v in self.layers
-        ]
-        return _Past(layers, self.mask[index])
+
+class _ContinuedLayer(DynamicLayer):
+    """One layer's keys and values, gone on from by any number of texts for each of their rows.
+
+    Rows are copied when the layer is reached. Unless `keep` is set, keys and values are let go when
+    it is left, so that those of one layer at a time are held.
+    """
+
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, keep: bool
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._rows = rows.to(keys.device)
+        self._keep = keep
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **options: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self._chosen(self.keys), key_states], dim=2)
+        values = torch.cat([self._chosen(self.values), value_states], dim=2)
+        if self._keep:
+            self.keys, self.values = keys, values
+        return keys, values
+
+    def _chosen(self, states: torch.Tensor | None) -> torch.Tensor:
+        assert states is not None
+        if len(states) == 1:
+            return states.expand(len(self._rows), -1, -1, -1)
+        return states.index_select(0, self._rows)
 
 
 class PrefixSharingModel:
@@ -230,10 +247,11 @@ class PrefixSharingModel:
         """Logits at the last `wanted` positions, and keys and values, if they are to be kept."""
         started = time.perf_counter()
         ids, mask = _pad([branch.ids for branch in batch])
-        if past is not None:
-            past = past.select([branch.parent for branch in batch])
-            mask = torch.cat([past.mask, mask], dim=1)
-        cache = self._cache(past) if keep or past is not None else None
+        cache = DynamicCache(config=self.model.config) if keep or past else None
+        if cache is not None and past is not None:
+            rows = torch.tensor([branch.parent for branch in batch])
+            mask = torch.cat([past.mask[rows], mask], dim=1)
+            cache.layers = [_ContinuedLayer(*layer, rows, keep) for layer in past.layers]
         device = self.model.device
         inputs: dict[str, object] = {
             "input_ids": ids.to(device),
@@ -254,16 +272,6 @@ class PrefixSharingModel:
         if not keep or cache is None:
             return logits, None
         return logits, _Past([(keys, values) for keys, values, *_ in cache], mask)
-
-    def _cache(self, past: _Past | None) -> DynamicCache:
-        """A cache to go on from; the keys and values themselves are not copied."""
-        cache = DynamicCache(config=self.model.config)
-        if past is not None:
-            for layer, (keys, values) in zip(cache.layers, past.layers, strict=True):
-                assert isinstance(layer, DynamicLayer)
-                layer.lazy_initialization(keys, values)
-                layer.keys, layer.values = keys, values
-        return cache
 
     def _keep(self, prefix: TokenIds, measurements: Measurements) -> _Past:
         """Keys and values of a prefix, computed where they aren't kept for these weights."""
