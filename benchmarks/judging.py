@@ -5,7 +5,7 @@
 A judge with random weights (width 512, 8 layers, vocabulary 16,384, float32, 2 threads) is asked
 about 16 cases with 4 rollouts each: instructions and example 400 tokens, post 150, description 250,
 two replies of 200; each text is up to a tenth shorter or longer, as texts are. The generator's
-prompt has no instructions to share. Four cases at a time are handled in every way, in random order;
+prompt has no instructions to share. Two cases at a time are handled in every way, in random order;
 a ratio is the median over these repetitions. The last line is one JSON object:
 
     jud_vs_plain               plain time / time of the local judge, one order of the responses
@@ -54,7 +54,7 @@ from alignxplore_trl.text.rendering import SHIPPED_PROMPTS, Layout, PromptSet, Q
 
 logger = logging.getLogger("benchmark")
 
-CASES, ROLLOUTS, CASES_AT_A_TIME = 16, 4, 4
+CASES, ROLLOUTS, CASES_AT_A_TIME = 16, 4, 2
 INSTRUCTIONS, POST, DESCRIPTION, REPLY = 400, 150, 250, 200
 VARIATION = 0.1
 WIDTH, LAYERS, VOCABULARY, THREADS = 512, 8, 16_384, 2
@@ -113,7 +113,8 @@ class Words:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        texts = [*SLOTS.values(), ANSWER] * 20 + [f" {word}" for word in self.words] * 2
+        fixed = [*SLOTS.values(), ANSWER, ANSWER.replace("A", "B")]
+        texts = fixed * 20 + [f" {word}" for word in self.words] * 2
         tokenizer.train_from_iterator(texts, trainer)
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>")
 
@@ -312,7 +313,7 @@ class Benchmark:
         self.generator = LocalGenerator(
             model, self.tokenizer, self.prompts, max_batch_tokens=MAX_BATCH_TOKENS
         )
-        self.letters = [self._ids(f" {letter}")[-1] for letter in "AB"]
+        self.letters = [self._ids(f" {letter}")[0] for letter in "AB"]
 
     def warm_up(self) -> None:
         """Compute what is kept between calls, and meet every kernel once."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -148,7 +149,7 @@ def test_what_can_not_share_is_read_whole_and_this_is_said_once(name, caplog) ->
     assert reason in message
 
 
-def test_a_model_that_forgets_what_came_before_is_found_out(models, caplog) -> None:
+def test_a_model_that_forgets_what_came_before_is_found_out(caplog) -> None:
     model = make_model(SHARING["llama"])
     inner = model.forward
 
@@ -169,7 +170,41 @@ def test_a_model_that_forgets_what_came_before_is_found_out(models, caplog) -> N
     with caplog.at_level(logging.WARNING):
         sharing.log_probabilities([Reading(tuple(range(30)), ((1,),))], [], Measurements())
     assert sharing._shares is False
-    assert "on a probe its logits differ" in caplog.text
+    assert "each text is read whole: its logits differ" in caplog.text
+
+
+def test_a_model_that_goes_wrong_under_padding_is_read_a_text_at_a_time(caplog) -> None:
+    """It takes no positions and does not make them from the mask."""
+    model = make_model(SHARING["llama"])
+    inner = model.forward
+
+    def without_positions(input_ids=None, attention_mask=None, logits_to_keep=0):
+        return inner(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=torch.arange(2, 2 + input_ids.shape[1])[None] ** 2,
+            logits_to_keep=logits_to_keep,
+        )
+
+    model.forward = without_positions
+    readings = [Reading(tuple(range(n)), ((1, 2),)) for n in (3, 20, 30)]
+    measured = Measurements()
+    sharing = PrefixSharingModel(model, 10_000)
+    with caplog.at_level(logging.WARNING):
+        found = sharing.log_probabilities(readings, [], measured)
+    assert "read one at a time" in caplog.text
+    assert measured.requests == 3
+    assert_equal(model, readings, found)
+
+
+def test_an_adapter_shares_as_its_model_does() -> None:
+    model = get_peft_model(make_model(SHARING["llama"]), LoraConfig(init_lora_weights=False)).eval()
+    start = tuple(i % VOCABULARY for i in range(40))
+    readings = [Reading((*start, *end), ((1,),)) for end in [(5,), (6, 7)]]
+    measured = Measurements()
+    found = PrefixSharingModel(model, 10_000).log_probabilities(readings, [start], measured)
+    assert measured.tokens == 43
+    assert_equal(model, readings, found)
 
 
 def test_what_all_texts_begin_with_is_computed_once_and_again_when_weights_change() -> None:
@@ -245,8 +280,13 @@ def test_a_pass_stays_within_the_budget() -> None:
 
     model.forward = counted
     start = tuple(i % VOCABULARY for i in range(40))
-    readings = [Reading((*start, *range(n)), ((1,),)) for n in range(1, 30)]
-    sharing = PrefixSharingModel(model, 300)
+    middles = [tuple(range(length)) for length in (5, 30, 12)]
+    readings = [
+        Reading((*start, *middle, *range(30, 30 + end)), ((1,),))
+        for middle in middles
+        for end in range(1, 10)
+    ]
+    sharing = PrefixSharingModel(model, 300, worth_sharing=4)
     found = sharing.log_probabilities(readings, [start], Measurements())
     assert_equal(model, readings, found)
     assert max(slots) <= 300

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -31,7 +32,7 @@ TokenIds = tuple[int, ...]
 _WORTH_SHARING = 32
 # Prefixes kept between calls: a prompt's instructions with a description, and without one.
 _KEPT_PREFIXES = 4
-# Largest relative difference between the logits of shared and of plain passes on a probe.
+# Largest difference, relative to their size, between logits that should be the same.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _HALF_PRECISION_TOLERANCE = 0.05
 # Values that start in many ways: what prompts of all of them begin with, every prompt does.
@@ -63,20 +64,14 @@ class _Branch:
 
     Attributes:
         ids: its tokens.
-        start: how many tokens come before them.
         parent: the row of the batch in which the branch before it was computed.
         reading: the number of the reading that ends here; there are no children then.
     """
 
     ids: TokenIds
-    start: int
     parent: int = 0
     reading: int = -1
     children: tuple[_Branch, ...] = ()
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -86,28 +81,50 @@ class _Past:
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     mask: torch.Tensor
 
-    def select(self, rows: list[int]) -> _Past:
-        """These rows; a single one is not copied, whatever their number."""
-        if len(self.mask) == 1:
-            size = len(rows)
-            layers = [
-                (k.expand(size, -1, -1, -1), v.expand(size, -1, -1, -1)) for k, v in self.layers
-            ]
-            return _Past(layers, self.mask.expand(size, -1))
-        index = torch.tensor(rows)
-        on_device = index.to(self.layers[0][0].device)
-        layers = [
-            (k.index_select(0, on_device), v.index_select(0, on_device)) for k, v in self.layers
-        ]
-        return _Past(layers, self.mask[index])
+    @property
+    def slots(self) -> int:
+        return self.mask.shape[1]
+
+
+class _ContinuedLayer(DynamicLayer):
+    """One layer's keys and values, gone on from by any number of texts for each of their rows.
+
+    Rows are copied when the layer is reached. Unless `keep` is set, keys and values are let go when
+    it is left, so that those of one layer at a time are held.
+    """
+
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, keep: bool
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._rows = rows.to(keys.device)
+        self._keep = keep
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **options: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self._chosen(self.keys), key_states], dim=2)
+        values = torch.cat([self._chosen(self.values), value_states], dim=2)
+        if self._keep:
+            self.keys, self.values = keys, values
+        return keys, values
+
+    def _chosen(self, states: torch.Tensor | None) -> torch.Tensor:
+        assert states is not None
+        if len(states) == 1:
+            return states.expand(len(self._rows), -1, -1, -1)
+        return states.index_select(0, self._rows)
 
 
 class PrefixSharingModel:
     """A frozen causal language model, read with as few tokens computed as the texts allow.
 
     A model whose keys and values can't be gone on from by several texts is read the plain way, one
-    padded row per text: models with a sliding window, with recurrent states, or with an attention
-    that goes wrong on a probe. That is logged once.
+    padded row per text: models with a sliding window or a recurrent state, and any whose logits
+    come out otherwise on a first few short texts. One that goes wrong under padding is read a text
+    at a time. Either is logged, once.
 
     Args:
         model: any causal language model of transformers, used without gradients. If its weights
@@ -123,10 +140,12 @@ class PrefixSharingModel:
         self.model = model.eval()
         self.max_batch_tokens = max_batch_tokens
         self.worth_sharing = worth_sharing
-        self._accepted = inspect.signature(model.forward).parameters.keys()
+        # An adapter's forward hands on what it doesn't name.
+        named = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._accepted = inspect.signature(named.forward).parameters.keys()
         self._kept: dict[TokenIds, _Past] = {}
         self._weights: object = None
-        self._shares: bool | None = None
+        self._checked = self._pads = self._shares = False
 
     @property
     def context(self) -> float:
@@ -149,8 +168,8 @@ class PrefixSharingModel:
         found: list[list[list[float]]] = [[] for _ in readings]
         if not readings:
             return found
-        if self._shares is None:
-            self._shares = self._can_share(readings[0].ids)
+        if not self._checked:
+            self._check(readings[0].ids)
         if self._shares:
             answers = self._shared_logits(readings, prefixes, self.worth_sharing, measurements)
         else:
@@ -163,7 +182,7 @@ class PrefixSharingModel:
         self, readings: Sequence[Reading], measurements: Measurements
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Index and logits, (targets, vocabulary), of each reading, each computed whole."""
-        whole = [_Branch(own.ids, 0, reading=number) for number, own in enumerate(readings)]
+        whole = [_Branch(own.ids, reading=number) for number, own in enumerate(readings)]
         return self._walk(whole, None, readings, measurements)
 
     def _shared_logits(
@@ -192,7 +211,8 @@ class PrefixSharingModel:
         measurements: Measurements,
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Compute branches of one depth, batch by batch, and what follows each batch."""
-        for batch in self._batches([branch for branch in branches if branch.children]):
+        slots = past.slots if past else 0
+        for batch in self._batches([branch for branch in branches if branch.children], slots):
             _, longer = self._forward(batch, past, 1, True, measurements)
             children = [
                 replace(child, parent=row)
@@ -200,17 +220,18 @@ class PrefixSharingModel:
                 for child in branch.children
             ]
             yield from self._walk(children, longer, readings, measurements)
-        for batch in self._batches([branch for branch in branches if not branch.children]):
+        for batch in self._batches([branch for branch in branches if not branch.children], slots):
             wanted = [len(readings[branch.reading].targets) for branch in batch]
             logits, _ = self._forward(batch, past, max(wanted), False, measurements)
             for row, (branch, count) in enumerate(zip(batch, wanted, strict=True)):
                 yield branch.reading, logits[row, logits.shape[1] - count :]
 
-    def _batches(self, branches: Sequence[_Branch]) -> Iterator[list[_Branch]]:
-        """Branches of similar length within the budget of tokens, in batches of similar size."""
-        left = sorted(branches, key=lambda branch: (-branch.end, -len(branch.ids)))
+    def _batches(self, branches: Sequence[_Branch], slots: int) -> Iterator[list[_Branch]]:
+        """Branches of similar length that go on from so many slots, in batches of similar size."""
+        left = sorted(branches, key=lambda branch: -len(branch.ids))
         while left:
-            fitting = max(1, self.max_batch_tokens // left[0].end)
+            longest = slots + len(left[0].ids)
+            fitting = max(1, self.max_batch_tokens // longest) if self._pads else 1
             size = -(-len(left) // -(-len(left) // fitting))
             yield left[:size]
             left = left[size:]
@@ -226,10 +247,11 @@ class PrefixSharingModel:
         """Logits at the last `wanted` positions, and keys and values, if they are to be kept."""
         started = time.perf_counter()
         ids, mask = _pad([branch.ids for branch in batch])
-        if past is not None:
-            past = past.select([branch.parent for branch in batch])
-            mask = torch.cat([past.mask, mask], dim=1)
-        cache = self._cache(past) if keep or past is not None else None
+        cache = DynamicCache(config=self.model.config) if keep or past else None
+        if cache is not None and past is not None:
+            rows = torch.tensor([branch.parent for branch in batch])
+            mask = torch.cat([past.mask[rows], mask], dim=1)
+            cache.layers = [_ContinuedLayer(*layer, rows, keep) for layer in past.layers]
         device = self.model.device
         inputs: dict[str, object] = {
             "input_ids": ids.to(device),
@@ -251,16 +273,6 @@ class PrefixSharingModel:
             return logits, None
         return logits, _Past([(keys, values) for keys, values, *_ in cache], mask)
 
-    def _cache(self, past: _Past | None) -> DynamicCache:
-        """A cache to go on from; the keys and values themselves are not copied."""
-        cache = DynamicCache(config=self.model.config)
-        if past is not None:
-            for layer, (keys, values) in zip(cache.layers, past.layers, strict=True):
-                assert isinstance(layer, DynamicLayer)
-                layer.lazy_initialization(keys, values)
-                layer.keys, layer.values = keys, values
-        return cache
-
     def _keep(self, prefix: TokenIds, measurements: Measurements) -> _Past:
         """Keys and values of a prefix, computed where they aren't kept for these weights."""
         weights = _state_of(self.model)
@@ -270,18 +282,39 @@ class PrefixSharingModel:
         if prefix not in self._kept:
             if len(self._kept) == _KEPT_PREFIXES:
                 del self._kept[next(iter(self._kept))]
-            _, past = self._forward([_Branch(prefix, 0)], None, 1, True, measurements)
+            _, past = self._forward([_Branch(prefix)], None, 1, True, measurements)
             assert past is not None
             self._kept[prefix] = past
         return self._kept[prefix]
 
-    def _can_share(self, ids: TokenIds) -> bool:
-        """Whether texts may go on from kept keys and values; if not, the reason is logged."""
-        reason = self._why_not() or self._probe(ids)
+    def _check(self, ids: TokenIds) -> None:
+        """Find out how this model may be read, on parts of a text; what it lacks is logged."""
+        name = type(self.model).__name__
+        ids = (ids * 24)[:24]
+        parts = [ids[:20], ids[:12] + ids[:3], ids[:8] + ids[1:3], ids[3:9]]
+        readings = [Reading(part, ((0,),)) for part in parts]
+        uncounted = Measurements()
+        alone = _centred(self._plain_logits(readings, uncounted))
+        self._pads = True
+        padded = _centred(self._plain_logits(readings, uncounted))
+        if wrong := self._difference(padded, alone):
+            self._pads = False
+            logger.warning("%s: texts are read one at a time: padded, %s", name, wrong)
+        reason = self._why_not()
+        if not reason:
+            shared = _centred(self._shared_logits(readings, (), 2, uncounted))
+            reason = self._difference(shared, alone)
         if reason:
-            name = type(self.model).__name__
             logger.warning("%s: prefixes are not shared, each text is read whole: %s", name, reason)
-        return not reason
+        self._shares = not reason
+        self._checked = True
+
+    def _difference(self, found: torch.Tensor, expected: torch.Tensor) -> str:
+        """Empty if logits agree as well as their precision allows."""
+        difference = ((found - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+        if difference <= _TOLERANCE.get(self.model.dtype, _HALF_PRECISION_TOLERANCE):
+            return ""
+        return f"its logits differ by {difference:.1e} of their size"
 
     def _why_not(self) -> str:
         missing = {"past_key_values", "use_cache", "attention_mask"} - self._accepted
@@ -292,23 +325,6 @@ class PrefixSharingModel:
         kinds = {type(layer) for layer in DynamicCache(config=self.model.config).layers}
         others = sorted(kind.__name__ for kind in kinds if kind is not DynamicLayer)
         return f"it keeps keys and values in {', '.join(others)}" if others else ""
-
-    def _probe(self, ids: TokenIds) -> str:
-        """Compare shared with plain passes on parts of a text, of different lengths."""
-        ids = (ids * 12)[:24]
-        parts = [ids[:20], ids[:12] + ids[:3], ids[:8] + ids[1:3], ids[3:9]]
-        readings = [Reading(part, ((0,),)) for part in parts]
-        shared, plain = (
-            _centred([row for _, row in sorted(answers, key=lambda answer: answer[0])])
-            for answers in (
-                self._shared_logits(readings, (), 2, Measurements()),
-                self._plain_logits(readings, Measurements()),
-            )
-        )
-        difference = ((shared - plain).norm() / plain.norm().clamp(min=1e-30)).item()
-        if difference <= _TOLERANCE.get(self.model.dtype, _HALF_PRECISION_TOLERANCE):
-            return ""
-        return f"on a probe its logits differ by {difference:.1e} of their size"
 
 
 def common_prefix(encode: Callable[[str], TokenIds]) -> TokenIds:
@@ -354,11 +370,11 @@ def _grow(
             continue
         group, ids = numbers[first : last + 1], readings[numbers[first]].ids
         if len(group) == 1:
-            branches.append(_Branch(ids[start:], start, reading=group[0]))
+            branches.append(_Branch(ids[start:], reading=group[0]))
         else:
             end = min(shared[first:last])
             children = _grow(readings, group, end, worth)
-            branches.append(_Branch(ids[start:end], start, children=children))
+            branches.append(_Branch(ids[start:end], children=children))
         first = last + 1
     return tuple(branches)
 
@@ -388,9 +404,10 @@ def _positions(mask: torch.Tensor, count: int) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)[:, -count:]
 
 
-def _centred(logits: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Logits of several readings, float32, without the constant that softmax takes out."""
-    rows = torch.stack(list(logits)).float()
+def _centred(answers: Iterator[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """Logits by reading, float32, without the constant that softmax takes out."""
+    logits = dict(answers)
+    rows = torch.stack([logits[number] for number in sorted(logits)]).float()
     return rows - rows.mean(-1, keepdim=True)
 
 
