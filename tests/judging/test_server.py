@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import json
 import logging
 import math
@@ -20,7 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from alignxplore_trl.judging.client import CompletionsClient, Request, ServerSettings, Unanswered
+from alignxplore_trl.judging.client import (
+    CompletionsClient,
+    Request,
+    ServerSettings,
+    Unanswered,
+    _retry_after,
+)
 from alignxplore_trl.judging.encoding import EncodedQuestion, encode_questions, encode_replies
 from alignxplore_trl.judging.generator import Continuation
 from alignxplore_trl.judging.measurements import Measurements
@@ -326,6 +333,25 @@ def test_retry_after_is_respected(judge_of: Callable[..., ServerJudge]) -> None:
         assert None not in judge_of(settings(server.url)).judge(questions(1))
         first, second = (each.time for each in server.received)
     assert second - first >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("0.25", 0.25),
+        (email.utils.formatdate(time.time() + 1000, usegmt=True), 1000.0),
+        (email.utils.formatdate(time.time() - 1000, usegmt=True), None),
+        ("-5", None),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert _retry_after(header) == pytest.approx(seconds, abs=300.0 if seconds == 1000.0 else 0.0)
 
 
 def test_a_retry_that_would_come_after_the_deadline_is_not_waited_for(
