@@ -295,14 +295,14 @@ def faulty_run(
 def test_every_fault_ends_in_the_right_number_or_a_counted_reason(
     judge_of: Callable[..., ServerJudge],
 ) -> None:
-    differences, taken = faulty_run(judge_of, 500, seed=1, timeout=3.0)
+    differences, taken = faulty_run(judge_of, 500, seed=1, timeout=5.0)
     assert differences == []
     assert {"malformed", "label_mass", "status_400", "too_long"} <= set(taken.unanswered)
 
 
 @pytest.mark.slow
 def test_ten_thousand_requests_to_a_faulty_server(judge_of: Callable[..., ServerJudge]) -> None:
-    differences, taken = faulty_run(judge_of, 10_000, seed=2, timeout=3.0)
+    differences, taken = faulty_run(judge_of, 10_000, seed=2, timeout=5.0)
     assert differences == []
     assert taken.retries > 1000
 
