@@ -13,7 +13,7 @@ DATA ?=
 DATA_PATH ?=
 ## REWARD     judged, generated or log_probability                        [judged]
 REWARD ?=
-## JUDGE      local or sampled                                            [local]
+## JUDGE      local, server or sampled                                    [local]
 JUDGE ?=
 ## LAUNCH     cpu, cpu2, gpu1, ddp, zero2 or zero3                        [what SCALE says]
 LAUNCH ?= $(LAUNCH_OF_$(SCALE))

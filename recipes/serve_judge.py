@@ -18,7 +18,7 @@ def main(config: ServeJudgeConfig, folder: RunFolder) -> None:
             say(f"serve_judge: loading {config.serve.model}; its log: {server.log}")
             server.wait_until_healthy()
             say(f"serve_judge: {server.url} serves {config.serve.name}; use it with")
-            say(f"  make rl-streaming JUDGE=server ARGS='judge.urls=[\"{server.url}\"]'")
+            say(f"  make rl-streaming JUDGE=server ARGS='judge.server.urls=[\"{server.url}\"]'")
             say("serve_judge: Ctrl-C stops it")
             server.process.wait()
             raise UserError(server.last_words())

@@ -73,9 +73,19 @@ def true_scores(prompt: Sequence[int]) -> list[float]:
     return [-draw.expovariate(1.0) for _ in prompt]
 
 
+def true_answers(prompt: Sequence[Any], count: int) -> list[str]:
+    """What is written in answer to a prompt, in some of the shapes that models produce."""
+    draw = _random("answers", prompt)
+    shapes = ['{"selection": "Response %s"}', 'Well: ```json\n{"selection": "%s"}\n```']
+    return [
+        draw.choice([*(each % draw.choice("AB") for each in shapes), "?"]) for _ in range(count)
+    ]
+
+
 def right(body: Body) -> Reply:
     """The right answer, in vLLM's shape."""
-    return Reply(json.dumps({"choices": [_choice(body)], "usage": {}}).encode())
+    usage = {"total_tokens": 7}
+    return Reply(json.dumps({"choices": _choices(body), "usage": usage}).encode())
 
 
 def listing(listed: object) -> Reply:
@@ -189,7 +199,7 @@ def drawn_plan(seed: int) -> Plan:
 
 
 class FaultServer:
-    """Serves `/v1/completions` and `/v1/models` in a thread, on a port of its own.
+    """Serves completions, also of chats, and the names of models in a thread, on its own port.
 
     Attributes:
         url: its address, as a client is given it.
@@ -202,7 +212,7 @@ class FaultServer:
         self.received: list[Received] = []
         self.peak = 0
         self._under_way = 0
-        self._sent: Counter[tuple[int, ...]] = Counter()
+        self._sent: Counter[tuple[Any, ...]] = Counter()
         self._socket = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
         self._loop = asyncio.new_event_loop()
@@ -245,7 +255,7 @@ class FaultServer:
             return await _send(writer, Reply(json.dumps(models).encode()))
         body = json.loads(content)
         self.received.append(Received(time.monotonic(), path, headers, body))
-        prompt = tuple(body["prompt"])
+        prompt = _prompt(body)
         attempt = self._sent[prompt]
         self._sent[prompt] += 1
         self._under_way += 1
@@ -280,14 +290,23 @@ async def _send(writer: asyncio.StreamWriter, reply: Reply) -> bool:
     return False
 
 
-def _choice(body: Body) -> dict[str, Any]:
-    prompt = body["prompt"]
+def _prompt(body: Body) -> tuple[Any, ...]:
+    """Token ids, or characters where a text or a message is sent."""
+    return tuple(body["messages"][0]["content"] if "messages" in body else body["prompt"])
+
+
+def _choices(body: Body) -> list[dict[str, Any]]:
+    prompt = _prompt(body)
+    if "n" in body:
+        answers = true_answers(prompt, body["n"])
+        key = "message" if "messages" in body else "text"
+        return [{key: {"content": each} if key == "message" else each} for each in answers]
     if "prompt_logprobs" in body:
         scores = zip(prompt[1:], true_scores(prompt)[1:], strict=True)
-        return {"prompt_logprobs": [None, *({str(t): {"logprob": s}} for t, s in scores)]}
+        return [{"prompt_logprobs": [None, *({str(t): {"logprob": s}} for t, s in scores)]}]
     letters = zip(body["logprob_token_ids"], true_probabilities(prompt), strict=True)
     listed = {f"token_id:{i}": _log(p) for i, p in letters}
-    return {"logprobs": {"top_logprobs": [listed]}}
+    return [{"logprobs": {"top_logprobs": [listed]}}]
 
 
 def _log(p: float) -> float:

@@ -32,7 +32,9 @@ from alignxplore_trl.judging.encoding import EncodedQuestion, encode_questions, 
 from alignxplore_trl.judging.generator import Continuation
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
-from alignxplore_trl.judging.server import ServerGenerator, ServerJudge
+from alignxplore_trl.judging.sampled import SampledJudge
+from alignxplore_trl.judging.selections import read_selection
+from alignxplore_trl.judging.server import ServerAnswerWriter, ServerGenerator, ServerJudge
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.rendering import PromptSet, Question
 from tests.judging.fault_server import (
@@ -46,6 +48,7 @@ from tests.judging.fault_server import (
     listing,
     refusal,
     right,
+    true_answers,
     true_probabilities,
     true_scores,
 )
@@ -168,7 +171,7 @@ def test_what_a_run_draws_at_random_does_not_depend_on_the_server(
 
 def test_a_pickled_client_asks(answering: FaultServer) -> None:
     client = CompletionsClient(settings(answering.url))
-    requests = [Request("k", [1, 2], {"logprob_token_ids": [1, 2]}, len)]
+    requests = [Request("k", {"prompt": [1, 2], "logprob_token_ids": [1, 2]}, len)]
     [size] = client.ask(requests, Measurements())
     assert isinstance(size, int)
     assert pickle.loads(pickle.dumps(client)).ask(requests, Measurements()) == [size]
@@ -503,7 +506,7 @@ def test_a_key_that_can_not_be_sent_is_said_at_once(
     "url", ["127.0.0.1:8000", "http:///v1", f"http://me:{KEY}@host/v1", f"https://host/v1?k={KEY}"]
 )
 def test_an_address_that_is_none_or_holds_a_key_is_refused(url: str) -> None:
-    with pytest.raises(UserError, match=r"judge\.urls\[0\]") as error_info:
+    with pytest.raises(UserError, match=r"judge\.server\.urls\[0\]") as error_info:
         settings(url)
     assert KEY not in str(error_info.value)
 
@@ -637,3 +640,80 @@ def test_scores_that_can_not_be_are_no_answer(
         generator = generator_of(settings(server.url))
         assert generator.log_probabilities(ROWS[:3]) == [None] * 3
     assert generator.take_measurements().unanswered == {"malformed": 3}
+
+
+# --- answers that are written --------------------------------------------------------------------
+
+
+def writer_of(url: str, **options: Any) -> ServerAnswerWriter:
+    return ServerAnswerWriter(
+        settings(url), **{"max_new_tokens": 16, "temperature": 1.0, "seed": 0, **options}
+    )
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_answers_are_what_the_server_writes(answering: FaultServer, chat: bool) -> None:
+    start = "" if chat else "So: "
+    writer = writer_of(answering.url, chat=chat, answer_start=start, answer_end="!")
+    answers = writer.write(["one", "two", "one"], 3)
+    for prompt, own in zip(("one", "two", "one"), answers, strict=True):
+        assert own == [f"{start}{each}!" for each in true_answers(prompt + start, 3)]
+    assert {each.path for each in answering.received} == {
+        "/v1/chat/completions" if chat else "/v1/completions"
+    }
+    first, second = (each.body for each in answering.received)
+    assert (first["n"], first["max_tokens"], first["temperature"]) == (3, 16, 1.0)
+    assert first["seed"] != second["seed"]
+    taken = writer.take_measurements()
+    assert (taken.questions, taken.requests, taken.hits, taken.tokens) == (3, 2, 1, 14)
+
+
+def test_another_seed_of_the_run_is_another_seed_of_the_samples(answering: FaultServer) -> None:
+    for seed in (0, 0, 1):
+        writer_of(answering.url, seed=seed).write(["one"], 1)
+    first, again, other = (each.body["seed"] for each in answering.received)
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"choices": [{"text": "A"}]},
+        {"choices": [{"text": "A"}, {}]},
+        {"choices": [{"text": "A"}, {"text": 7}]},
+        {"choices": None},
+        {},
+    ],
+)
+def test_what_is_no_answer_is_none_and_counted(content: dict[str, Any]) -> None:
+    with FaultServer(lambda _, __: Reply(json.dumps(content).encode())) as server:
+        writer = writer_of(server.url)
+        assert writer.write(["one"], 2) == [None]
+        assert writer.take_measurements().unanswered == {"malformed": 1}
+        with pytest.raises(UserError, match="malformed"):
+            writer.check(samples=2)
+
+
+def test_a_message_without_content_is_an_empty_answer() -> None:
+    """All tokens went into the reasoning, which the server keeps apart."""
+    reply = Reply(
+        b'{"choices": [{"message": {"content": null, "reasoning": "hm"}}], "usage": null}'
+    )
+    with FaultServer(lambda _, __: reply) as server:
+        assert writer_of(server.url, chat=True).write(["one"], 1) == [[""]]
+
+
+def test_an_answer_cannot_be_begun_in_a_message() -> None:
+    with pytest.raises(ValueError, match="answer_start"):
+        writer_of("http://127.0.0.1:1/v1", chat=True, answer_start="So: ")
+
+
+def test_a_sampled_judge_on_a_server_votes_by_what_can_be_read(
+    answering: FaultServer, prompts: PromptSet
+) -> None:
+    judge = SampledJudge(writer_of(answering.url), prompts, samples=8, minimum_label_mass=0.0)
+    asked = questions(20)
+    for question, verdict in zip(asked, judge.judge(asked), strict=True):
+        letters = list(map(read_selection, true_answers(prompts.judgement(question), 8)))
+        readable = [letter for letter in letters if letter]
+        assert verdict == Verdict(readable.count("A") / len(readable), len(readable) / 8)

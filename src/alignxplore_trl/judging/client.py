@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+import httpx
 import openai
 
 from alignxplore_trl.judging.measurements import Measurements
@@ -68,21 +69,26 @@ class ServerSettings:
     dead_for: float = 15.0
 
     def __post_init__(self) -> None:
-        problems = Problems()
+        problems = address_problems("judge.server.urls", self.urls)
         if not self.urls:
-            problems.add("judge.urls: found none, expected addresses: [http://127.0.0.1:8000/v1]")
-        for number, url in enumerate(self.urls):
-            parts = urlsplit(url)
-            # The address itself may hold a key, so that it isn't repeated here.
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                problems.add(f"judge.urls[{number}]: expected http://<host>:<port>/v1")
-            elif parts.username or parts.password or parts.query:
-                problems.add(
-                    f"judge.urls[{number}]: found a user, a password or a query, which would reach "
-                    "files and logs; put the key into an environment variable and name it by "
-                    "judge.key_variable"
-                )
-        problems.raise_if_any()
+            problems = ["judge.server.urls: found none, expected [http://127.0.0.1:8000/v1]"]
+        Problems(problems).raise_if_any()
+
+
+def address_problems(key: str, urls: Sequence[str]) -> list[str]:
+    """What is wrong with base URLs. They aren't repeated: an address may hold a key."""
+    problems = []
+    for number, url in enumerate(urls):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            problems.append(f"{key}[{number}]: expected http://<host>:<port>/v1")
+        elif parts.username or parts.password or parts.query:
+            problems.append(
+                f"{key}[{number}]: found a user, a password or a query, which would reach files "
+                "and logs; put the key into an environment variable and name it by "
+                "judge.server.key_variable"
+            )
+    return problems
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,17 @@ class Request(Generic[T]):
 
     Attributes:
         key: requests with the same key go to the same server, as long as it lives.
-        prompt: token ids; one more token is generated, at temperature 0.
-        fields: what else the request holds: which log-probabilities are asked for.
+        body: what is sent, but for the name of the model.
         read: makes the answer of the bytes of a response; raises ValueError where it can't.
+        tokens: of the prompt and the answer, for the throughput; 0 where the server counts them.
+        path: of the API, behind the base URL.
     """
 
     key: str
-    prompt: Sequence[int]
-    fields: Mapping[str, object]
+    body: Mapping[str, object]
     read: Callable[[bytes], T | Unanswered]
+    tokens: int = 0
+    path: str = "/completions"
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class _Server:
 
 
 class CompletionsClient:
-    """Asks `/completions` of one or several servers that serve the same model.
+    """Asks for completions of one or several servers that serve the same model.
 
     Raises:
         UserError: the environment variable for the key isn't set.
@@ -152,7 +160,7 @@ class CompletionsClient:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self._servers = [_Server(url.rstrip("/")) for url in settings.urls]
-        _read_key(settings)
+        read_key(settings.key_variable)
 
     def ask(
         self, requests: Sequence[Request[T]], measurements: Measurements
@@ -205,7 +213,7 @@ class _Call:
         self._measurements = measurements
         self._deadline = asyncio.get_running_loop().time() + settings.deadline
         self._slots = asyncio.Semaphore(max(1, settings.concurrency // settings.num_processes))
-        self._key = _read_key(settings)
+        self._key = read_key(settings.key_variable)
         self._connections: dict[str, openai.AsyncOpenAI] = {}
         self._exit = AsyncExitStack()
 
@@ -243,12 +251,10 @@ class _Call:
         try:
             # The package's own timeout starts again with every byte; this one doesn't.
             async with asyncio.timeout(self._settings.request_timeout):
-                response = await self._connections[server.url].completions.with_raw_response.create(
-                    model=self._settings.model,
-                    prompt=request.prompt,
-                    max_tokens=1,
-                    temperature=0.0,
-                    extra_body=request.fields,
+                response = await self._connections[server.url].post(
+                    request.path,
+                    cast_to=httpx.Response,
+                    body={"model": self._settings.model, **request.body},
                 )
             return request.read(response.content)
         except (TimeoutError, openai.APITimeoutError):
@@ -343,18 +349,23 @@ def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
         return executor.submit(asyncio.run, work).result()
 
 
-def _read_key(settings: ServerSettings) -> str | None:
-    if settings.key_variable is None:
+def read_key(variable: str | None) -> str | None:
+    """The key in an environment variable; `None` where none is named.
+
+    Raises:
+        UserError: the variable isn't set, or holds what can't be a key. The value isn't repeated.
+    """
+    if variable is None:
         return None
-    key = os.environ.get(settings.key_variable, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not key:
         raise UserError(
-            f"judge.key_variable: the environment variable {settings.key_variable} isn't set; "
-            "set it to the server's key"
+            f"judge.server.key_variable: the environment variable {variable} isn't set; set it to "
+            "the server's key"
         )
     if not (key.isascii() and key.isprintable()):
         raise UserError(
-            f"judge.key_variable: the value of {settings.key_variable} can't be sent in a header; "
+            f"judge.server.key_variable: the value of {variable} can't be sent in a header; "
             "expected printable ASCII characters"
         )
     return key
@@ -386,16 +397,16 @@ def _in_words(url: str, settings: ServerSettings, failure: _Failure, served: Seq
     key = settings.key_variable
     remedies: dict[int | str | None, str] = {
         "connection": "nothing answers there; start a server with make serve-judge, or give the "
-        "right address by judge.urls",
+        "right address by judge.server.urls",
         "timeout": f"no answer within {settings.request_timeout:g} s; is it still loading, or "
-        "judge.request_timeout too short?",
+        "judge.server.request_timeout too short?",
         "malformed": "the answer lacks the log-probabilities that were asked for; it has to be a "
         "server of OpenAI-compatible completions with logprobs",
         400: "it refused the request; a server other than vLLM may need judge.letters=top_logprobs",
         401: f"the key in {key} was refused" if key else "it asks for a key: put it into an "
-        "environment variable and name that by judge.key_variable",
+        "environment variable and name that by judge.server.key_variable",
         403: f"the key in {key} may not do this" if key else "it asks for a key: put it into an "
-        "environment variable and name that by judge.key_variable",
+        "environment variable and name that by judge.server.key_variable",
         404: f"it doesn't know the model {settings.model!r} or the path; {names}",
     }  # fmt: skip
     remedy = remedies.get(failure.status or failure.reason, "see the server's own log")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from alignxplore_trl.text.rendering import PromptSet, Question
+from alignxplore_trl.text.rendering import Layout, PromptSet, Question
 
 _SELECTION = '{{"selection": "Response {letter}"}}'
 
@@ -27,12 +27,24 @@ class EncodedQuestion:
     letter_b: int
 
 
+def as_message(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """The prompt as a user's message in the model's chat template, up to where the answer starts.
+
+    The template writes the special tokens itself: none are to be added when this is tokenized.
+    """
+    message = [{"role": "user", "content": prompt}]
+    rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    assert isinstance(rendered, str)
+    return rendered
+
+
 def encode_questions(
     tokenizer: PreTrainedTokenizerBase,
     prompts: PromptSet,
     questions: Sequence[Question],
     *,
     chat: bool,
+    layout: Layout = "description_first",
 ) -> list[EncodedQuestion]:
     """Token ids of each question, teacher-forced up to where the two answers part.
 
@@ -41,13 +53,16 @@ def encode_questions(
 
     Args:
         tokenizer: the judge's own.
-        prompts: the templates; the judgement template is used.
+        prompts: the templates; the judgement template of the layout is used.
         questions: what the judge is asked.
         chat: send the prompt as a user's message through the tokenizer's chat template.
+        layout: where the description stands.
     """
     if not questions:
         return []
-    texts = [_prompt(tokenizer, prompts.judgement(question), chat) for question in questions]
+    texts = [prompts.judgement(question, layout) for question in questions]
+    if chat:
+        texts = [as_message(tokenizer, text) for text in texts]
     with_a, with_b = (
         tokenizer(
             [text + _SELECTION.format(letter=letter) for text in texts],
@@ -70,15 +85,6 @@ def encode_replies(
     heads = tokenizer(list(prompts))["input_ids"]
     tails = tokenizer([f" {each}" for each in responses], add_special_tokens=False)["input_ids"]
     return list(zip(heads, tails, strict=True))
-
-
-def _prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> str:
-    if not chat:
-        return prompt
-    message = [{"role": "user", "content": prompt}]
-    rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    assert isinstance(rendered, str)
-    return rendered
 
 
 def _up_to_the_letter(with_a: list[int], with_b: list[int]) -> EncodedQuestion:

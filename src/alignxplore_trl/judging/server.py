@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from alignxplore_trl.judging.encoding import EncodedQuestion, encode_questions, 
 from alignxplore_trl.judging.generator import Continuation
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
-from alignxplore_trl.text.rendering import PromptSet, Question
+from alignxplore_trl.text.rendering import Layout, PromptSet, Question
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -50,11 +51,13 @@ class ServerJudge:
 
     Args:
         tokenizer: that of the model which is served.
-        prompts: the templates; the judgement template is used.
+        prompts: the templates; the judgement template of the layout is used.
         settings: where the servers are, and how much is asked of them.
         minimum_label_mass: a verdict with less probability on the two letters together is `None`.
         chat: send the prompt as a user's message through the tokenizer's chat template.
         letters: how the letters' probabilities are asked for.
+        layout: where the description stands. Last, the rollouts of a case share post and replies,
+            which a server with a prefix cache reads once.
 
     Raises:
         UserError: the environment variable for the key isn't set.
@@ -69,12 +72,14 @@ class ServerJudge:
         minimum_label_mass: float = 0.5,
         chat: bool = False,
         letters: Letters = "token_ids",
+        layout: Layout = "description_first",
     ) -> None:
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.minimum_label_mass = minimum_label_mass
         self.chat = chat
         self.letters = letters
+        self.layout = layout
         self.client = CompletionsClient(settings)
         self._measurements = Measurements()
 
@@ -88,6 +93,7 @@ class ServerJudge:
         minimum_label_mass: float = 0.5,
         chat: bool = False,
         letters: Letters = "token_ids",
+        layout: Layout = "description_first",
     ) -> ServerJudge:
         """Take the tokenizer from a folder or the name of the model that is served."""
         return cls(
@@ -97,6 +103,7 @@ class ServerJudge:
             minimum_label_mass=minimum_label_mass,
             chat=chat,
             letters=letters,
+            layout=layout,
         )
 
     def check(self) -> None:
@@ -129,18 +136,24 @@ class ServerJudge:
         return taken
 
     def _requests(self, questions: Sequence[Question]) -> list[Request[Verdict]]:
-        encoded = encode_questions(self.tokenizer, self.prompts, questions, chat=self.chat)
+        encoded = encode_questions(
+            self.tokenizer, self.prompts, questions, chat=self.chat, layout=self.layout
+        )
         return [
-            Request(question.post, each.token_ids, self._fields(each), partial(self._read, each))
-            for question, each in zip(questions, encoded, strict=True)
+            Request(
+                question.post,
+                {**_one_token(own.token_ids), "logprobs": _TOP, **self._fields(own)},
+                partial(self._read, own),
+                tokens=len(own.token_ids) + 1,
+            )
+            for question, own in zip(questions, encoded, strict=True)
         ]
 
     def _fields(self, question: EncodedQuestion) -> dict[str, object]:
         if self.letters == "top_logprobs":
-            return {"logprobs": _TOP}
+            return {}
         return {
-            # Has to be set, too; other servers then give their most probable tokens.
-            "logprobs": _TOP,
+            # Other servers give their most probable tokens.
             "logprob_token_ids": [question.letter_a, question.letter_b],
             "return_tokens_as_token_ids": True,
         }
@@ -264,8 +277,111 @@ class ServerGenerator:
     ) -> Request[tuple[float, ...]] | Unanswered:
         if self.max_tokens is not None and len(head) + len(tail) > self.max_tokens:
             return Unanswered("too_long")
-        fields = {"prompt_logprobs": 0}  # None beside the prompt's own tokens.
-        return Request(row.post, head + tail, fields, partial(_read_scores, head, tail))
+        return Request(
+            row.post,
+            {**_one_token(head + tail), "prompt_logprobs": 0},  # None beside the prompt's own.
+            partial(_read_scores, head, tail),
+            tokens=len(head) + len(tail) + 1,
+        )
+
+
+class ServerAnswerWriter:
+    """Writes the answers of a sampled judge with a model on a server.
+
+    With `chat`, through `/chat/completions`, which every vendor offers; reasoning that the server
+    separates from the answer is left out. Without, through `/completions`. The seed of a prompt's
+    samples is a function of the run's seed and the prompt; whether a server gives the same answers
+    again is up to it.
+
+    Args:
+        settings: where the servers are, and how much is asked of them.
+        max_new_tokens: of an answer, reasoning included; what is cut off there may be unreadable.
+        temperature: of the samples.
+        seed: of the samples.
+        chat: send the prompt as a user's message.
+        answer_start: what every answer begins with; the model goes on from there.
+        answer_end: what is put after what the model wrote.
+
+    Raises:
+        UserError: the environment variable for the key isn't set.
+        ValueError: `answer_start` with `chat`: a message of the model can't be begun for it.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        chat: bool = False,
+        answer_start: str = "",
+        answer_end: str = "",
+    ) -> None:
+        if chat and answer_start:
+            raise ValueError(f"answer_start: {answer_start!r} found, expected none with chat")
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.seed = seed
+        self.chat = chat
+        self.answer_start = answer_start
+        self.answer_end = answer_end
+        self.client = CompletionsClient(settings)
+        self._measurements = Measurements()
+
+    def check(self, samples: int) -> None:
+        """Ask each server for so many answers to one prompt, to be called before training.
+
+        Raises:
+            UserError: a server isn't there, refuses, or gives no text.
+        """
+        self.client.check(self._request("A post.", samples))
+
+    def write(self, prompts: Sequence[str], samples: int) -> list[list[str] | None]:
+        """`samples` answers to each prompt; equal prompts are asked once.
+
+        `None` where no server answered by the deadline, or the answer was none. The reasons are
+        counted.
+        """
+        requests = {prompt: self._request(prompt, samples) for prompt in dict.fromkeys(prompts)}
+        return _ask(self.client, prompts, requests, self._measurements)
+
+    def take_measurements(self) -> Measurements:
+        """What happened since this was last called; starts to count anew."""
+        taken, self._measurements = self._measurements, Measurements()
+        return taken
+
+    def _request(self, prompt: str, samples: int) -> Request[list[str]]:
+        digest = hashlib.sha256(f"{self.seed}/{prompt}".encode()).digest()
+        body: dict[str, object] = {
+            "n": samples,
+            "max_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": int.from_bytes(digest[:4], "big") >> 1,
+        }
+        read = partial(self._read, samples)
+        if self.chat:
+            body["messages"] = [{"role": "user", "content": prompt}]
+            return Request(prompt, body, read, path="/chat/completions")
+        return Request(prompt, body | {"prompt": prompt + self.answer_start}, read)
+
+    def _read(self, samples: int, content: bytes) -> list[str]:
+        """The answers in a response's bytes.
+
+        Raises:
+            ValueError: there are none, or another number of them.
+        """
+        response = _Written.model_validate_json(content)
+        texts = [choice.read() for choice in response.choices]
+        if len(texts) != samples:
+            raise ValueError(f"found {len(texts)} answers, expected {samples}")
+        self._measurements.tokens += response.usage.total_tokens if response.usage else 0
+        return [self.answer_start + text + self.answer_end for text in texts]
+
+
+def _one_token(prompt: list[int]) -> dict[str, object]:
+    """What asks for one token behind a prompt, and at temperature 0: it is not looked at."""
+    return {"prompt": prompt, "max_tokens": 1, "temperature": 0.0}
 
 
 class _ListedTokens(BaseModel):
@@ -298,6 +414,36 @@ class _ScoredPrompt(BaseModel):
     """A response with log-probabilities of the prompt's tokens."""
 
     choices: Annotated[list[_ScoredChoice], Field(min_length=1, max_length=1)]
+
+
+class _Message(BaseModel):
+    # `None` where the tokens were used up by the reasoning.
+    content: str | None = None
+
+
+class _WrittenChoice(BaseModel):
+    """An answer: `text` of `/completions`, `message` of `/chat/completions`."""
+
+    text: str | None = None
+    message: _Message | None = None
+
+    def read(self) -> str:
+        if self.message is not None:
+            return self.message.content or ""
+        if self.text is None:
+            raise ValueError("found neither a text nor a message")
+        return self.text
+
+
+class _Usage(BaseModel):
+    total_tokens: int = 0
+
+
+class _Written(BaseModel):
+    """A response with answers."""
+
+    choices: list[_WrittenChoice]
+    usage: _Usage | None = None
 
 
 def _read_scores(head: list[int], tail: list[int], content: bytes) -> tuple[float, ...]:
@@ -343,7 +489,7 @@ def _ask(
     for reason, count in reasons.items():
         measurements.unanswered[reason] = measurements.unanswered.get(reason, 0) + count
     measurements.tokens += sum(
-        len(request.prompt) + 1
+        request.tokens
         for each, request in sent.items()
         if not isinstance(outcomes[each], Unanswered)
     )

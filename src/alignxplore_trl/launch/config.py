@@ -98,8 +98,34 @@ class LocalJudgeSettings(JudgeSettings):
 
 
 @dataclass(frozen=True)
+class JudgeServer:
+    """Where judges are served, and how much is asked of them; without URLs they are loaded here."""
+
+    urls: list[str]
+    test_urls: list[str]
+    served_as: str
+    test_served_as: str
+    key_variable: str | None
+    concurrency: int
+    request_timeout: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class ServerJudgeSettings(JudgeSettings):
+    """A judge behind an OpenAI-compatible server, read at the letter of its answer."""
+
+    name: Literal["server"]
+    layout: Literal["description_first", "description_last"]
+    letters: Literal["token_ids", "top_logprobs"]
+    scoring_concurrency: int
+    scoring_tokens: int
+    server: JudgeServer
+
+
+@dataclass(frozen=True)
 class SampledJudgeSettings(JudgeSettings):
-    """A judge in this process that writes its answers."""
+    """A judge that writes its answers, in this process or on a server."""
 
     name: Literal["sampled"]
     samples: int
@@ -107,6 +133,7 @@ class SampledJudgeSettings(JudgeSettings):
     max_new_tokens: int
     answer_start: str
     answer_end: str
+    server: JudgeServer
 
 
 @dataclass(frozen=True)
@@ -306,7 +333,7 @@ class PrepareConfig(RecipeConfig):
 class _ModelRecipeConfig(PrepareConfig):
     model: Model
     prompts: Prompts
-    judge: LocalJudgeSettings | SampledJudgeSettings
+    judge: LocalJudgeSettings | ServerJudgeSettings | SampledJudgeSettings
     upstream: dict[str, str | None]
 
 
