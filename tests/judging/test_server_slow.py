@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,17 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from alignxplore_trl.data.world import World
 from alignxplore_trl.judging.client import ServerSettings
-from alignxplore_trl.judging.generator import Continuation, response_log_probabilities
+from alignxplore_trl.judging.generator import Continuation, LocalGenerator
 from alignxplore_trl.judging.local import LocalJudge
-from alignxplore_trl.judging.server import ServerGenerator, ServerJudge
-from alignxplore_trl.launch.compose import compose_recipe
-from alignxplore_trl.launch.config import Serve, ServeJudgeConfig, read_values
+from alignxplore_trl.judging.sampled import SampledJudge
+from alignxplore_trl.judging.server import ServerAnswerWriter, ServerGenerator, ServerJudge
+from alignxplore_trl.launch.config import Serve
 from alignxplore_trl.launch.serving import VllmServer
-from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.rendering import PromptSet, Question
+from tests.vllm_on_cpu import served_on_cpu
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
@@ -33,34 +34,9 @@ JUDGE = ROOT / "assets" / "judge"
 DESCRIPTIONS = ("prefers brief", "prefers warm, playful", None)
 
 
-def vllm_python() -> Path:
-    """Python with vLLM: of VLLM_PYTHON, or of .venv-vllm, which is made where it is missing."""
-    if given := os.environ.get("VLLM_PYTHON"):
-        return Path(given)
-    path = ROOT / ".venv-vllm" / "bin" / "python"
-    if not (path.parents[1] / "stamp").is_file():
-        # Under `make test-slow` the outer make's own variables would reach this one.
-        own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        subprocess.run(["make", ".venv-vllm/stamp"], cwd=ROOT, env=own, check=True)
-    return path
-
-
 @pytest.fixture(scope="module")
 def serve() -> Serve:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    values = {**compose_recipe("serve_judge", []), "run_name": "x"}
-    config = read_values(ServeJudgeConfig, values, Problems())
-    assert config is not None
-    return replace(
-        config.serve,
-        model=str(JUDGE),
-        name="judge",
-        port=port,
-        environment={"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"},
-        python=str(vllm_python()),
-        start_timeout=600,
-    )
+    return served_on_cpu(JUDGE)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +77,9 @@ def test_the_server_judges_as_the_local_judge(
     questions: list[Question],
     letters: str,
 ) -> None:
-    judge = ServerJudge.from_folder(JUDGE, prompts, settings(server), letters=letters)  # type: ignore[arg-type]
+    judge = ServerJudge(
+        AutoTokenizer.from_pretrained(JUDGE), prompts, settings(server), letters=letters
+    )  # type: ignore[arg-type]
     judge.check()
     spread = []
     for found, expected in zip(judge.judge(questions), local.judge(questions), strict=True):
@@ -116,28 +94,48 @@ def test_the_server_judges_as_the_local_judge(
 
 
 def test_the_server_scores_responses_as_the_local_model(
-    server: VllmServer, local: LocalJudge, prompts: PromptSet, questions: list[Question]
+    server: VllmServer, prompts: PromptSet, questions: list[Question]
 ) -> None:
     rows = [Continuation(q.post, q.description, q.response_a) for q in questions]
-    generator = ServerGenerator.from_folder(JUDGE, prompts, settings(server, concurrency=4))
+    generator = ServerGenerator(
+        AutoTokenizer.from_pretrained(JUDGE), prompts, settings(server, concurrency=4)
+    )
     generator.check()
     found = generator.log_probabilities(rows)
-    expected = response_log_probabilities(local.model, local.tokenizer, prompts, rows, 16)
-    for scores, total in zip(found, expected, strict=True):
+    local = LocalGenerator.from_folder(JUDGE, prompts, dtype="float32", max_batch_tokens=8192)
+    for scores, expected in zip(found, local.log_probabilities(rows), strict=True):
         assert scores is not None
-        assert sum(scores) == pytest.approx(total, abs=2e-3)
+        assert expected is not None
+        assert scores == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_server_writes_answers_as_probable_as_the_local_judge_finds_them(
+    server: VllmServer, local: LocalJudge, prompts: PromptSet, questions: list[Question]
+) -> None:
+    """The small judge writes the letter alone: A as often as it finds A probable."""
+    writer = ServerAnswerWriter(
+        settings(server), max_new_tokens=1, temperature=1.0, seed=0,
+        answer_start='{"selection": "Response', answer_end='"}',
+    )  # fmt: skip
+    writer.check(samples=64)
+    judge = SampledJudge(writer, prompts, samples=64)
+    for found, expected in zip(judge.judge(questions), local.judge(questions), strict=True):
+        assert found is not None
+        assert expected is not None
+        deviation = (expected.probability_a * (1 - expected.probability_a) / 64) ** 0.5
+        assert abs(found.probability_a - expected.probability_a) < 5 * deviation + 0.02
 
 
 def test_what_exceeds_the_context_is_not_answered_and_the_rest_is(
     server: VllmServer, prompts: PromptSet, questions: list[Question]
 ) -> None:
-    judge = ServerJudge.from_folder(JUDGE, prompts, settings(server))
+    judge = ServerJudge(AutoTokenizer.from_pretrained(JUDGE), prompts, settings(server))
     endless = Question("why " * 3000, "prefers brief", "yes", "no")
     first, second = judge.judge([endless, questions[0]])
     assert first is None
     assert second is not None
     assert judge.take_measurements().unanswered == {"too_long": 1}
-    generator = ServerGenerator.from_folder(JUDGE, prompts, settings(server))
+    generator = ServerGenerator(AutoTokenizer.from_pretrained(JUDGE), prompts, settings(server))
     assert generator.log_probabilities([Continuation("why " * 3000, None, "no")]) == [None]
     assert generator.take_measurements().unanswered == {"too_long": 1}
 
@@ -147,7 +145,7 @@ def test_a_model_that_is_not_served_is_said_with_those_that_are(
 ) -> None:
     other = replace(settings(server), model="juge")
     with pytest.raises(UserError, match=r"status 404 .*it serves judge") as error_info:
-        ServerJudge.from_folder(JUDGE, prompts, other).check()
+        ServerJudge(AutoTokenizer.from_pretrained(JUDGE), prompts, other).check()
     assert server.url in str(error_info.value)
 
 
@@ -156,7 +154,9 @@ def test_a_server_killed_in_the_middle_leaves_reasons_and_answers_when_it_is_bac
 ) -> None:
     """The last test of the server: it leaves another one in its place."""
     many = [replace(q, post=f"{q.post} {i}") for i in range(20) for q in questions]
-    judge = ServerJudge.from_folder(JUDGE, prompts, settings(server, deadline=60.0))
+    judge = ServerJudge(
+        AutoTokenizer.from_pretrained(JUDGE), prompts, settings(server, deadline=60.0)
+    )
 
     def kill_after_some_answers() -> None:
         while len(judge._measurements.latencies) < 50:

@@ -8,11 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from alignxplore_trl.judging.client import (
     CompletionsClient,
@@ -82,29 +81,6 @@ class ServerJudge:
         self.layout = layout
         self.client = CompletionsClient(settings)
         self._measurements = Measurements()
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: str | Path,
-        prompts: PromptSet,
-        settings: ServerSettings,
-        *,
-        minimum_label_mass: float = 0.5,
-        chat: bool = False,
-        letters: Letters = "token_ids",
-        layout: Layout = "description_first",
-    ) -> ServerJudge:
-        """Take the tokenizer from a folder or the name of the model that is served."""
-        return cls(
-            AutoTokenizer.from_pretrained(folder),
-            prompts,
-            settings,
-            minimum_label_mass=minimum_label_mass,
-            chat=chat,
-            letters=letters,
-            layout=layout,
-        )
 
     def check(self) -> None:
         """Ask each server one made-up question, to be called before training.
@@ -222,18 +198,6 @@ class ServerGenerator:
         self.max_tokens = max_tokens
         self.client = CompletionsClient(settings)
         self._measurements = Measurements()
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: str | Path,
-        prompts: PromptSet,
-        settings: ServerSettings,
-        *,
-        max_tokens: int | None = None,
-    ) -> ServerGenerator:
-        """Take the tokenizer from a folder or the name of the model that is served."""
-        return cls(AutoTokenizer.from_pretrained(folder), prompts, settings, max_tokens=max_tokens)
 
     def check(self) -> None:
         """Ask each server about one made-up row, to be called before training.

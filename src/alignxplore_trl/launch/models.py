@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from accelerate import PartialState
+from transformers import AutoTokenizer
 
 from alignxplore_trl.data.world import OPPOSITE
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
@@ -52,8 +53,8 @@ def load_judge(source: str, prompts: PromptSet, settings: AnyJudgeSettings, seed
             minimum_label_mass=settings.minimum_label_mass,
         )
     if servers is not None and isinstance(settings, ServerJudgeSettings):
-        judge = ServerJudge.from_folder(
-            source,
+        judge = ServerJudge(
+            AutoTokenizer.from_pretrained(source),
             prompts,
             servers,
             minimum_label_mass=settings.minimum_label_mass,
@@ -140,8 +141,8 @@ def _load_generator(
             device=PartialState().device,
             max_batch_tokens=max_batch_tokens,
         )
-    generator = ServerGenerator.from_folder(
-        source,
+    generator = ServerGenerator(
+        AutoTokenizer.from_pretrained(source),
         prompts,
         replace(servers, concurrency=settings.scoring_concurrency),
         max_tokens=settings.scoring_tokens,
