@@ -114,7 +114,7 @@ def test_the_server_writes_answers_as_probable_as_the_local_judge_finds_them(
 ) -> None:
     """The small judge writes the letter alone: A as often as it finds A probable."""
     writer = ServerAnswerWriter(
-        settings(server), max_new_tokens=1, temperature=1.0, seed=0,
+        settings(server), max_new_tokens=1, temperature=1.0,
         answer_start='{"selection": "Response', answer_end='"}',
     )  # fmt: skip
     writer.check(samples=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import Counter
@@ -253,15 +252,14 @@ class ServerAnswerWriter:
     """Writes the answers of a sampled judge with a model on a server.
 
     With `chat`, through `/chat/completions`, which every vendor offers; reasoning that the server
-    separates from the answer is left out. Without, through `/completions`. The seed of a prompt's
-    samples is a function of the run's seed and the prompt; whether a server gives the same answers
-    again is up to it.
+    separates from the answer is left out. Without, through `/completions`. Other than local ones,
+    the samples are others in each run: no seed is sent, for servers don't keep to it (the sums of a
+    batch depend on what else is in it), and vLLM 0.31 on a CPU dies of it.
 
     Args:
         settings: where the servers are, and how much is asked of them.
         max_new_tokens: of an answer, reasoning included; what is cut off there may be unreadable.
         temperature: of the samples.
-        seed: of the samples.
         chat: send the prompt as a user's message.
         answer_start: what every answer begins with; the model goes on from there.
         answer_end: what is put after what the model wrote.
@@ -277,7 +275,6 @@ class ServerAnswerWriter:
         *,
         max_new_tokens: int,
         temperature: float,
-        seed: int,
         chat: bool = False,
         answer_start: str = "",
         answer_end: str = "",
@@ -286,7 +283,6 @@ class ServerAnswerWriter:
             raise ValueError(f"answer_start: {answer_start!r} found, expected none with chat")
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self.seed = seed
         self.chat = chat
         self.answer_start = answer_start
         self.answer_end = answer_end
@@ -316,12 +312,10 @@ class ServerAnswerWriter:
         return taken
 
     def _request(self, prompt: str, samples: int) -> Request[list[str]]:
-        digest = hashlib.sha256(f"{self.seed}/{prompt}".encode()).digest()
         body: dict[str, object] = {
             "n": samples,
             "max_tokens": self.max_new_tokens,
             "temperature": self.temperature,
-            "seed": int.from_bytes(digest[:4], "big") >> 1,
         }
         read = partial(self._read, samples)
         if self.chat:

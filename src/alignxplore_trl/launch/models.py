@@ -119,7 +119,6 @@ def _answer_writer(
         servers,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
-        seed=seed,
         chat=settings.chat,
         answer_start=settings.answer_start,
         answer_end=settings.answer_end,
