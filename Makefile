@@ -55,7 +55,7 @@ RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED)
 
 .DEFAULT_GOAL := help
 .PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
-	serve-judge config lint test test-slow benchmark clean
+	serve-judge judge-report config lint test test-slow benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
@@ -114,6 +114,10 @@ evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are t
 	$(PYTHON) recipes/prepare.py --for evaluate $(PREPARE) $(NAMED)
 	$(PYTHON) recipes/evaluate.py $(PREPARE) $(NAMED)
 
+judge-report: $(VENV)/stamp ## What the judge is worth, before anything is trained against it
+	$(PYTHON) recipes/prepare.py --for judge_report $(PREPARE) $(NAMED)
+	$(PYTHON) recipes/judge_report.py $(PREPARE) $(NAMED)
+
 results: $(VENV)/stamp ## The tables of the README: three seeds, both settings; resumable
 	$(PYTHON) recipes/results.py scale=$(SCALE) $(NAMED)
 
@@ -130,6 +134,7 @@ CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(CONFIG_STAGE)
 CONFIG_OF_evaluate = $(CONFIG_STAGE)
+CONFIG_OF_judge_report = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
 CONFIG_OF_rl = $(CONFIG_OF_cold_start) $(call choice,reward,$(REWARD))
 

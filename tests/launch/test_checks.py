@@ -150,6 +150,14 @@ def test_a_server_that_cannot_be_asked_is_refused(
         assert message in problem
 
 
+def test_a_report_needs_cases_bins_and_a_judge(assets: Path) -> None:
+    found = problems_of("judge_report", assets, "report.cases=0", "report.bins=0",
+                        "judge.model=/nowhere/x")  # fmt: skip
+    assert [problem.split(":")[0] for problem in found] == [
+        "judge.model", "report.cases", "report.bins",
+    ]  # fmt: skip
+
+
 def test_all_problems_come_at_once(assets: Path) -> None:
     found = problems_of("rl", assets, "setting.rounds=0", "judge.model=/nowhere/x",
                         "trainer.num_generations=3", "data.counts.test=-1")  # fmt: skip

@@ -59,6 +59,7 @@ def test_help_names_every_target() -> None:
         ("results", ["results"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
+        ("judge-report", ["prepare", "judge_report"]),
         ("config", ["rl"]),
     ],
 )

@@ -128,6 +128,23 @@ def test_evaluate_scores_every_method_under_both_judges(
     assert "rl_streaming" in capsys.readouterr().out
 
 
+def test_a_judge_is_reported_on(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = only_run(outputs, "prepare").name
+    run("judge_report", outputs, "judge.minimum_label_mass=0.0", f"upstream.prepare={prepared}",
+        "data.counts.validation=4", "report.cases=3")  # fmt: skip
+    found = summary(outputs, "judge_report")
+    for method in ("golden", "null"):
+        assert found[f"cases/world/tiny/{method}"] == 3
+        assert found[f"questions/world/tiny/{method}"] == 6
+        assert 0 <= found[f"acc_jud/world/tiny/{method}"] <= 1
+        assert found[f"tokens_per_second/world/tiny/{method}"] > 0
+    folder = only_run(outputs, "judge_report")
+    assert (folder / "judge.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.txt").read_text() in capsys.readouterr().out
+
+
 def test_a_stage_without_the_one_before_it_says_how_to_make_it(
     tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

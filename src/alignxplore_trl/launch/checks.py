@@ -13,10 +13,12 @@ from alignxplore_trl.launch.config import (
     Data,
     EvaluateConfig,
     JudgedRewardSettings,
+    JudgeReportConfig,
     JudgeServer,
     JudgeSettings,
     PrepareConfig,
     RecipeConfig,
+    Report,
     RLConfig,
     SampledJudgeSettings,
     ServerJudgeSettings,
@@ -48,6 +50,9 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
             _check_sizes(config, problems)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config, problems)
+    if isinstance(config, JudgeReportConfig):
+        _check_judge(config.judge, 1, problems)
+        _check_report(config.report, problems)
 
 
 def generation_batch_size(config: RLConfig) -> int:
@@ -280,6 +285,12 @@ def _check_sizes(config: RLConfig, problems: Problems) -> None:
     count = config.data.counts["rl"]
     if config.data.name == "world" and count > 0:
         problems.found += check_rows(config, count * config.setting.rounds)
+
+
+def _check_report(report: Report, problems: Problems) -> None:
+    for key, count in (("cases", report.cases), ("bins", report.bins)):
+        if count is not None and count < 1:
+            problems.add(f"report.{key}: {count} found, expected 1 or more")
 
 
 def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:

@@ -252,6 +252,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Report:
+    """What a judge is asked about before it is used."""
+
+    split: Literal["validation", "rl", "cold_start"]
+    cases: int | None
+    bins: int
+
+
+@dataclass(frozen=True)
 class TinyShape:
     """Size of a small model; the head size is hidden_size / heads."""
 
@@ -372,6 +381,13 @@ class EvaluateConfig(_ModelRecipeConfig):
 
 
 @dataclass(frozen=True)
+class JudgeReportConfig(_ModelRecipeConfig):
+    """conf/judge_report.yaml."""
+
+    report: Report
+
+
+@dataclass(frozen=True)
 class ResultsConfig(RecipeConfig):
     """conf/results.yaml."""
 
@@ -407,6 +423,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "results": ResultsConfig,
     "tiny_models": TinyModelsConfig,
     "serve_judge": ServeJudgeConfig,
+    "judge_report": JudgeReportConfig,
 }
 
 

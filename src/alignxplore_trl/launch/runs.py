@@ -23,6 +23,7 @@ OWN_KEYS = (
     "completions_every",
     "synthesis",
     "evaluation",
+    "report",
     "run_name",
     "upstream",
 )
