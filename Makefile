@@ -39,9 +39,10 @@ export HYDRA_FULL_ERROR := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export PYTHONUNBUFFERED := 1
-# Threads for each process: all cores, shared out. `accelerate launch` alone would give each one.
+# Threads of each process. On a CPU one: with more, the last bits of a sum differ from run to run, and
+# RL makes the difference grow.
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.physicalcpu)
-export OMP_NUM_THREADS ?= $(if $(filter cpu2,$(LAUNCH)),$(shell echo $$((($(CORES) + 1) / 2))),$(CORES))
+export OMP_NUM_THREADS ?= $(if $(filter cpu cpu2,$(LAUNCH)),1,$(CORES))
 
 # A choice that isn't made isn't passed: conf/ alone knows the defaults.
 choice = $(if $(strip $(2)),$(1)=$(2))
