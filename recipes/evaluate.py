@@ -72,6 +72,11 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
 
     cases = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
     prompts = PromptSet(config.prompts.folder)
+    # First: a server that doesn't answer is found before the descriptions are written.
+    by_name = {model.judge_name: judges.model, model.test_judge_name: judges.test_model}
+    loaded = {
+        name: load_judge(path, prompts, judges, config.seed) for name, path in by_name.items()
+    }
     described: dict[MethodSetting, Sequence[UserDescription | Decision]] = {}
     for name, setting in plan:
         entries: Sequence[UserDescription | Decision]
@@ -87,13 +92,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     verdicts = score(
         cases,
         described,
-        {
-            name: load_judge(path, prompts, judges, config.seed)
-            for name, path in {
-                model.judge_name: judges.model,
-                model.test_judge_name: judges.test_model,
-            }.items()
-        },
+        loaded,
         lambda text: len(tokenizer(text).input_ids),
         order=asked.order,
         seed=config.seed,

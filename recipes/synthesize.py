@@ -22,8 +22,9 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     asked = config.synthesis
     cases = read_split(upstream_folder(config, "prepare"), "cold_start")
     prompts = PromptSet(config.prompts.folder)
-    teacher = load_describer(config.model.teacher, prompts, config, asked)
+    # The judge first: a server that doesn't answer is found before the teacher is loaded.
     judge = load_judge(config.judge.model, prompts, config.judge, config.seed)
+    teacher = load_describer(config.model.teacher, prompts, config, asked)
     candidates, counts = synthesize(
         teacher,
         judge,

@@ -41,6 +41,9 @@ def test_accuracies_and_counts(evaluation):
         assert summary[f"cases/{where}"] == len(group)
         assert summary[f"judge_failures/{where}"] == group["correct"].isna().sum()
         assert summary[f"ties/{where}"] == (group["p_correct"] == 0.5).sum()
+        if group["position_gap"].notna().any():
+            gap = summary[f"position_gap/{where}"]
+            assert gap == pytest.approx(group["position_gap"].mean())
     assert summary["acc_jud/world/judge/golden/base4"] == 1.0
     assert summary["acc_jud/world/judge/null/base4"] == 0.0
     assert summary["ties/world/judge/null/base4"] == 150
@@ -122,7 +125,9 @@ def test_figures_without_meaning_are_left_out(evaluation):
     }
     counts = {"acc_jud", "cases", "judge_failures", "ties"}
     stated = {"description_tokens", "precision", "recall", "contradictions", "repetitions"}
-    assert metrics["null"] == metrics["longer_reply"] == counts
+    assert metrics["longer_reply"] == counts
+    counts |= {"position_gap"}
+    assert metrics["null"] == counts
     assert metrics["golden"] == counts | stated
     assert metrics["reader"] == counts | stated | {
         "well_formed", "ended", "completion_tokens", "unsupported", "dropped_signals",

@@ -15,7 +15,12 @@ from alignxplore_trl.data.world import OPPOSITE, World, describe
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.panel import Panel
-from alignxplore_trl.judging.protocol import JudgedPair, Verdict, preference_probabilities
+from alignxplore_trl.judging.protocol import (
+    JudgedPair,
+    Preference,
+    Verdict,
+    preference_probabilities,
+)
 from alignxplore_trl.text.rendering import PromptSet, Question
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -49,32 +54,35 @@ def test_is_the_mean_or_the_least_of_what_each_judge_thinks_alone(
 ) -> None:
     judges = [FixedJudge(first, second) for first, second in named]
     alone = [(first + 1 - second) / 2 for first, second in named]
-    [mean] = Panel(judges, "mean").preference_probabilities([PAIR], "both", seed=0)
-    [least] = Panel(judges, "all").preference_probabilities([PAIR], "both", seed=0)
-    assert mean == pytest.approx(sum(alone) / len(alone))
-    assert least == pytest.approx(min(alone))
+    gap = sum(abs(first - (1 - second)) for first, second in named) / len(named)
+    [mean] = Panel(judges, "mean").preferences([PAIR], "both", seed=0)
+    [least] = Panel(judges, "all").preferences([PAIR], "both", seed=0)
+    assert mean == Preference(pytest.approx(sum(alone) / len(alone)), pytest.approx(gap))
+    assert least == Preference(pytest.approx(min(alone)), pytest.approx(gap))
 
 
 @given(st.lists(probabilities, min_size=1, max_size=4), st.integers(0, 3))
 def test_all_is_a_win_only_if_each_judge_says_so(named: list[float], seed: int) -> None:
     judges = [FixedJudge(p, 1 - p) for p in named]
-    [least] = Panel(judges, "all").preference_probabilities([PAIR], "random", seed)
+    [least] = Panel(judges, "all").preferences([PAIR], "random", seed)
     each = [preference_probabilities(judge, [PAIR], "random", seed)[0] for judge in judges]
     assert least is not None
-    assert (least > 0.5) == all(p is not None and p > 0.5 for p in each)
+    assert least.position_gap is None
+    assert (least.probability > 0.5) == all(p is not None and p > 0.5 for p in each)
 
 
 def test_a_judge_that_is_won_in_one_order_only_does_not_agree() -> None:
     """Combined order by order, 0.51 and a disagreement of 0.5 would be a win."""
     fickle, firm = FixedJudge(0.51, 0.9), FixedJudge(0.9, 0.1)
-    [probability] = Panel([fickle, firm], "all").preference_probabilities([PAIR], "both", seed=0)
-    assert probability == pytest.approx(0.305)
+    [found] = Panel([fickle, firm], "all").preferences([PAIR], "both", seed=0)
+    assert found is not None
+    assert found.probability == pytest.approx(0.305)
 
 
 @pytest.mark.parametrize("agreement", ["mean", "all"])
 def test_one_missing_answer_is_none(agreement: str) -> None:
     panel = Panel([FixedJudge(0.1, 0.9), FixedJudge(None, 0.5)], agreement)  # type: ignore[arg-type]
-    assert panel.preference_probabilities([PAIR], "both", seed=0) == [None]
+    assert panel.preferences([PAIR], "both", seed=0) == [None]
 
 
 def test_measurements_of_all_judges_are_added() -> None:
@@ -85,7 +93,9 @@ def test_measurements_of_all_judges_are_added() -> None:
 
 def test_a_panel_has_judges_and_can_be_pickled() -> None:
     panel = pickle.loads(pickle.dumps(Panel([FixedJudge(0.8, 0.2)], "all")))
-    assert panel.preference_probabilities([PAIR], "both", seed=0) == [pytest.approx(0.8)]
+    assert panel.preferences([PAIR], "both", seed=0) == [
+        Preference(pytest.approx(0.8), pytest.approx(0.0))
+    ]
     with pytest.raises(ValueError, match="judges"):
         Panel([], "mean")
 
@@ -110,8 +120,8 @@ def test_the_shipped_judges_agree_on_the_truth_and_less_on_contradictions(
             pairs.append(
                 JudgedPair(case.case_id, target.post, described, target.chosen, target.rejected)
             )
-        found = Panel(asked, "all").preference_probabilities(pairs, "both", seed=0)
-        return sum(p is not None and p > 0.5 for p in found) / len(found)
+        found = Panel(asked, "all").preferences(pairs, "both", seed=0)
+        return sum(own is not None and own.probability > 0.5 for own in found) / len(found)
 
     assert wins(judges, contradictory=False) > 0.95
     assert wins(judges, contradictory=True) < min(wins([one], contradictory=True) for one in judges)

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from alignxplore_trl.judging.protocol import JudgedPair, Verdict, preference_probabilities
+from alignxplore_trl.judging.protocol import (
+    JudgedPair,
+    Preference,
+    Verdict,
+    preference_probabilities,
+    preferences,
+)
 from alignxplore_trl.text.rendering import Question
 
 
@@ -34,9 +40,17 @@ def pair(key: str, post: str = "p") -> JudgedPair:
 
 def test_both_orders_average_out_a_position_bias() -> None:
     judge = PositionJudge()
-    [probability] = preference_probabilities(judge, [pair("a")], "both", seed=0)
-    assert probability == pytest.approx((0.8 + (1 - 0.3)) / 2)
+    [found] = preferences(judge, [pair("a")], "both", seed=0)
+    assert found == Preference(
+        probability=pytest.approx((0.8 + (1 - 0.3)) / 2), position_gap=pytest.approx(0.8 - 0.7)
+    )
     assert {q.response_a for q in judge.asked} == {"longer reply", "reply"}
+
+
+def test_one_order_shows_no_gap() -> None:
+    [found] = preferences(PositionJudge(), [pair("a")], "random", seed=0)
+    assert found is not None
+    assert found.position_gap is None
 
 
 def test_random_order_is_a_function_of_seed_and_key() -> None:

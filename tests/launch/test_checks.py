@@ -100,6 +100,64 @@ def test_what_cannot_work_is_refused(assets: Path, overrides: list[str], message
     assert message in found[0]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["judge=server"], []),
+        (["judge=server", "judge.server.urls=[]", "judge.server.deadline=9999"], []),
+        (["judge=sampled", "judge.server.urls=[http://h/v1]", "judge.model=some-name"], []),
+        (
+            ["judge=server", "judge.server.urls=[h:1]", "judge.server.test_urls=[ftp://h]"],
+            ["judge.server.urls[0]: expected http", "judge.server.test_urls[0]: expected http"],
+        ),
+        (
+            ["judge=server", "judge.server.key_variable=NO_SUCH_VARIABLE"],
+            ["judge.server.key_variable: the environment variable NO_SUCH_VARIABLE isn't set"],
+        ),
+        (
+            ["judge=server", "launch=cpu2", "judge.server.concurrency=1"],
+            ["judge.server.concurrency: 1 found, expected at least 2"],
+        ),
+        (
+            ["judge=server", "judge.server.request_timeout=901"],
+            ["judge.server.request_timeout: 901 s found, expected more than 0 and at most"],
+        ),
+        (
+            ["judge=server", "trainer.ddp_timeout=600"],
+            ["judge.server.deadline: 900 s found, expected less than trainer.ddp_timeout, 600 s"],
+        ),
+        (
+            ["judge=server", "judge.server.deadline=1800"],
+            ["judge.server.deadline: 1800 s found, expected less than trainer.ddp_timeout, 1800 s"],
+        ),
+        (
+            ["judge=server", "reward=generated", "reward.generator=some/other"],
+            ["reward.generator: some/other found, expected judge.model"],
+        ),
+        (["judge=server", "reward=generated"], []),
+        (
+            ["judge=sampled", "judge.server.urls=[http://h/v1]", "judge.chat=true"],
+            ["judge.answer_start: '{\"selection\": \"Response' found, expected ''"],
+        ),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_refused(
+    assets: Path, overrides: list[str], messages: list[str]
+) -> None:
+    found = problems_of("rl", assets, *overrides)
+    assert len(found) == len(messages), found
+    for problem, message in zip(found, messages, strict=True):
+        assert message in problem
+
+
+def test_a_report_needs_cases_bins_and_a_judge(assets: Path) -> None:
+    found = problems_of("judge_report", assets, "report.cases=0", "report.bins=0",
+                        "judge.model=/nowhere/x")  # fmt: skip
+    assert [problem.split(":")[0] for problem in found] == [
+        "judge.model", "report.cases", "report.bins",
+    ]  # fmt: skip
+
+
 def test_all_problems_come_at_once(assets: Path) -> None:
     found = problems_of("rl", assets, "setting.rounds=0", "judge.model=/nowhere/x",
                         "trainer.num_generations=3", "data.counts.test=-1")  # fmt: skip

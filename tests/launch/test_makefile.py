@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = ("--old-file=.venv/stamp", "--old-file=.venv-vllm/stamp")
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -28,7 +29,7 @@ def run_make(*arguments: str) -> str:
 
 def make(*arguments: str) -> str:
     """The commands that a target would run, with the environment taken as installed."""
-    return run_make("--dry-run", "--old-file=.venv/stamp", *arguments)
+    return run_make("--dry-run", *INSTALLED, *arguments)
 
 
 def recipes_of(commands: str) -> list[str]:
@@ -57,6 +58,8 @@ def test_help_names_every_target() -> None:
         ("evaluate", ["prepare", "evaluate"]),
         ("results", ["results"]),
         ("tiny-models", ["tiny_models"]),
+        ("serve-judge", ["serve_judge"]),
+        ("judge-report", ["prepare", "judge_report"]),
         ("config", ["rl"]),
     ],
 )

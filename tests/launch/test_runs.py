@@ -43,6 +43,14 @@ def test_different_configurations_have_different_names() -> None:
     assert len({name_of_run("rl", overrides) for overrides in different}) == len(different)
 
 
+def test_where_a_judge_is_served_and_what_an_outage_leads_to_change_no_name() -> None:
+    served = ["judge=server"]
+    free = ["judge.server.urls=[http://h/v1]", "judge.server.deadline=60", "reward.outage.share=0"]
+    assert name_of_run("rl", [*served, *free]) == name_of_run("rl", served)
+    assert name_of_run("rl", served) != name_of_run("rl", [])
+    assert name_of_run("rl", [*served, "judge.letters=top_logprobs"]) != name_of_run("rl", served)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

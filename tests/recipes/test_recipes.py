@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignxplore_trl.run.metrics import read_metrics
+from tests.judging.fault_server import FaultServer, right
 
 ROOT = Path(__file__).parents[2]
 # Random judges put their mass anywhere; whatever they lean to counts here.
@@ -127,6 +128,23 @@ def test_evaluate_scores_every_method_under_both_judges(
     assert "rl_streaming" in capsys.readouterr().out
 
 
+def test_a_judge_is_reported_on(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = only_run(outputs, "prepare").name
+    run("judge_report", outputs, "judge.minimum_label_mass=0.0", f"upstream.prepare={prepared}",
+        "data.counts.validation=4", "report.cases=3")  # fmt: skip
+    found = summary(outputs, "judge_report")
+    for method in ("golden", "null"):
+        assert found[f"cases/world/tiny/{method}"] == 3
+        assert found[f"questions/world/tiny/{method}"] == 6
+        assert 0 <= found[f"acc_jud/world/tiny/{method}"] <= 1
+        assert found[f"tokens_per_second/world/tiny/{method}"] > 0
+    folder = only_run(outputs, "judge_report")
+    assert (folder / "judge.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.txt").read_text() in capsys.readouterr().out
+
+
 def test_a_stage_without_the_one_before_it_says_how_to_make_it(
     tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +186,39 @@ def test_rl_learns_from_other_rewards(
     assert all(row["judge/latency_p95"] >= row["judge/latency_p50"] > 0 for row in judged)
     assert rows[1]["judge/share_of_time"] >= 0
     assert (outputs / "generator_cache.sqlite").exists() or "reward=generated" not in choices
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["judge=server"],
+        ["judge=server", "reward=generated"],
+        ["judge=sampled", "judge.answer_start=''", "judge.answer_end=''", "judge.samples=3"],
+    ],
+    ids=["server", "server-generated", "sampled"],
+)
+def test_rl_asks_a_server(outputs: Path, run: Callable[..., None], choices: list[str]) -> None:
+    cold_start = only_run(outputs, "cold_start").name
+    name = f"served-{choices[0].removeprefix('judge=')}-{len(choices)}"
+    with FaultServer(lambda body, _: right(body)) as server:
+        given = [f"judge.server.urls=[{server.url}]", f"upstream.cold_start={cold_start}"]
+        run("rl", outputs, *RL, *choices, "trainer.max_steps=2", f"run_name={name}", *given)
+        checked, *asked = server.received
+    rows = [row for row in read_metrics(outputs / "rl" / name / "metrics.jsonl") if "reward" in row]
+    assert sum(row["judge/requests"] for row in rows) == len(asked) > 0
+    assert all(row["completions/unscored"] == 0.0 for row in rows)
+    assert checked.body["model"] == asked[0].body["model"]
+
+
+def test_a_server_that_is_not_there_ends_the_run_before_a_model_is_loaded(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cold_start = only_run(outputs, "cold_start").name
+    with pytest.raises(SystemExit) as exit_info:
+        run("rl", outputs, *RL, "judge=server", "judge.server.urls=[http://127.0.0.1:9/v1]",
+            f"upstream.cold_start={cold_start}", "run_name=nobody")  # fmt: skip
+    assert exit_info.value.code == 2
+    assert "nothing answers there; start a server with make serve-judge" in capsys.readouterr().err
 
 
 def test_a_judge_that_does_not_answer_ends_the_run_before_the_batch(

@@ -179,6 +179,21 @@ def test_a_panel_rewards_what_all_of_it_prefer() -> None:
     assert everyone.take_measurements().questions == 8
 
 
+class FirstJudge(WordJudge):
+    """Names A with 0.9, whatever it says."""
+
+    def _verdict(self, question: Question) -> Verdict | None:
+        return Verdict(0.9, 1.0) if question.post else None
+
+
+@pytest.mark.parametrize(("order", "gaps"), [("both", [0.8, 0.8]), ("random", [])])
+def test_a_preference_for_a_position_is_measured(order: Any, gaps: list[float]) -> None:
+    reward = JudgedReward(FirstJudge(), order, 0)
+    rewards_of(CASES["right"] * 2, reward=reward)
+    assert reward.take_measurements().position_gaps == pytest.approx(gaps)
+    assert reward.take_measurements().position_gaps == []
+
+
 def test_keys_are_the_same_whatever_happened_but_for_means_of_nothing() -> None:
     logs: list[dict[str, float]] = []
     for completions, post in (

@@ -52,6 +52,17 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
     assert not again.finished
 
 
+def test_a_run_goes_on_with_another_server_and_another_answer_to_outages(tmp_path: Path) -> None:
+    def served(url: str, action: str, model: str = "m") -> dict[str, Any]:
+        judge = {"model": model, "server": {"urls": [url]}}
+        return changed(judge=judge, reward={"name": "judged", "outage": {"action": action}})
+
+    RunFolder.open(tmp_path / "one", served("http://a/v1", "abort"))
+    assert RunFolder.open(tmp_path / "one", served("http://b/v1", "wait")).resumed
+    with pytest.raises(UserError, match=r"judge\.model"):
+        RunFolder.open(tmp_path / "one", served("http://b/v1", "wait", model="other"))
+
+
 def test_a_folder_that_a_kill_left_without_configuration_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "environment.txt").write_text("half")

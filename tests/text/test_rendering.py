@@ -1,5 +1,6 @@
 """The renderer: a value can't leave its slot, and comes through as it is otherwise."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -224,3 +225,9 @@ def test_every_shipped_folder_is_a_prompt_set():
     assert names == ["compact", "default"]
     for name in names:
         PromptSet(name)
+
+
+def test_prompts_can_be_pickled(prompts: PromptSet) -> None:
+    question = Question("a post", "prefers brief", "yes", "no")
+    again = pickle.loads(pickle.dumps(prompts))
+    assert again.judgement(question) == prompts.judgement(question)

@@ -17,8 +17,9 @@ from alignxplore_trl.judging.protocol import (
     Judge,
     JudgedPair,
     Order,
+    Preference,
     Verdict,
-    preference_probabilities,
+    preferences,
 )
 from alignxplore_trl.signals import PreferenceCase
 from alignxplore_trl.text.rendering import Question
@@ -41,6 +42,7 @@ class VerdictRow:
             method that decides by itself and could not) or gave no answer.
         correct: R_jud, 1.0 or 0.0. A tie is not a win; a malformed completion scores 0.0. `None`
             when the judge gave no answer: such a row is left out of the accuracy, and counted.
+        position_gap: how far the two orders of the replies are apart, see `Preference`.
         description_tokens: length of the description, in tokens of the evaluation's tokenizer.
 
     The other attributes are those of the case and of its `UserDescription`.
@@ -57,6 +59,7 @@ class VerdictRow:
     format_problem: str | None
     p_correct: float | None
     correct: float | None
+    position_gap: float | None
     completion_tokens: int | None
     description_tokens: int | None
     ended: bool | None
@@ -75,6 +78,7 @@ _SCHEMA = pa.schema(
         ("format_problem", pa.string()),
         ("p_correct", pa.float64()),
         ("correct", pa.float64()),
+        ("position_gap", pa.float64()),
         ("completion_tokens", pa.int64()),
         ("description_tokens", pa.int64()),
         ("ended", pa.bool_()),
@@ -148,10 +152,10 @@ def score(
     for judge_name, judge in judges.items():
         judge_once = AskOnce(judge)
         for name, entries in methods.items():
-            probabilities = _probabilities(judge_once, by_id, entries, order, seed)
-            for entry, probability in zip(entries, probabilities, strict=True):
+            found = _preferences(judge_once, by_id, entries, order, seed)
+            for entry, preference in zip(entries, found, strict=True):
                 case = by_id[entry.case_id]
-                rows.append(_row(case, name, judge_name, entry, probability, count_tokens))
+                rows.append(_row(case, name, judge_name, entry, preference, count_tokens))
             done += 1
             report(done)
     return rows
@@ -175,9 +179,10 @@ def _row(
     name: MethodSetting,
     judge: str,
     entry: UserDescription | Decision,
-    probability: float | None,
+    preference: Preference | None,
     count_tokens: Callable[[str], int],
 ) -> VerdictRow:
+    probability = None if preference is None else preference.probability
     said = entry if isinstance(entry, UserDescription) else UserDescription(entry.case_id, None)
     return VerdictRow(
         case_id=case.case_id,
@@ -191,6 +196,7 @@ def _row(
         format_problem=None if said.format_problem is None else said.format_problem.value,
         p_correct=probability,
         correct=is_correct(probability) if said.format_problem is None else 0.0,
+        position_gap=None if preference is None else preference.position_gap,
         completion_tokens=said.completion_tokens,
         description_tokens=None if said.description is None else count_tokens(said.description),
         ended=said.ended,
@@ -211,26 +217,31 @@ def _check_entries(
         )
 
 
-def _probabilities(
+def _preferences(
     judge: Judge,
     by_id: Mapping[str, PreferenceCase],
     entries: Sequence[UserDescription | Decision],
     order: Order,
     seed: int,
-) -> list[float | None]:
-    """The probability of the preferred reply for each entry; `None` for malformed ones."""
+) -> list[Preference | None]:
+    """What is thought of the preferred reply for each entry; `None` for malformed ones."""
     asked = [
         entry
         for entry in entries
         if isinstance(entry, UserDescription) and entry.format_problem is None
     ]
     pairs = [_pair(by_id[entry.case_id], entry.description) for entry in asked]
-    answers = preference_probabilities(judge, pairs, order, seed)
+    answers = preferences(judge, pairs, order, seed)
     found = {entry.case_id: answer for entry, answer in zip(asked, answers, strict=True)}
     return [
-        entry.probability_chosen if isinstance(entry, Decision) else found.get(entry.case_id)
+        _decided(entry) if isinstance(entry, Decision) else found.get(entry.case_id)
         for entry in entries
     ]
+
+
+def _decided(entry: Decision) -> Preference | None:
+    probability = entry.probability_chosen
+    return None if probability is None else Preference(probability, None)
 
 
 def _pair(case: PreferenceCase, description: str | None) -> JudgedPair:

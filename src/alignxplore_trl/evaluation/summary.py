@@ -31,6 +31,7 @@ def summarise(
     share and mean:
 
     - `acc_jud`: mean of R_jud x R_format over the cases that the judge answered;
+    - `position_gap`: how far apart the judge's answers in the two orders of the replies are;
     - `cases`, `judge_failures`, `ties`: how many cases there are, how many of them the judge did
       not answer (left out of the accuracy), and how many it called even (no win);
     - `well_formed`, `ended`, `completion_tokens`: of methods that write a completion, and
@@ -157,6 +158,8 @@ def _verdict_estimates(
         return bootstrap.mean(_aligned(position, rows, value))
 
     estimates = {"acc_jud": mean(lambda row: row.correct)}
+    if any(row.position_gap is not None for row in rows):
+        estimates["position_gap"] = mean(lambda row: row.position_gap)
     if any(row.completion is not None for row in rows):
         estimates["well_formed"] = mean(lambda row: float(row.format_problem is None))
         estimates["ended"] = mean(lambda row: row.ended)

@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignxplore_trl.judging.encoding import encode_replies
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.prefixes import (
     PrefixSharingModel,
     Reading,
-    TokenIds,
     common_prefix,
     load_model,
 )
@@ -74,8 +74,8 @@ class LocalGenerator:
         self.prompts = prompts
         self._model = PrefixSharingModel(model, max_batch_tokens)
         self._prefixes = [
-            common_prefix(lambda value: self._prompts_ids([prompts.reply(value, value)])[0]),
-            common_prefix(lambda value: self._prompts_ids([prompts.reply(value, None)])[0]),
+            common_prefix(lambda text: tuple(tokenizer(prompts.reply(text, text))["input_ids"])),
+            common_prefix(lambda text: tuple(tokenizer(prompts.reply(text, None))["input_ids"])),
         ]
         self._measurements = Measurements()
 
@@ -123,13 +123,14 @@ class LocalGenerator:
         return taken
 
     def _read(self, rows: Sequence[Continuation]) -> list[tuple[float, ...] | None]:
-        if not rows:
-            return []
-        heads = self._prompts_ids([self.prompts.reply(row.post, row.description) for row in rows])
-        tails = self.tokenizer([f" {row.response}" for row in rows], add_special_tokens=False)
+        encoded = encode_replies(
+            self.tokenizer,
+            [self.prompts.reply(row.post, row.description) for row in rows],
+            [row.response for row in rows],
+        )
         readings = [
             Reading((*head, *tail[:-1]), tuple((token,) for token in tail))
-            for head, tail in zip(heads, tails["input_ids"], strict=True)
+            for head, tail in encoded
         ]
         fitting = [
             number
@@ -143,6 +144,3 @@ class LocalGenerator:
         for number, answer in zip(fitting, answers, strict=True):
             found[number] = tuple(value for (value,) in answer)
         return found
-
-    def _prompts_ids(self, prompts: Sequence[str]) -> list[TokenIds]:
-        return [tuple(ids) for ids in self.tokenizer(list(prompts))["input_ids"]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignxplore_trl.judging.encoding import encode_questions
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.prefixes import (
     PrefixSharingModel,
@@ -20,8 +21,6 @@ from alignxplore_trl.judging.prefixes import (
 )
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.text.rendering import Layout, PromptSet, Question
-
-_SELECTION = '{{"selection": "Response {letter}"}}'
 
 
 class LocalJudge:
@@ -142,30 +141,10 @@ class LocalJudge:
 
     def _read(self, questions: Sequence[Question]) -> list[Reading]:
         """Token ids up to where the two answers part, and the tokens with which they go on."""
-        prompts = [self._prompt(question) for question in questions]
-        answers = [
-            self.tokenizer(
-                [prompt + _SELECTION.format(letter=letter) for prompt in prompts],
-                add_special_tokens=not self.chat,
-            )["input_ids"]
-            for letter in "AB"
-        ]
-        readings = []
-        for with_a, with_b in zip(*answers, strict=True):
-            part = next(i for i, (a, b) in enumerate(zip(with_a, with_b, strict=False)) if a != b)
-            readings.append(Reading(tuple(with_a[:part]), ((with_a[part], with_b[part]),)))
-        return readings
-
-    def _prompt(self, question: Question) -> str:
-        prompt = self.prompts.judgement(question, self.layout)
-        if not self.chat:
-            return prompt
-        message = [{"role": "user", "content": prompt}]
-        rendered = self.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
+        encoded = encode_questions(
+            self.tokenizer, self.prompts, questions, chat=self.chat, layout=self.layout
         )
-        assert isinstance(rendered, str)
-        return rendered
+        return [Reading(tuple(own.token_ids), ((own.letter_a, own.letter_b),)) for own in encoded]
 
     def _verdict(self, probability_a: float, probability_b: float) -> Verdict | str:
         mass = probability_a + probability_b

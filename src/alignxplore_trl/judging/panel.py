@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal
 
 from alignxplore_trl.judging.measurements import Measurements
-from alignxplore_trl.judging.protocol import Judge, JudgedPair, Order, preference_probabilities
+from alignxplore_trl.judging.protocol import Judge, JudgedPair, Order, Preference, preferences
 
 Agreement = Literal["mean", "all"]
 
@@ -33,22 +34,27 @@ class Panel:
         self.judges = tuple(judges)
         self.agreement = agreement
 
-    def preference_probabilities(
+    def preferences(
         self, pairs: Sequence[JudgedPair], order: Order, seed: int
-    ) -> list[float | None]:
-        """The panel's probability of the chosen reply of each pair, as the function of this name.
+    ) -> list[Preference | None]:
+        """What the panel thinks of each pair, as the function of this name; the mean of the gaps.
 
         `None` where any of the judges gave no answer: fewer judges would be another panel.
         """
-        opinions = [preference_probabilities(judge, pairs, order, seed) for judge in self.judges]
+        opinions = [preferences(judge, pairs, order, seed) for judge in self.judges]
         return [self._combined(own) for own in zip(*opinions, strict=True)]
 
     def take_measurements(self) -> Measurements:
         """What happened to all judges since this was last called."""
         return sum((judge.take_measurements() for judge in self.judges), Measurements())
 
-    def _combined(self, opinions: Sequence[float | None]) -> float | None:
-        known = [probability for probability in opinions if probability is not None]
+    def _combined(self, opinions: Sequence[Preference | None]) -> Preference | None:
+        known = [opinion for opinion in opinions if opinion is not None]
         if len(known) < len(opinions):
             return None
-        return min(known) if self.agreement == "all" else sum(known) / len(known)
+        probabilities = [opinion.probability for opinion in known]
+        gaps = [opinion.position_gap for opinion in known if opinion.position_gap is not None]
+        return Preference(
+            min(probabilities) if self.agreement == "all" else fmean(probabilities),
+            fmean(gaps) if gaps else None,
+        )

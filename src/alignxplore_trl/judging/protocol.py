@@ -53,10 +53,24 @@ class JudgedPair:
     rejected: str
 
 
-def preference_probabilities(
+@dataclass(frozen=True)
+class Preference:
+    """What a judge thinks of a pair, with the order of the responses undone.
+
+    Attributes:
+        probability: with which it prefers the chosen reply, the mean of the orders it was asked in.
+        position_gap: |P(chosen | shown first) - P(chosen | shown second)|; `None` where it was
+            asked in one order.
+    """
+
+    probability: float
+    position_gap: float | None
+
+
+def preferences(
     judge: Judge, pairs: Sequence[JudgedPair], order: Order, seed: int
-) -> list[float | None]:
-    """The probability with which the judge prefers the chosen reply of each pair.
+) -> list[Preference | None]:
+    """What the judge thinks of each pair.
 
     `random` asks once, in an order that is a function of the seed and the pair's key; `both` asks
     in both orders and averages, and is `None` where either answer is missing.
@@ -72,7 +86,17 @@ def preference_probabilities(
         )
     )
     return [
-        _mean([_of_chosen(next(verdicts), first) for first in firsts]) for firsts in chosen_first
+        _preference([_of_chosen(next(verdicts), first) for first in firsts])
+        for firsts in chosen_first
+    ]
+
+
+def preference_probabilities(
+    judge: Judge, pairs: Sequence[JudgedPair], order: Order, seed: int
+) -> list[float | None]:
+    """The probabilities of `preferences` alone."""
+    return [
+        None if own is None else own.probability for own in preferences(judge, pairs, order, seed)
     ]
 
 
@@ -87,9 +111,12 @@ def _of_chosen(verdict: Verdict | None, chosen_first: bool) -> float | None:
     return verdict.probability_a if chosen_first else 1.0 - verdict.probability_a
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _preference(of_chosen: Sequence[float | None]) -> Preference | None:
+    known = [value for value in of_chosen if value is not None]
+    if len(known) < len(of_chosen):
+        return None
+    gap = abs(known[0] - known[1]) if len(known) == 2 else None
+    return Preference(sum(known) / len(known), gap)
 
 
 def _coin(seed: int, key: str) -> bool:

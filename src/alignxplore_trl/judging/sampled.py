@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignxplore_trl.judging.encoding import as_message
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.judging.selections import read_selection
@@ -210,13 +211,7 @@ class LocalAnswerWriter:
         return taken
 
     def _rendered(self, prompt: str) -> str:
-        if not self.chat:
-            return prompt + self.answer_start
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        assert isinstance(rendered, str)
-        return rendered + self.answer_start
+        return (as_message(self.tokenizer, prompt) if self.chat else prompt) + self.answer_start
 
     def _tokenized(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"]

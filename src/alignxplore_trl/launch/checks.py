@@ -13,14 +13,22 @@ from alignxplore_trl.launch.config import (
     Data,
     EvaluateConfig,
     JudgedRewardSettings,
+    JudgeReportConfig,
+    JudgeServer,
+    JudgeSettings,
     PrepareConfig,
     RecipeConfig,
+    Report,
     RLConfig,
+    SampledJudgeSettings,
+    ServerJudgeSettings,
     SynthesizeConfig,
 )
 from alignxplore_trl.run.errors import Problems, UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# Seconds; what transformers takes where the configuration says nothing.
+_DDP_TIMEOUT = 1800
 
 
 def check_config(config: RecipeConfig, problems: Problems) -> None:
@@ -30,7 +38,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_data(config.data, config.seed, problems)
     if isinstance(config, SynthesizeConfig):
         _check_writer("teacher", config, problems)
-        check_model_folder("judge.model", config.judge.model, problems)
+        _check_judge(config.judge, 1, problems)
     if isinstance(config, ColdStartConfig):
         check_model_folder("model.backbone", config.model.backbone, problems)
         _check_no_trl_evaluation(config.trainer, problems)
@@ -42,6 +50,9 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
             _check_sizes(config, problems)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config, problems)
+    if isinstance(config, JudgeReportConfig):
+        _check_judge(config.judge, 1, problems)
+        _check_report(config.report, problems)
 
 
 def generation_batch_size(config: RLConfig) -> int:
@@ -113,13 +124,66 @@ def check_model_folder(key: str, name: str, problems: Problems) -> None:
 
 
 def _check_reward(config: RLConfig, problems: Problems) -> None:
-    """The models that the reward asks are there."""
+    """The models that the reward asks are there, and their servers in time for the processes."""
+    settings, processes = config.judge, config.launch.num_processes
+    if isinstance(settings, ServerJudgeSettings | SampledJudgeSettings) and settings.server.urls:
+        limit = config.trainer.get("ddp_timeout") or _DDP_TIMEOUT
+        if settings.server.deadline >= limit:
+            problems.add(
+                f"judge.server.deadline: {settings.server.deadline:g} s found, expected less than "
+                f"trainer.ddp_timeout, {limit} s, after which waiting processes give up"
+            )
     if isinstance(config.reward, JudgedRewardSettings):
-        check_model_folder("judge.model", config.judge.model, problems)
+        _check_judge(settings, processes, problems)
         for number, name in enumerate(config.reward.panel):
             check_model_folder(f"reward.panel[{number}]", name, problems)
+        return
+    check_model_folder("reward.generator", config.reward.generator, problems)
+    if isinstance(settings, ServerJudgeSettings):
+        _check_judge(settings, processes, problems)
+        if settings.server.urls and config.reward.generator != settings.model:
+            problems.add(
+                f"reward.generator: {config.reward.generator} found, expected judge.model, "
+                f"{settings.model}, which judge.server.urls serve; give that, or judge=local"
+            )
+
+
+def _check_judge(settings: JudgeSettings, processes: int, problems: Problems) -> None:
+    """The judge of training: its folder, where it is loaded or its tokenizer is, or its server."""
+    if isinstance(settings, SampledJudgeSettings) and settings.server.urls:
+        if settings.chat and settings.answer_start:
+            problems.add(
+                f"judge.answer_start: {settings.answer_start!r} found, expected '' with judge.chat "
+                "on a server, where an answer can't be begun for the model"
+            )
     else:
-        check_model_folder("reward.generator", config.reward.generator, problems)
+        check_model_folder("judge.model", settings.model, problems)
+    if isinstance(settings, ServerJudgeSettings | SampledJudgeSettings):
+        _check_server(settings.server, processes, problems)
+
+
+def _check_server(server: JudgeServer, processes: int, problems: Problems) -> None:
+    if not (server.urls or server.test_urls):
+        return
+    # Imported here: the client of the servers takes a second that other runs needn't wait for.
+    from alignxplore_trl.judging.client import address_problems, read_key
+
+    problems.found += address_problems("judge.server.urls", server.urls)
+    problems.found += address_problems("judge.server.test_urls", server.test_urls)
+    try:
+        read_key(server.key_variable)
+    except UserError as error:
+        problems.found += error.problems
+    if server.concurrency < processes:
+        problems.add(
+            f"judge.server.concurrency: {server.concurrency} found, expected at least {processes}, "
+            "one request for each process"
+        )
+    if not 0 < server.request_timeout <= server.deadline:
+        problems.add(
+            f"judge.server.request_timeout: {server.request_timeout:g} s found, expected more than "
+            f"0 and at most judge.server.deadline, {server.deadline:g} s"
+        )
 
 
 def _check_writer(role: str, config: SynthesizeConfig | EvaluateConfig, problems: Problems) -> None:
@@ -223,9 +287,16 @@ def _check_sizes(config: RLConfig, problems: Problems) -> None:
         problems.found += check_rows(config, count * config.setting.rounds)
 
 
+def _check_report(report: Report, problems: Problems) -> None:
+    for key, count in (("cases", report.cases), ("bins", report.bins)):
+        if count is not None and count < 1:
+            problems.add(f"report.{key}: {count} found, expected 1 or more")
+
+
 def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
-    check_model_folder("judge.model", config.judge.model, problems)
-    check_model_folder("judge.test_model", config.judge.test_model, problems)
+    _check_judge(config.judge, 1, problems)
+    if not (isinstance(config.judge, SampledJudgeSettings) and config.judge.server.test_urls):
+        check_model_folder("judge.test_model", config.judge.test_model, problems)
     for method in ("backbone", "teacher"):
         if method in config.evaluation.methods:
             _check_writer(method, config, problems)

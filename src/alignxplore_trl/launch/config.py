@@ -98,8 +98,34 @@ class LocalJudgeSettings(JudgeSettings):
 
 
 @dataclass(frozen=True)
+class JudgeServer:
+    """Where judges are served, and how much is asked of them; without URLs they are loaded here."""
+
+    urls: list[str]
+    test_urls: list[str]
+    served_as: str
+    test_served_as: str
+    key_variable: str | None
+    concurrency: int
+    request_timeout: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class ServerJudgeSettings(JudgeSettings):
+    """A judge behind an OpenAI-compatible server, read at the letter of its answer."""
+
+    name: Literal["server"]
+    layout: Literal["description_first", "description_last"]
+    letters: Literal["token_ids", "top_logprobs"]
+    scoring_concurrency: int
+    scoring_tokens: int
+    server: JudgeServer
+
+
+@dataclass(frozen=True)
 class SampledJudgeSettings(JudgeSettings):
-    """A judge in this process that writes its answers."""
+    """A judge that writes its answers, in this process or on a server."""
 
     name: Literal["sampled"]
     samples: int
@@ -107,6 +133,7 @@ class SampledJudgeSettings(JudgeSettings):
     max_new_tokens: int
     answer_start: str
     answer_end: str
+    server: JudgeServer
 
 
 @dataclass(frozen=True)
@@ -225,6 +252,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Report:
+    """What a judge is asked about before it is used."""
+
+    split: Literal["validation", "rl", "cold_start"]
+    cases: int | None
+    bins: int
+
+
+@dataclass(frozen=True)
 class TinyShape:
     """Size of a small model; the head size is hidden_size / heads."""
 
@@ -267,6 +303,22 @@ class TinyModel:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """A model on a vLLM server, and where it listens."""
+
+    model: str
+    name: str
+    host: str
+    port: int
+    dtype: str
+    max_model_len: int | None
+    flags: list[str]
+    environment: dict[str, str]
+    python: str | None
+    start_timeout: int
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """What every recipe has."""
 
@@ -290,7 +342,7 @@ class PrepareConfig(RecipeConfig):
 class _ModelRecipeConfig(PrepareConfig):
     model: Model
     prompts: Prompts
-    judge: LocalJudgeSettings | SampledJudgeSettings
+    judge: LocalJudgeSettings | ServerJudgeSettings | SampledJudgeSettings
     upstream: dict[str, str | None]
 
 
@@ -329,6 +381,13 @@ class EvaluateConfig(_ModelRecipeConfig):
 
 
 @dataclass(frozen=True)
+class JudgeReportConfig(_ModelRecipeConfig):
+    """conf/judge_report.yaml."""
+
+    report: Report
+
+
+@dataclass(frozen=True)
 class ResultsConfig(RecipeConfig):
     """conf/results.yaml."""
 
@@ -347,6 +406,14 @@ class TinyModelsConfig(RecipeConfig):
     models: dict[str, TinyModel]
 
 
+@dataclass(frozen=True)
+class ServeJudgeConfig(RecipeConfig):
+    """conf/serve_judge.yaml."""
+
+    model: Model
+    serve: Serve
+
+
 CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "prepare": PrepareConfig,
     "synthesize": SynthesizeConfig,
@@ -355,6 +422,8 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "evaluate": EvaluateConfig,
     "results": ResultsConfig,
     "tiny_models": TinyModelsConfig,
+    "serve_judge": ServeJudgeConfig,
+    "judge_report": JudgeReportConfig,
 }
 
 

@@ -41,6 +41,7 @@ CHAINS = {
     "cold_start": ("prepare", "synthesize", "cold_start"),
     "rl": ("prepare", "synthesize", "cold_start", "rl"),
     "evaluate": ("prepare", "evaluate"),
+    "judge_report": ("prepare", "judge_report"),
 }
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from accelerate import PartialState
+from transformers import AutoTokenizer
 
 from alignxplore_trl.data.world import OPPOSITE
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
-from alignxplore_trl.judging.generator import LocalGenerator
+from alignxplore_trl.judging.client import ServerSettings
+from alignxplore_trl.judging.generator import Generator, LocalGenerator
 from alignxplore_trl.judging.generator_cache import CachedGenerator, identity_of
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.panel import Panel
 from alignxplore_trl.judging.protocol import Judge
-from alignxplore_trl.judging.sampled import LocalAnswerWriter, SampledJudge
+from alignxplore_trl.judging.sampled import AnswerWriter, LocalAnswerWriter, SampledJudge
+from alignxplore_trl.judging.server import ServerAnswerWriter, ServerGenerator, ServerJudge
 from alignxplore_trl.launch.config import (
     EvaluateConfig,
     Evaluation,
@@ -20,6 +25,7 @@ from alignxplore_trl.launch.config import (
     LogProbabilityRewardSettings,
     RLConfig,
     SampledJudgeSettings,
+    ServerJudgeSettings,
     Synthesis,
     SynthesizeConfig,
 )
@@ -29,13 +35,75 @@ from alignxplore_trl.rewards.judged import JudgedReward
 from alignxplore_trl.rewards.log_probability import LogProbabilityReward
 from alignxplore_trl.text.rendering import PromptSet
 
+AnyJudgeSettings = LocalJudgeSettings | ServerJudgeSettings | SampledJudgeSettings
 
-def load_judge(
-    source: str, prompts: PromptSet, settings: LocalJudgeSettings | SampledJudgeSettings, seed: int
-) -> Judge:
-    """A judge from a folder or by its name on the Hub, on this process's device."""
+
+def load_judge(source: str, prompts: PromptSet, settings: AnyJudgeSettings, seed: int) -> Judge:
+    """A judge from a folder or by its name on the Hub: on its server, or on this process's device.
+
+    Raises:
+        UserError: its server doesn't answer as it should.
+    """
+    servers = _servers_of(source, settings)
     if isinstance(settings, SampledJudgeSettings):
-        writer = LocalAnswerWriter.from_folder(
+        return SampledJudge(
+            _answer_writer(source, servers, settings, seed),
+            prompts,
+            samples=settings.samples,
+            minimum_label_mass=settings.minimum_label_mass,
+        )
+    if servers is not None and isinstance(settings, ServerJudgeSettings):
+        judge = ServerJudge(
+            AutoTokenizer.from_pretrained(source),
+            prompts,
+            servers,
+            minimum_label_mass=settings.minimum_label_mass,
+            chat=settings.chat,
+            letters=settings.letters,
+            layout=settings.layout,
+        )
+        judge.check()
+        return judge
+    return LocalJudge.from_folder(
+        source,
+        prompts,
+        dtype=settings.dtype,
+        device=PartialState().device,
+        max_batch_tokens=settings.max_batch_tokens,
+        minimum_label_mass=settings.minimum_label_mass,
+        chat=settings.chat,
+        layout=settings.layout,
+    )
+
+
+def _servers_of(source: str, settings: AnyJudgeSettings) -> ServerSettings | None:
+    """Where a judge is served; `None` for one that is loaded here."""
+    if isinstance(settings, LocalJudgeSettings):
+        return None
+    server = settings.server
+    served = {
+        settings.test_model: (server.test_urls, server.test_served_as),
+        settings.model: (server.urls, server.served_as),
+    }
+    urls, name = served.get(source, ([], ""))
+    if not urls:
+        return None
+    return ServerSettings(
+        tuple(urls),
+        name,
+        concurrency=server.concurrency,
+        request_timeout=server.request_timeout,
+        deadline=server.deadline,
+        key_variable=server.key_variable,
+        num_processes=PartialState().num_processes,
+    )
+
+
+def _answer_writer(
+    source: str, servers: ServerSettings | None, settings: SampledJudgeSettings, seed: int
+) -> AnswerWriter:
+    if servers is None:
+        return LocalAnswerWriter.from_folder(
             source,
             dtype=settings.dtype,
             device=PartialState().device,
@@ -47,22 +115,39 @@ def load_judge(
             answer_start=settings.answer_start,
             answer_end=settings.answer_end,
         )
-        return SampledJudge(
-            writer,
-            prompts,
-            samples=settings.samples,
-            minimum_label_mass=settings.minimum_label_mass,
-        )
-    return LocalJudge.from_folder(
-        source,
-        prompts,
-        dtype=settings.dtype,
-        device=PartialState().device,
-        max_batch_tokens=settings.max_batch_tokens,
-        minimum_label_mass=settings.minimum_label_mass,
+    writer = ServerAnswerWriter(
+        servers,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
         chat=settings.chat,
-        layout=settings.layout,
+        answer_start=settings.answer_start,
+        answer_end=settings.answer_end,
     )
+    writer.check(settings.samples)
+    return writer
+
+
+def _load_generator(
+    source: str, prompts: PromptSet, settings: AnyJudgeSettings, max_batch_tokens: int
+) -> Generator:
+    """The generator of a reward: on the judge's server where there is one, else in this process."""
+    servers = _servers_of(source, settings)
+    if servers is None or not isinstance(settings, ServerJudgeSettings):
+        return LocalGenerator.from_folder(
+            source,
+            prompts,
+            dtype=settings.dtype,
+            device=PartialState().device,
+            max_batch_tokens=max_batch_tokens,
+        )
+    generator = ServerGenerator(
+        AutoTokenizer.from_pretrained(source),
+        prompts,
+        replace(servers, concurrency=settings.scoring_concurrency),
+        max_tokens=settings.scoring_tokens,
+    )
+    generator.check()
+    return generator
 
 
 def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
@@ -82,12 +167,8 @@ def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
             shaping=settings.shaping,
             opposites=opposites,
         )
-    generator = LocalGenerator.from_folder(
-        settings.generator,
-        prompts,
-        dtype=config.judge.dtype,
-        device=PartialState().device,
-        max_batch_tokens=settings.max_batch_tokens,
+    generator = _load_generator(
+        settings.generator, prompts, config.judge, settings.max_batch_tokens
     )
     if isinstance(settings, LogProbabilityRewardSettings):
         return LogProbabilityReward(
@@ -97,7 +178,10 @@ def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
             shaping=settings.shaping,
             opposites=opposites,
         )
-    identity = identity_of(settings.generator, dtype=config.judge.dtype)
+    on_server = isinstance(generator, ServerGenerator)
+    identity = identity_of(
+        settings.generator, dtype="as served" if on_server else config.judge.dtype
+    )
     return GeneratedReward(
         CachedGenerator(generator, prompts, settings.cache, identity=identity),
         aggregation=settings.aggregation,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignxplore_trl.launch.compose import compose_recipe, flatten, override_key
-from alignxplore_trl.run.folder import is_finished
+from alignxplore_trl.run.folder import is_finished, is_free
 
 # Keys that belong to one stage: the same override means something else, or nothing, to another.
 OWN_KEYS = (
@@ -23,10 +23,11 @@ OWN_KEYS = (
     "completions_every",
     "synthesis",
     "evaluation",
+    "report",
     "run_name",
     "upstream",
 )
-# Keys that a name spells out, and keys that don't change what a run computes.
+# Keys that a name spells out, and groups that say where a run is kept and shown.
 _SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "seed")
 _NEUTRAL = ("tracking", "paths", "run_name")
 _MAKE_VARIABLES = {
@@ -165,11 +166,11 @@ def _top_key(override: str) -> str:
 
 
 def _differences(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattened keys whose values differ, with the first one's value; neutral keys are left out."""
+    """Flattened keys whose values differ, with the first one's value; free keys are left out."""
     ours, others = dict(flatten(values)), dict(flatten(plain))
     return {
         key: ours.get(key, "<none>")
         for key in sorted(ours.keys() | others.keys())
-        if _top_key(key) not in _NEUTRAL
+        if key != "run_name" and not is_free(key)
         if key not in ours or key not in others or ours[key] != others[key]
     }

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from alignxplore_trl.evaluation.judge_quality import CalibrationBin, JudgeQuality
 from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
 
 # A blue and an orange that stay apart for colour-blind readers and in grey print, then two more.
@@ -64,6 +65,48 @@ def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> No
         handles=[*handles, chance], loc="outside upper left", ncols=len(judges) + 1, frameon=False
     )
     _save(chart, path)
+
+
+def judge_chart(qualities: Mapping[str, JudgeQuality], judge: str, path: Path) -> None:
+    """A judge at a glance: how sure and how right it is, and what it answers.
+
+    Left, calibration: each dot a bin of cases, its size their number, the dashed line a judge that
+    is as often right as it is sure. Middle, the probability of the right reply; right, the label
+    mass of its answers. One colour per kind of description.
+
+    Args:
+        qualities: what came of asking it, by the kind of description.
+        judge: its name.
+        path: the PNG file to write.
+    """
+    chart = Chart(figsize=(12, 3.8), layout="constrained")
+    calibration, probability, mass = chart.subplots(1, 3)
+    calibration.plot([0.5, 1], [0.5, 1], "--", color=_GREY, linewidth=1)
+    for colour, (method, quality) in zip(_COLOURS, qualities.items(), strict=False):
+        bins = quality.calibration
+        calibration.plot(*_points_of(bins), color=colour, linewidth=1, alpha=0.6)
+        sizes = [12 + 220 * each.cases / quality.cases for each in bins]
+        calibration.scatter(*_points_of(bins), s=sizes, color=colour, clip_on=False, zorder=3)
+        answered = [own.probability for own in quality.preferences if own is not None]
+        style: Any = {"histtype": "step", "linewidth": 2, "color": colour, "label": method}
+        probability.hist(answered, bins=20, range=(0, 1), **style)
+        mass.hist(quality.measurements.label_masses, bins=20, range=(0, 1), **style)
+    calibration.set(xlabel="How sure it is", ylabel="How often it is right", ylim=(-0.03, 1.03))
+    probability.set(xlabel="Probability of the right reply", ylabel="Cases")
+    mass.set(xlabel="Probability of A and B together", ylabel="Questions")
+    for axes in (calibration, probability, mass):
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    calibration.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    handles, labels = probability.get_legend_handles_labels()
+    title = f"The judge {judge}, told of the user:"
+    chart.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, title=title)
+    _save(chart, path)
+
+
+def _points_of(bins: Sequence[CalibrationBin]) -> tuple[list[float], list[float]]:
+    return [each.confidence for each in bins], [each.right for each in bins]
 
 
 def training_chart(

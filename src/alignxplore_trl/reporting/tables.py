@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
+from alignxplore_trl.evaluation.judge_quality import JudgeQuality
 from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
 
 TableStyle = Literal["plain", "markdown"]
@@ -96,6 +97,51 @@ def difference_table(
             style,
         )
     )
+
+
+def judge_table(qualities: Mapping[str, JudgeQuality], judge: str, without_description: int) -> str:
+    """One row per kind of description that a judge was told, and what the columns mean.
+
+    Args:
+        qualities: what came of it, by the kind of description.
+        judge: the judge's name.
+        without_description: cases whose true description isn't known.
+    """
+    rows = [_judge_row(method, quality) for method, quality in qualities.items()]
+    if "golden" not in qualities:
+        rows.insert(0, ["golden", *[_ABSENT] * 9])
+    headers = ["told", "accuracy", "gap", "P(A)", "label mass", "5 %", "unansw.", "ECE"]
+    notes = (
+        f"The judge {judge}, asked in both orders of the replies. Accuracy with its 95 % interval; "
+        "gap, the mean distance of its answers in the two orders; P(A), the mean probability of "
+        "the first reply; label mass, the mean probability of A and B together, and its lowest "
+        "twentieth; unansw., questions without an answer; ECE, the mean distance between how sure "
+        "it is and how often it is right; all in %. ms: median time of a request or a pass, and "
+        "the longest twentieth."
+    )
+    if without_description:
+        notes += f" The true description of {without_description} cases isn't known."
+    headers += ["questions/s", "ms (95 %)"]
+    return f"{_render(rows, headers, 'plain')}\n\n{_note(notes, 'plain')}"
+
+
+def _judge_row(method: str, quality: JudgeQuality) -> list[str]:
+    found = quality.figures()
+    speed, slow = found["latency_p50"], found["latency_p95"]
+    per_second = found["questions_per_second"]
+    accuracy = quality.accuracy
+    return [
+        method,
+        _with_range([Figure(accuracy.value, accuracy.low, accuracy.high)]),
+        *(
+            _percent(found[name])
+            for name in ("position_gap", "probability_a", "label_mass", "label_mass_p5")
+        ),
+        _percent((found["unanswered"] or 0) / max(1, found["questions"] or 0)),
+        _percent(found["calibration_error"]),
+        _ABSENT if per_second is None else f"{per_second:.0f}",
+        _ABSENT if speed is None or slow is None else f"{1000 * speed:.0f} ({1000 * slow:.0f})",
+    ]
 
 
 def comparison_name(key: FigureKey) -> str:

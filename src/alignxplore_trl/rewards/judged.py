@@ -7,7 +7,7 @@ from typing import Literal
 
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.panel import Panel
-from alignxplore_trl.judging.protocol import Judge, JudgedPair, Order, preference_probabilities
+from alignxplore_trl.judging.protocol import Judge, JudgedPair, Order, preferences
 from alignxplore_trl.rewards.described import DescriptionReward, Outcome
 from alignxplore_trl.rewards.shaping import NO_SHAPING, Shaping
 from alignxplore_trl.text.parsing import FormatProblem
@@ -57,15 +57,22 @@ class JudgedReward(DescriptionReward):
         self.score = score
         self.malformed = -1.0 if score == "margin" else 0.0
         self.tie = 0.5 if score == "probability" else 0.0
+        self._position_gaps: list[float] = []
 
     def take_measurements(self) -> Measurements:
         """What happened to the judge, or to all judges of the panel, since this was last called."""
-        return self.judge.take_measurements()
+        gaps, self._position_gaps = self._position_gaps, []
+        return self.judge.take_measurements() + Measurements(position_gaps=gaps)
 
     def _measure(self, pairs: Sequence[JudgedPair]) -> list[float | None]:
         if isinstance(self.judge, Panel):
-            return self.judge.preference_probabilities(pairs, self.order, self.seed)
-        return preference_probabilities(self.judge, pairs, self.order, self.seed)
+            found = self.judge.preferences(pairs, self.order, self.seed)
+        else:
+            found = preferences(self.judge, pairs, self.order, self.seed)
+        self._position_gaps += [
+            own.position_gap for own in found if own is not None and own.position_gap is not None
+        ]
+        return [None if own is None else own.probability for own in found]
 
     def _reward(self, number: float) -> float:
         match self.score:

@@ -15,7 +15,12 @@ from alignxplore_trl.run.environment import describe_environment
 from alignxplore_trl.run.errors import UserError
 
 # Keys of the configuration that don't change what a run computes.
-FREE_KEYS = ("tracking", "paths")
+FREE_KEYS = ("tracking", "paths", "judge.server", "reward.outage")
+
+
+def is_free(key: str) -> bool:
+    """Whether a key, dots between its parts, may differ when a run is taken up again."""
+    return any(f"{key}.".startswith(f"{free}.") for free in FREE_KEYS)
 
 
 def is_main_process() -> bool:
@@ -147,7 +152,7 @@ def _refuse_other_config(path: Path, found: Any, asked: Mapping[str, Any]) -> No
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flattened values as they are after a round through YAML, without the free keys."""
     plain = yaml.safe_load(yaml.safe_dump(dict(config)))
-    return {key: value for key, value in _flat(plain) if key.split(".")[0] not in FREE_KEYS}
+    return {key: value for key, value in _flat(plain) if not is_free(key)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -89,6 +89,10 @@ class PromptSet:
         except TemplateError as error:
             raise UserError(f"{self.folder}: not a valid template: {error}") from error
 
+    def __reduce__(self) -> tuple[type[PromptSet], tuple[Path]]:
+        """Pickled by its folder: compiled templates can't be."""
+        return PromptSet, (self.folder,)
+
     def inference(self, signals: Sequence[Signal], earlier: str | None) -> str:
         """The policy's prompt: new signals and the earlier description, if there is one."""
         return self._templates["inference"].render(
