@@ -55,6 +55,14 @@ def test_all_mistakes_are_answered_at_once_with_status_2(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_the_word_null_is_told_from_nothing(tmp_path: Path) -> None:
+    done = recipe("evaluate", "evaluation.methods=[null]", f"paths.outputs={tmp_path}")
+    assert done.returncode == 2
+    assert r"found None, expected text, such as \"null\" for the word" in done.stderr
+    done = recipe("evaluate", 'evaluation.methods=["null"]', f"paths.outputs={tmp_path}")
+    assert "evaluation.methods" not in done.stderr
+
+
 def test_unknown_keys_and_wrong_values_are_answered_together(tmp_path: Path) -> None:
     done = recipe("rl", "foo=1", "setting=stream", "setting.signals=four", "model.judge=/nowhere",
                   f"paths.outputs={tmp_path}")  # fmt: skip

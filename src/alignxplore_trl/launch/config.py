@@ -462,7 +462,8 @@ def _read(kind: Any, value: Any, where: str, problems: Problems) -> Any:
         return float(value)
     if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    problems.add(f"{where}: found {value!r}, expected {_type_in_words(kind)}")
+    hint = r", such as \"null\" for the word" if value is None and kind is str else ""
+    problems.add(f"{where}: found {value!r}, expected {_type_in_words(kind)}{hint}")
     return value
 
 
