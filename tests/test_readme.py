@@ -79,9 +79,11 @@ def check_command(command: str) -> list[str]:
         script = _RECIPE.search(line)
         if script is not None:
             words = [word for word in shlex.split(line[script.end() :]) if word != "--print-config"]
-            written_for = words[1] if words[:1] == ["--for"] else script[1]
-            overrides = words[2:] if words[:1] == ["--for"] else words
-            _check_configuration(script[1], written_for, tuple(overrides))
+            written_for = script[1]
+            while words and words[0] in ("--for", "--then"):
+                option, recipe, *words = words
+                written_for = recipe if option == "--for" else written_for
+            _check_configuration(script[1], written_for, tuple(words))
             recipes.append(script[1])
     return recipes
 

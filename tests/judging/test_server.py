@@ -642,6 +642,12 @@ def test_scores_that_can_not_be_are_no_answer(
     assert generator.take_measurements().unanswered == {"malformed": 3}
 
 
+def test_a_key_given_as_the_name_of_its_variable_is_not_repeated() -> None:
+    with pytest.raises(UserError) as error_info:
+        CompletionsClient(settings("http://127.0.0.1:1/v1", key_variable=KEY))
+    assert KEY not in str(error_info.value)
+
+
 # --- answers that are written --------------------------------------------------------------------
 
 

@@ -69,6 +69,15 @@ def test_what_ships_has_no_problem(assets: Path, recipe: str, setting: str) -> N
             "is not a multiple of 4 rollouts per prompt",
         ),
         (["trainer.num_generations=1"], "trainer.num_generations: 1 found, expected 2 or more"),
+        (["trainer.num_generations=0"], "trainer.num_generations: 0 found, expected 2 or more"),
+        (["trainer.per_device_train_batch_size=0"], "found, expected 1 or more"),
+        (["completions_every=0"], "completions_every: 0 found, expected 1 or more"),
+        (["judge.minimum_label_mass=2"], "judge.minimum_label_mass: 2.0 found, expected 0 to 1"),
+        (["judge=sampled", "judge.samples=0"], "judge.samples: 0 found, expected 1 or more"),
+        (["reward.outage.share=1.5"], "reward.outage.share: 1.5 found, expected 0 to 1"),
+        (["seed=-1"], "seed: -1 found, expected 0 to 4294967295"),
+        (["paths.assets=nowhere", "judge.model=a/b", "model.backbone=a/c"], "found no folder"),
+        (["data.path=rows.jsonl"], "expected none with data=world"),
         (
             ["trainer.steps_per_generation=4", "trainer.save_steps=6"],
             "trainer.save_steps: 6 x gradient_accumulation_steps 1 = 6, which is not a multiple of "
@@ -154,7 +163,7 @@ def test_a_report_needs_cases_bins_and_a_judge(assets: Path) -> None:
     found = problems_of("judge_report", assets, "report.cases=0", "report.bins=0",
                         "judge.model=/nowhere/x")  # fmt: skip
     assert [problem.split(":")[0] for problem in found] == [
-        "judge.model", "report.cases", "report.bins",
+        "report.cases", "report.bins", "judge.model",
     ]  # fmt: skip
 
 

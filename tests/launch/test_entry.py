@@ -63,6 +63,36 @@ def test_the_word_null_is_told_from_nothing(tmp_path: Path) -> None:
     assert "evaluation.methods" not in done.stderr
 
 
+def test_a_file_that_has_changed_since_it_was_prepared_is_refused(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes((ROOT / "tests" / "fixtures" / "alignx.jsonl").read_bytes())
+    counts = "data.counts={cold_start: 4, rl: 3, validation: 2, test: 3}"
+    command = ["data=alignx", f"data.path={rows}", "data.signals_per_user=4", counts,
+               f"paths.outputs={tmp_path}", "run_name=x"]  # fmt: skip
+    first = recipe("prepare", *command)
+    assert first.returncode == 0, first.stderr
+    assert "nothing to do" in recipe("prepare", *command).stderr
+    rows.write_bytes(rows.read_bytes() + b"\n")
+    changed = recipe("prepare", *command)
+    assert changed.returncode == 2
+    assert f"{rows} has changed since" in changed.stderr
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "latest", "-x"])
+def test_a_run_name_is_one_folder(tmp_path: Path, name: str) -> None:
+    done = recipe("prepare", f"run_name='{name}'", f"paths.outputs={tmp_path}")
+    assert done.returncode == 2
+    assert "run_name: " in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_command_runs_at_its_end_is_checked_first(tmp_path: Path) -> None:
+    command = ["setting=streaming", f"paths.outputs={tmp_path}", "judge.test_model=/nowhere"]
+    done = recipe("prepare", "--for", "rl", "--then", "evaluate", *command)
+    assert done.returncode == 2
+    assert "judge.test_model: found no folder /nowhere" in done.stderr
+
+
 def test_unknown_keys_and_wrong_values_are_answered_together(tmp_path: Path) -> None:
     done = recipe("rl", "foo=1", "setting=stream", "setting.signals=four", "model.judge=/nowhere",
                   f"paths.outputs={tmp_path}")  # fmt: skip

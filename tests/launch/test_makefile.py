@@ -48,6 +48,21 @@ def test_help_names_every_target() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["rl", "SEDE=3"], "SEDE: make has no such variable"),
+        (["data", "REWARD=generated"], "REWARD: make data has no such variable"),
+        (["results", "SEED=1"], "SEED: make results has no such variable; it has SCALE ARGS"),
+        (["rl-streaming", "SETTING=base"], "SETTING: make rl-streaming has no such variable"),
+    ],
+)
+def test_a_variable_that_would_change_nothing_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error_info:
+        make(*given)
+    assert message in error_info.value.stderr
+
+
+@pytest.mark.parametrize(
     ("target", "recipes"),
     [
         ("data", ["prepare"]),

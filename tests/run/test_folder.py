@@ -63,6 +63,21 @@ def test_a_run_goes_on_with_another_server_and_another_answer_to_outages(tmp_pat
         RunFolder.open(tmp_path / "one", served("http://b/v1", "wait", model="other"))
 
 
+def test_a_second_command_is_kept_out_until_the_first_ends(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "one", CONFIG)
+    again = RunFolder.open(tmp_path / "one", CONFIG)
+    with folder.held(), pytest.raises(UserError, match="another command is at work"), again.held():
+        pytest.fail("both are in")
+    with folder.held():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"paths\.outputs has to be a folder"):
+        RunFolder.open(tmp_path / "file" / "rl" / "one", CONFIG)
+
+
 def test_a_folder_that_a_kill_left_without_configuration_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "environment.txt").write_text("half")

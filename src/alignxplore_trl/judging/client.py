@@ -357,6 +357,12 @@ def read_key(variable: str | None) -> str | None:
     """
     if variable is None:
         return None
+    if not variable.isidentifier():
+        # It may be the key itself, given by mistake: it isn't repeated.
+        raise UserError(
+            "judge.server.key_variable: found what can't be a name, expected that of an "
+            "environment variable which holds the key"
+        )
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from alignxplore_trl.launch.config import (
     JudgeSettings,
     PrepareConfig,
     RecipeConfig,
-    Report,
     RLConfig,
     SampledJudgeSettings,
     ServerJudgeSettings,
@@ -33,6 +34,12 @@ _DDP_TIMEOUT = 1800
 
 def check_config(config: RecipeConfig, problems: Problems) -> None:
     """Add a problem for everything in a configuration that can't work, with the arithmetic."""
+    _check_ranges(config, problems)
+    if not Path(config.paths.assets).is_dir():
+        problems.add(
+            f"paths.assets: found no folder {config.paths.assets}; give the command in the "
+            "project's root, where make does, or name the folder"
+        )
     if isinstance(config, PrepareConfig):
         _check_setting(config, problems)
         _check_data(config.data, config.seed, problems)
@@ -52,7 +59,48 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_evaluation(config, problems)
     if isinstance(config, JudgeReportConfig):
         _check_judge(config.judge, 1, problems)
-        _check_report(config.report, problems)
+
+
+# The least and the largest value of a key, where a recipe has it.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "completions_every": (1, math.inf),
+    "prompts.max_prompt_tokens": (1, math.inf),
+    "judge.max_batch_tokens": (1, math.inf),
+    "judge.minimum_label_mass": (0, 1),
+    "judge.samples": (1, math.inf),
+    "judge.temperature": (0, math.inf),
+    "judge.max_new_tokens": (1, math.inf),
+    "judge.scoring_concurrency": (1, math.inf),
+    "judge.scoring_tokens": (1, math.inf),
+    "reward.max_batch_tokens": (1, math.inf),
+    "reward.outage.share": (0, 1),
+    "reward.outage.pause_seconds": (0, math.inf),
+    "reward.outage.limit_seconds": (0, math.inf),
+    "report.cases": (1, math.inf),
+    "report.bins": (1, math.inf),
+    "trainer.per_device_train_batch_size": (1, math.inf),
+    "trainer.gradient_accumulation_steps": (1, math.inf),
+    "trainer.steps_per_generation": (1, math.inf),
+    "trainer.num_generations": (2, math.inf),
+    "trainer.save_steps": (1, math.inf),
+    "trainer.learning_rate": (0, math.inf),
+}
+
+
+def _check_ranges(config: RecipeConfig, problems: Problems) -> None:
+    for key, (least, largest) in _RANGES.items():
+        value = _value_at(config, key)
+        if isinstance(value, int | float) and not least <= value <= largest:
+            limits = f"{least} or more" if largest == math.inf else f"{least} to {largest}"
+            problems.add(f"{key}: {value} found, expected {limits}")
+
+
+def _value_at(config: object, key: str) -> object:
+    """The value of a dotted key; `None` where there is no such key."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part, None)
+    return config
 
 
 def generation_batch_size(config: RLConfig) -> int:
@@ -222,6 +270,11 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
         if count < 1:
             problems.add(f"data.counts.{split}: {count} found, expected 1 or more")
     if data.name == "world":
+        if data.path is not None:
+            problems.add(
+                f"data.path: found {data.path!r}, expected none with data=world, which reads no "
+                "file; for rows of your own add DATA=alignx"
+            )
         world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
         for problem in check_world(world):
             problems.add(problem)
@@ -254,9 +307,7 @@ def _check_generation_batch(config: RLConfig, problems: Problems) -> None:
     trainer, processes = config.trainer, config.launch.num_processes
     batch, group = generation_batch_size(config), trainer["num_generations"]
     steps = _steps_per_generation(config)
-    if group < 2:
-        problems.add(f"trainer.num_generations: {group} found, expected 2 or more rollouts")
-    elif batch % group:
+    if batch % group:
         problems.add(
             f"trainer.num_generations: {trainer['per_device_train_batch_size']} completions x "
             f"{processes} processes x {steps} steps_per_generation = {batch} completions at once, "
@@ -285,12 +336,6 @@ def _check_sizes(config: RLConfig, problems: Problems) -> None:
     count = config.data.counts["rl"]
     if config.data.name == "world" and count > 0:
         problems.found += check_rows(config, count * config.setting.rounds)
-
-
-def _check_report(report: Report, problems: Problems) -> None:
-    for key, count in (("cases", report.cases), ("bins", report.bins)):
-        if count is not None and count < 1:
-            problems.add(f"report.{key}: {count} found, expected 1 or more")
 
 
 def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:

@@ -58,7 +58,7 @@ class Model:
     test_judge: str
     judge_name: str
     test_judge_name: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
     attn_implementation: str
     max_completion_tokens: int
     generation_batch_size: int
@@ -82,7 +82,7 @@ class JudgeSettings:
 
     model: str
     test_model: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
     chat: bool
     order: Literal["random", "both"]
     max_batch_tokens: int
@@ -310,7 +310,7 @@ class Serve:
     name: str
     host: str
     port: int
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
     max_model_len: int | None
     flags: list[str]
     environment: dict[str, str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,10 +30,13 @@ from alignxplore_trl.launch.runs import (
 )
 from alignxplore_trl.launch.trainer_fields import check_trainer
 from alignxplore_trl.run.errors import Problems, user_errors_exit
-from alignxplore_trl.run.folder import RunFolder, is_finished
+from alignxplore_trl.run.folder import RunFolder, facts_of_file, is_finished, read_summary
 from alignxplore_trl.run.progress import say, shows_bars
 
 Config = TypeVar("Config", bound=RecipeConfig)
+
+# A name of one folder.
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 # What a make target runs up to the recipe that it is about. Each stage checks those after it, so
 # that a mistake is not found after hours of the stages before.
@@ -74,7 +78,7 @@ def run_recipe(
         if parsed.print_config:
             print(f"# {folder}\n{yaml.safe_dump(values, sort_keys=False)}", end="")
             return
-        config = checked(kind, values, command, overrides, problems)
+        config = checked(kind, values, command, overrides, problems, parsed.then)
         run = RunFolder.open(folder, values)
         if run.finished:
             say(f"{recipe}: {folder} is finished; nothing to do")
@@ -85,7 +89,8 @@ def run_recipe(
             # Read by tqdm when it is imported; libraries draw bars of their own.
             os.environ["TQDM_DISABLE"] = "1"
         say(f"{recipe}: {'resuming' if run.resumed else 'starting'} {folder}")
-        main(config, run)
+        with run.held():
+            main(config, run)
         say(f"{recipe}: finished {folder}")
 
 
@@ -118,6 +123,7 @@ def checked(
     command: str,
     overrides: Sequence[str],
     problems: Problems,
+    then: Sequence[str] = (),
 ) -> Config:
     """The configuration as a dataclass.
 
@@ -127,11 +133,13 @@ def checked(
             with another number of processes than it says.
     """
     config = _read_and_check(kind, values, problems)
-    for stage in _later_stages(values["recipe"], command):
+    for stage in (*_later_stages(values["recipe"], command), *then):
         others = Problems()
         _read_and_check(CONFIGS[stage], resolve(stage, command, overrides), others)
         problems.found += [each for each in others.found if each not in problems.found]
+    _check_run_name(values["run_name"], problems)
     _check_upstream(values, command, overrides, problems)
+    _check_file(values, problems)
     _check_processes(values, problems)
     problems.raise_if_any()
     assert config is not None
@@ -166,6 +174,14 @@ def upstream_folder(config: RecipeConfig, key: str) -> Path:
     return Path(config.paths.outputs) / stage_of(key) / name
 
 
+def _check_run_name(name: str, problems: Problems) -> None:
+    if name == "latest" or not _RUN_NAME.fullmatch(name):
+        problems.add(
+            f"run_name: {name!r} found, expected letters, digits, '.', '_', '+', '=' and '-', and "
+            "another word than latest"
+        )
+
+
 def _check_upstream(
     values: dict[str, Any], command: str, overrides: Sequence[str], problems: Problems
 ) -> None:
@@ -177,6 +193,23 @@ def _check_upstream(
             state = "isn't finished" if (folder / "config.yaml").is_file() else "isn't there"
             made_by = make_command(key, values["recipe"], command, overrides)
             problems.add(f"upstream.{key}: the run {folder} {state}; make it with: {made_by}")
+
+
+def _check_file(values: dict[str, Any], problems: Problems) -> None:
+    """The rows are those that were prepared: a file may change under the same path."""
+    path = values.get("data", {}).get("path")
+    recipe = values["recipe"]
+    name = values["run_name"] if recipe == "prepare" else values.get("upstream", {}).get("prepare")
+    if path is None or name is None or not Path(path).is_file():
+        return
+    folder = Path(values["paths"]["outputs"]) / "prepare" / name
+    prepared = read_summary(folder)
+    now = facts_of_file(Path(path))
+    if prepared and any(prepared.get(key, value) != value for key, value in now.items()):
+        problems.add(
+            f"data.path: {path} has changed since {folder} was made of it; delete that folder and "
+            "what was made from it, or give the file another name"
+        )
 
 
 def _check_processes(values: dict[str, Any], problems: Problems) -> None:
@@ -208,6 +241,13 @@ def _parser(recipe: str, module: str) -> argparse.ArgumentParser:
         dest="command",
         choices=sorted(CONFIGS),
         help="the overrides are that recipe's: take those that concern this one",
+    )
+    parser.add_argument(
+        "--then",
+        action="append",
+        default=[],
+        choices=sorted(CONFIGS),
+        help="a recipe that the same command runs at its end: check it, too",
     )
     parser.add_argument("--print-config", action="store_true", help="print it, resolved, and exit")
     parser.add_argument("--print-run-name", action="store_true", help="print it and exit")

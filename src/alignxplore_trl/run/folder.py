@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from alignxplore_trl.run.environment import describe_environment
 from alignxplore_trl.run.errors import UserError
@@ -49,6 +51,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
+def facts_of_file(path: Path) -> dict[str, int]:
+    """What tells that a file has changed since a run read it, for its summary."""
+    found = path.stat()
+    return {"file/bytes": found.st_size, "file/modified_ns": found.st_mtime_ns}
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a run's `summary.json` says that it came to its end."""
     return read_summary(folder).get("finished") is True
@@ -81,6 +89,16 @@ class RunFolder:
         Raises:
             UserError: the folder holds a run with another configuration, or files that no run left.
         """
+        try:
+            return cls._open(path, config)
+        except OSError as error:
+            raise UserError(
+                f"{path}: {error.strerror}: {error.filename}; paths.outputs has to be a folder "
+                "that can be written to"
+            ) from error
+
+    @classmethod
+    def _open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         existing = path / "config.yaml"
         if existing.is_file():
             _refuse_other_config(path, yaml.safe_load(existing.read_text()), config)
@@ -96,6 +114,25 @@ class RunFolder:
             write_text_atomic(existing, yaml.safe_dump(dict(config), sort_keys=False))
             _point_latest(path)
         return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands out of the folder; however this process ends, they may enter then.
+
+        Raises:
+            UserError: another command is at work in it.
+        """
+        if not is_main_process():
+            yield
+            return
+        try:
+            with FileLock(self.path / ".lock", blocking=False):
+                yield
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another command is at work in this folder; wait for it, or give "
+                "this run a name (RUN=<name>)"
+            ) from None
 
     @property
     def checkpoints(self) -> Path:
