@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignxplore_trl.data.sources import read_split
+from alignxplore_trl.data.world import OPPOSITE, stated_poles
 from alignxplore_trl.run.metrics import read_metrics
 from tests.judging.fault_server import FaultServer, right
 
@@ -126,6 +128,29 @@ def test_evaluate_scores_every_method_under_both_judges(
                 assert found[key] is None or 0 <= found[key] <= 1
                 assert found[f"cases/world/{judge}/{method}/{setting}"] == 6
     assert "rl_streaming" in capsys.readouterr().out
+
+
+def test_evaluate_on_a_robustness_set_records_what_was_done(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("evaluate", outputs, *FEW, f"upstream.prepare={only_run(outputs, 'prepare').name}",
+        "run_name=turned", "evaluation.robustness=reversed",
+        "evaluation.methods=[golden,backbone]")  # fmt: skip
+    folder = outputs / "evaluate" / "turned"
+    found = json.loads((folder / "summary.json").read_text())
+    assert "acc_jud/world_reversed/tiny/golden/base4" in found
+    assert found["robustness/base8/signals_reversed"] == 6 * 8
+    assert found["robustness/base4/targets_reversed"] == 6
+    changes = pd.read_parquet(folder / "completions" / "variations.parquet")
+    assert sorted(changes["setting"].unique()) == ["base4", "base8", "streaming4+4"]
+    assert set(map(len, changes.loc[changes["setting"] == "base4", "reversed_signals"])) == {4}
+    # The golden description of the user who prefers the opposite.
+    verdicts = pd.read_parquet(folder / "completions" / "verdicts.parquet")
+    golden = verdicts[verdicts["method"] == "golden"].groupby("case_id")["description"].first()
+    plain = {case.case_id: case for case in read_split(only_run(outputs, "prepare"), "test")}
+    for case_id, description in golden.items():
+        stated = set(stated_poles(description))
+        assert stated == {OPPOSITE[pole] for pole in plain[case_id].directions.values()}
 
 
 def test_a_stage_without_the_one_before_it_says_how_to_make_it(

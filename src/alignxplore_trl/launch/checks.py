@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
 from alignxplore_trl.data.world import World, check_world
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.config import (
@@ -289,6 +290,7 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     for method in ("backbone", "teacher"):
         if method in config.evaluation.methods:
             _check_writer(method, config, problems)
+    _check_robustness(config, problems)
     for name in config.evaluation.settings:
         try:
             setting = Setting.from_name(name)
@@ -300,3 +302,31 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
                 f"evaluation.settings: {name} reads {setting.signals} signals, but "
                 f"data.signals_per_user is {config.data.signals_per_user}"
             )
+
+
+def _check_robustness(config: EvaluateConfig, problems: Problems) -> None:
+    name, key = config.evaluation.robustness, "evaluation.robustness"
+    if name is None:
+        return
+    try:
+        variation = read_variation(name)
+    except UserError as error:
+        problems.found += [f"{key}: {problem}" for problem in error.problems]
+        return
+    if not isinstance(variation, Shuffled) and config.data.signal_kind != "comparisons":
+        problems.add(
+            f"{key}: {name} reverses comparisons, but data.signal_kind is "
+            f"{config.data.signal_kind}; choose shuffled, or data.signal_kind=comparisons"
+        )
+    if isinstance(variation, Drift):
+        for setting in config.evaluation.settings:
+            try:
+                signals = Setting.from_name(setting).signals
+            except UserError:
+                continue  # Told where the settings are checked.
+            if variation.count > signals:
+                problems.add(
+                    f"{key}: {name} reverses {variation.count} signals, but {setting} in "
+                    f"evaluation.settings reads {signals}; leave that setting out, such as "
+                    "evaluation.settings=[base8,streaming4+4]"
+                )

@@ -241,6 +241,7 @@ class Evaluation:
 
     split: Literal["validation", "test"]
     cases: int | None
+    robustness: str | None
     methods: list[str]
     settings: list[str]
     differences: list[str]
