@@ -221,6 +221,10 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
         world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
         for problem in check_world(world):
             problems.add(problem)
+        if data.anonymise:
+            problems.add(
+                "data.anonymise: True found, expected false with data=world: nobody is in its texts"
+            )
     elif data.path is None or data.path == "???" or not Path(data.path).is_file():
         problems.add(
             f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "

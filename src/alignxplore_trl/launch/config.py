@@ -44,6 +44,7 @@ class Data:
     dimensions_per_user: int
     signals_per_user: int
     signal_kind: Literal["comparisons", "posts", "mixed"]
+    anonymise: bool
     counts: dict[Split, int]
     dimensions: list[dict[str, str]] | None
 
