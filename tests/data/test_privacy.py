@@ -107,6 +107,10 @@ def test_counts_are_the_placeholders_that_were_put_in(text):
     assert (counts.total() == 0) == (changed == text)
 
 
+def test_what_hides_behind_something_else_is_found():
+    assert anonymise_text("see example.comhttp://a") == "see [link][link]"
+
+
 def test_long_texts_take_a_moment_only():
     """No pattern goes over a text again and again: a hostile one would stop the run."""
     for piece in ("a.", "@a", "a-", "1 ", " (at", "http://", "u/", "www."):

@@ -193,6 +193,20 @@ def test_a_variation_that_fits_is_accepted(assets: Path, overrides: list[str]) -
     assert problems_of("evaluate", assets, *overrides) == []
 
 
+def test_an_inspection_needs_cases_and_a_folder_for_its_page(assets: Path) -> None:
+    assert problems_of("inspect_data", assets) == []
+    found = problems_of(
+        "inspect_data", assets, "inspection.cases=0", f"inspection.html={assets}/no/page.html"
+    )
+    assert "inspection.cases: 0 found, expected 1 or more" in found[0]
+    assert f"inspection.html: found no folder {assets}/no" in found[1]
+
+
+def test_nobody_is_in_the_worlds_texts(assets: Path) -> None:
+    (found,) = problems_of("prepare", assets, "data.anonymise=true")
+    assert "data.anonymise: True found, expected false with data=world" in found
+
+
 def test_a_model_folder_must_be_whole(tmp_path: Path) -> None:
     problems = Problems()
     (tmp_path / "empty").mkdir()

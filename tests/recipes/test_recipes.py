@@ -153,6 +153,26 @@ def test_evaluate_on_a_robustness_set_records_what_was_done(
         assert stated == {OPPOSITE[pole] for pole in plain[case_id].directions.values()}
 
 
+def test_inspect_shows_the_examples_that_were_synthesised_and_writes_a_page(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    upstream = [f"upstream.{stage}={only_run(outputs, stage).name}"
+                for stage in ("prepare", "synthesize")]  # fmt: skip
+    run("inspect_data", outputs, *FEW, *upstream, "run_name=look", "inspection.cases=10",
+        f"inspection.html={page}")  # fmt: skip
+    shown = capsys.readouterr().out
+    folder = only_run(outputs, "synthesize")
+    candidates = pd.read_parquet(folder / "completions" / "candidates.parquet")
+    kept = candidates[candidates["kept"]].drop_duplicates(["case_id", "round"])
+    assert shown.count("a kept example of the synthesis") == len(kept) > 0
+    assert shown.count("the true description stands in") == 10 * 2 - len(kept)
+    for prompt in kept["prompt"]:
+        assert prompt in shown
+    assert page.read_text().count('<figure class="trained">') == 10 * 2
+    assert not (outputs / "inspect_data" / "look" / "summary.json").exists()
+
+
 def test_a_stage_without_the_one_before_it_says_how_to_make_it(
     tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,17 +89,12 @@ def anonymise_text(text: str, counts: Counter[str] | None = None) -> str:
     """
     counts = Counter() if counts is None else counts
 
-    def replaced(match: re.Match[str]) -> str:
-        kind = str(match.lastgroup)
-        counts[kind] += 1
-        kept = _end_of_sentence(match[0]) if kind == "links" else ""
-        return PLACEHOLDERS[kind] + kept
-
-    if _MAY_MATCH.search(text):
-        text = _PATTERN.sub(replaced, text)
-    if _MAY_HOLD_A_NUMBER.search(text):
-        text = _replace_numbers(text, counts)
-    return text
+    while True:
+        changed = _replace_once(text, counts)
+        # Something may have hidden behind what is gone now, as example.com in example.comhttp://a.
+        if changed == text:
+            return text
+        text = changed
 
 
 def anonymise_case(case: PreferenceCase, counts: Counter[str] | None = None) -> PreferenceCase:
@@ -157,6 +152,20 @@ def anonymise_cases(cases: Sequence[PreferenceCase], signals_needed: int) -> Ano
         f"{what}_dropped/same_when_anonymised": dropped[what] for what in ("cases", "signals")
     }
     return AnonymisedCases(kept, counts)
+
+
+def _replace_once(text: str, counts: Counter[str]) -> str:
+    def replaced(match: re.Match[str]) -> str:
+        kind = str(match.lastgroup)
+        counts[kind] += 1
+        kept = _end_of_sentence(match[0]) if kind == "links" else ""
+        return PLACEHOLDERS[kind] + kept
+
+    if _MAY_MATCH.search(text):
+        text = _PATTERN.sub(replaced, text)
+    if _MAY_HOLD_A_NUMBER.search(text):
+        text = _replace_numbers(text, counts)
+    return text
 
 
 def _replace_numbers(text: str, counts: Counter[str]) -> str:

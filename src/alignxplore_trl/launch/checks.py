@@ -13,6 +13,7 @@ from alignxplore_trl.launch.config import (
     ColdStartConfig,
     Data,
     EvaluateConfig,
+    InspectDataConfig,
     JudgedRewardSettings,
     JudgeServer,
     JudgeSettings,
@@ -49,6 +50,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
             _check_sizes(config, problems)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config, problems)
+    if isinstance(config, InspectDataConfig):
+        _check_inspection(config, problems)
 
 
 def generation_batch_size(config: RLConfig) -> int:
@@ -334,3 +337,15 @@ def _check_robustness(config: EvaluateConfig, problems: Problems) -> None:
                     f"evaluation.settings reads {signals}; leave that setting out, such as "
                     "evaluation.settings=[base8,streaming4+4]"
                 )
+
+
+def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:
+    check_model_folder("model.backbone", config.model.backbone, problems)
+    asked = config.inspection
+    if asked.cases < 1:
+        problems.add(f"inspection.cases: {asked.cases} found, expected 1 or more (N of make)")
+    if asked.html is not None and not Path(asked.html).parent.is_dir():
+        problems.add(
+            f"inspection.html: found no folder {Path(asked.html).parent}, expected one that is "
+            "there (HTML of make)"
+        )

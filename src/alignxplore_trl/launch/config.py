@@ -254,6 +254,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Inspection:
+    """Which cases are shown, and where."""
+
+    split: Split
+    cases: int
+    html: str | None
+
+
+@dataclass(frozen=True)
 class TinyShape:
     """Size of a small model; the head size is hidden_size / heads."""
 
@@ -374,6 +383,13 @@ class EvaluateConfig(_ModelRecipeConfig):
 
 
 @dataclass(frozen=True)
+class InspectDataConfig(_ModelRecipeConfig):
+    """conf/inspect_data.yaml."""
+
+    inspection: Inspection
+
+
+@dataclass(frozen=True)
 class ResultsConfig(RecipeConfig):
     """conf/results.yaml."""
 
@@ -406,6 +422,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "cold_start": ColdStartConfig,
     "rl": RLConfig,
     "evaluate": EvaluateConfig,
+    "inspect_data": InspectDataConfig,
     "results": ResultsConfig,
     "tiny_models": TinyModelsConfig,
     "serve_judge": ServeJudgeConfig,

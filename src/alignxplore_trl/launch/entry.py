@@ -21,6 +21,7 @@ from alignxplore_trl.launch.compose import (
 )
 from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, read_values
 from alignxplore_trl.launch.runs import (
+    TAKE_WHAT_IS_THERE,
     make_command,
     name_of_run,
     overrides_for,
@@ -41,6 +42,7 @@ CHAINS = {
     "cold_start": ("prepare", "synthesize", "cold_start"),
     "rl": ("prepare", "synthesize", "cold_start", "rl"),
     "evaluate": ("prepare", "evaluate"),
+    "inspect_data": ("prepare", "inspect_data"),
 }
 
 
@@ -105,7 +107,7 @@ def resolve(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, An
     policies: list[str] = []
     if "upstream" in values:
         values["upstream"] = upstream_names(recipe, command, overrides)
-        if recipe == "evaluate":
+        if recipe in TAKE_WHAT_IS_THERE:
             policies = [f"{key}={name}" for key, name in values["upstream"].items() if name]
     values["run_name"] = name_of_run(recipe, own, policies)
     return values
