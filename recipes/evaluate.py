@@ -22,13 +22,17 @@ POLICIES = tuple(
 def main(config: EvaluateConfig, folder: RunFolder) -> None:
     """Describe the users with every method in every setting, judge, count, and print the table."""
     # Imported here, so that a mistake in the command line is answered at once.
+    import pandas as pd
     from transformers import AutoTokenizer
 
     from alignxplore_trl.baselines.golden import Golden
     from alignxplore_trl.baselines.longer_reply import LongerReply
     from alignxplore_trl.baselines.null import Null
     from alignxplore_trl.baselines.signals import Signals
+    from alignxplore_trl.data.robustness import opposites_of
     from alignxplore_trl.data.sources import read_split
+    from alignxplore_trl.data.world import OPPOSITE
+    from alignxplore_trl.evaluation.histories import histories_of
     from alignxplore_trl.evaluation.policies import Policy
     from alignxplore_trl.evaluation.scoring import MethodSetting, score, write_verdicts
     from alignxplore_trl.evaluation.settings import Setting
@@ -40,8 +44,8 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     from alignxplore_trl.text.rendering import PromptSet
 
     asked, model, judges = config.evaluation, config.model, config.judge
-    benchmark = config.data.name
-    without_model: dict[str, Callable[[list[PreferenceCase]], Sequence[Any]]] = {
+    benchmark = "_".join(filter(None, [config.data.name, asked.robustness]))
+    without_model: dict[str, Callable[[Sequence[PreferenceCase]], Sequence[Any]]] = {
         "null": Null().describe,
         "signals": Signals().describe,
         "golden": Golden().describe,
@@ -70,7 +74,11 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         known,
     )
 
-    cases = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
+    read = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
+    poles = [(each["positive"], each["negative"]) for each in config.data.dimensions or []]
+    opposites = OPPOSITE if config.data.name == "world" else opposites_of(poles)
+    histories = histories_of(read, settings, asked.robustness, config.seed, opposites)
+    cases = histories.cases
     prompts = PromptSet(config.prompts.folder)
     # First: a server that doesn't answer is found before the descriptions are written.
     by_name = {model.judge_name: judges.model, model.test_judge_name: judges.test_model}
@@ -80,12 +88,13 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     described: dict[MethodSetting, Sequence[UserDescription | Decision]] = {}
     for name, setting in plan:
         entries: Sequence[UserDescription | Decision]
-        say(f"{name} in the setting {setting.name}, {len(setting.history(cases))} users")
+        history = histories.by_setting[setting]
+        say(f"{name} in the setting {setting.name}, {len(history)} users")
         if name in without_model:
-            entries = without_model[name](setting.history(cases))
+            entries = without_model[name](history)
         else:
             describer = load_describer(models[name], prompts, config, asked)
-            entries = Policy(name, describer, setting, config.seed).describe(cases)
+            entries = Policy(name, describer, setting, config.seed).describe(history)
         described[MethodSetting(name, setting.name)] = entries
 
     tokenizer = AutoTokenizer.from_pretrained(model.backbone)
@@ -98,6 +107,8 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         seed=config.seed,
     )
     write_verdicts(folder.completions / "verdicts.parquet", verdicts)
+    if histories.changes:
+        pd.DataFrame(histories.changes).to_parquet(folder.completions / "variations.parquet")
     clusters = ClusteredBootstrap([case.cluster for case in cases], seed=config.seed)
     summary = summarise(benchmark, cases, described, verdicts, differences, clusters)
     accuracy_chart(summary, benchmark, folder.path / "accuracy.png")
@@ -105,7 +116,8 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     differing = difference_table({f"seed {config.seed}": summary}, benchmark)
     write_text_atomic(folder.table, f"{table}\n{differing}\n")
     print(folder.table.read_text())
-    folder.finish({"policies": " ".join(trained), **summary})
+    changed = {f"robustness/{name}": count for name, count in histories.counts.items()}
+    folder.finish({"policies": " ".join(trained), **changed, **summary})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def main(config: PrepareConfig, folder: RunFolder) -> None:
             config.seed,
             dimensions_from_config(data.dimensions),
             data.signal_kind,
+            data.anonymise,
         )
     write_splits(folder.path, splits)
     folder.finish({**splits.counts, **read})

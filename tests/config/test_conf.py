@@ -32,7 +32,7 @@ def recipe_with(group: str) -> str:
 
 
 def test_the_number_of_files_is_known() -> None:
-    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 9
+    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 10
     assert len(choices()) == 39
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 6
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 2

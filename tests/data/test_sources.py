@@ -1,5 +1,6 @@
 """Sources to splits, and splits to files and back."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ def test_reasons_of_reading_and_of_splitting_are_reported_together():
     assert (
         kept + counts["cases_dropped/too_few_signals"] + counts["cases_left_over"] == counts["rows"]
     )
+
+
+def test_anonymised_cases_are_written_without_what_was_found(tmp_path):
+    rows = [json.loads(line) for line in FIXTURE.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["prompt"] += " mail ada@example.com"
+        row["user"] = f"ada_{number}"
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    for anonymise in (True, False):
+        settings = {"signals_needed": 8, "counts": SIZES, "seed": 0, "dimensions": DIMENSIONS}
+        splits = load_alignx(source, **settings, anonymise=anonymise)
+        write_splits(tmp_path, splits)
+        written = [case for split in SPLITS for case in read_split(tmp_path, split)]
+        assert ("ada" not in repr(written)) is anonymise
+        assert splits.counts.get("anonymised/email_addresses", 0) == len(rows) * anonymise
 
 
 @pytest.mark.parametrize("signal_kind", ["comparisons", "mixed"])

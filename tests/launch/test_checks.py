@@ -181,6 +181,49 @@ def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
     assert "'stream4' found" in found[1]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.robustness=drfit3"], "'drfit3' found, expected one of reversed, drift<k>"),
+        (["evaluation.robustness=drift6"], "drift6 reverses 6 signals, but base4 in"),
+        (
+            ["evaluation.robustness=noise0.1", "data.signal_kind=mixed"],
+            "noise0.1 reverses comparisons, but data.signal_kind is mixed; choose shuffled",
+        ),
+    ],
+)
+def test_a_variation_must_be_one_that_the_settings_can_have(
+    assets: Path, overrides: list[str], message: str
+) -> None:
+    (found,) = problems_of("evaluate", assets, *overrides)
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["evaluation.robustness=drift8", "evaluation.settings=[base8,streaming4+4]"],
+        ["evaluation.robustness=shuffled", "data.signal_kind=mixed"],
+    ],
+)
+def test_a_variation_that_fits_is_accepted(assets: Path, overrides: list[str]) -> None:
+    assert problems_of("evaluate", assets, *overrides) == []
+
+
+def test_an_inspection_needs_cases_and_a_folder_for_its_page(assets: Path) -> None:
+    assert problems_of("inspect_data", assets) == []
+    found = problems_of(
+        "inspect_data", assets, "inspection.cases=0", f"inspection.html={assets}/no/page.html"
+    )
+    assert "inspection.cases: 0 found, expected 1 or more" in found[0]
+    assert f"inspection.html: found no folder {assets}/no" in found[1]
+
+
+def test_nobody_is_in_the_worlds_texts(assets: Path) -> None:
+    (found,) = problems_of("prepare", assets, "data.anonymise=true")
+    assert "data.anonymise: True found, expected false with data=world" in found
+
+
 def test_a_model_folder_must_be_whole(tmp_path: Path) -> None:
     problems = Problems()
     (tmp_path / "empty").mkdir()

@@ -43,7 +43,7 @@ def test_help_names_every_target() -> None:
     told = run_make("help")
     assert targets == set(re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE))
     for variable in ("SCALE", "SETTING", "SIGNALS", "DATA", "DATA_PATH", "REWARD", "JUDGE",
-                     "LAUNCH", "SEED", "RUN", "ARGS"):  # fmt: skip
+                     "LAUNCH", "SEED", "RUN", "N", "HTML", "ARGS"):  # fmt: skip
         assert re.search(rf"^  {variable} ", told, re.MULTILINE)
 
 
@@ -66,6 +66,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
     ("target", "recipes"),
     [
         ("data", ["prepare"]),
+        ("inspect", ["prepare", "inspect_data"]),
         ("synthesize", ["prepare", "synthesize"]),
         ("cold-start", ["prepare", "synthesize", "cold_start"]),
         ("rl", ["prepare", "synthesize", "cold_start", "rl"]),

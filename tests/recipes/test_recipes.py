@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignxplore_trl.data.sources import read_split
+from alignxplore_trl.data.world import OPPOSITE, stated_poles
 from alignxplore_trl.run.metrics import read_metrics
 from tests.judging.fault_server import FaultServer, right
 
@@ -143,6 +145,49 @@ def test_a_judge_is_reported_on(
     folder = only_run(outputs, "judge_report")
     assert (folder / "judge.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "table.txt").read_text() in capsys.readouterr().out
+
+
+def test_evaluate_on_a_robustness_set_records_what_was_done(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("evaluate", outputs, *FEW, f"upstream.prepare={only_run(outputs, 'prepare').name}",
+        "run_name=turned", "evaluation.robustness=reversed",
+        "evaluation.methods=[golden,backbone]")  # fmt: skip
+    folder = outputs / "evaluate" / "turned"
+    found = json.loads((folder / "summary.json").read_text())
+    assert "acc_jud/world_reversed/tiny/golden/base4" in found
+    assert found["robustness/base8/signals_reversed"] == 6 * 8
+    assert found["robustness/base4/targets_reversed"] == 6
+    changes = pd.read_parquet(folder / "completions" / "variations.parquet")
+    assert sorted(changes["setting"].unique()) == ["base4", "base8", "streaming4+4"]
+    assert set(map(len, changes.loc[changes["setting"] == "base4", "reversed_signals"])) == {4}
+    # The golden description of the user who prefers the opposite.
+    verdicts = pd.read_parquet(folder / "completions" / "verdicts.parquet")
+    golden = verdicts[verdicts["method"] == "golden"].groupby("case_id")["description"].first()
+    plain = {case.case_id: case for case in read_split(only_run(outputs, "prepare"), "test")}
+    for case_id, description in golden.items():
+        stated = set(stated_poles(description))
+        assert stated == {OPPOSITE[pole] for pole in plain[case_id].directions.values()}
+
+
+def test_inspect_shows_the_examples_that_were_synthesised_and_writes_a_page(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    upstream = [f"upstream.{stage}={only_run(outputs, stage).name}"
+                for stage in ("prepare", "synthesize")]  # fmt: skip
+    run("inspect_data", outputs, *FEW, *upstream, "run_name=look", "inspection.cases=10",
+        f"inspection.html={page}")  # fmt: skip
+    shown = capsys.readouterr().out
+    folder = only_run(outputs, "synthesize")
+    candidates = pd.read_parquet(folder / "completions" / "candidates.parquet")
+    kept = candidates[candidates["kept"]].drop_duplicates(["case_id", "round"])
+    assert shown.count("a kept example of the synthesis") == len(kept) > 0
+    assert shown.count("the true description stands in") == 10 * 2 - len(kept)
+    for prompt in kept["prompt"]:
+        assert prompt in shown
+    assert page.read_text().count('<figure class="trained">') == 10 * 2
+    assert not (outputs / "inspect_data" / "look" / "summary.json").exists()
 
 
 def test_a_stage_without_the_one_before_it_says_how_to_make_it(

@@ -40,6 +40,17 @@ signals_of_any_kind = st.one_of(
 )  # fmt: skip
 
 
+def going_order(signals: Sequence[Signal]) -> list[int]:
+    """Places of all signals but the one that stays, in the order in which they go."""
+    dated = [n for n, signal in enumerate(signals) if not isinstance(signal, Attributes)]
+    undated = [n for n, signal in enumerate(signals) if isinstance(signal, Attributes)]
+    return [*dated[:-1], *undated] if dated else undated[:-1]
+
+
+def left_after(signals: Sequence[Signal], gone: Sequence[int]) -> list[Signal]:
+    return [signal for n, signal in enumerate(signals) if n not in gone]
+
+
 @given(
     st.lists(signals_of_any_kind, min_size=1, max_size=5),
     st.none() | texts,
@@ -49,13 +60,14 @@ def test_fitted_prompts_keep_the_rule(signals, earlier, budget):
     try:
         fitted = fit_prompt(render, signals, earlier, len, budget)
     except PromptTooLongError:
-        # Not even the newest signal alone, with every text at its shortest, fits.
-        assert len(render(signals[-1:], earlier)) > budget
+        # Not even the last signal that stays, with every text at its shortest, fits.
+        assert len(render(left_after(signals, going_order(signals)), earlier)) > budget
         assert budget < len(INSTRUCTION) + 5 * (SHORTEST_TEXT + len("attributes="))
         return
     assert len(fitted.text) <= budget
     assert fitted.text.startswith(INSTRUCTION)
-    kept = signals[fitted.dropped_signals :]
+    going = going_order(signals)
+    kept = left_after(signals, going[: fitted.dropped_signals])
     assert kept, "at least one signal is kept"
     if fitted.shortened_texts:
         assert len(kept) == 1, "whole signals go before any text is cut"
@@ -63,7 +75,7 @@ def test_fitted_prompts_keep_the_rule(signals, earlier, budget):
     else:
         assert fitted.text == render(kept, earlier)
     if fitted.dropped_signals:
-        one_more = signals[fitted.dropped_signals - 1 :]
+        one_more = left_after(signals, going[: fitted.dropped_signals - 1])
         assert len(render(one_more, earlier)) > budget, "nothing goes that would have fitted"
 
 
@@ -80,6 +92,16 @@ def test_the_oldest_signals_go_first():
     fitted = fit_prompt(render, signals, None, len, budget)
     assert fitted.dropped_signals == 2
     assert fitted.text == render(signals[2:], None)
+
+
+def test_attributes_outlast_older_and_newer_signals_but_the_newest():
+    dated = [Post("p", letter * 50) for letter in "abc"]
+    about = Attributes("young")
+    signals = [about, *dated]
+    for kept in ([about, *dated[1:]], [about, dated[2]], [dated[2]]):
+        fitted = fit_prompt(render, signals, None, len, len(render(kept, None)))
+        assert fitted.text == render(kept, None)
+        assert fitted.dropped_signals == len(signals) - len(kept)
 
 
 def test_the_middle_of_long_texts_is_cut_and_short_texts_stay_whole():

@@ -1,5 +1,6 @@
 """The renderer: a value can't leave its slot, and comes through as it is otherwise."""
 
+import itertools
 import pickle
 import re
 from pathlib import Path
@@ -176,6 +177,25 @@ class TestShippedSets:
         assert prompts.inference(self.signals, "") == prompts.inference(self.signals, None)
         assert "likes jokes" in prompts.inference(self.signals, "likes jokes")
 
+    @given(kinds=st.lists(st.sampled_from(["comparison", "post", "attributes"]), max_size=6))
+    def test_each_signal_of_a_mixed_history_says_what_it_is(self, name, kinds):
+        """Read back from the tags: every signal's kind and its own texts, in order."""
+        made = {
+            "comparison": lambda n: Comparison(f"p{n}", f"c{n}", f"r{n}"),
+            "post": lambda n: Post(f"p{n}", f"said{n}"),
+            "attributes": lambda n: Attributes(f"about{n}"),
+        }
+        prompt = PromptSet(name).inference(
+            [made[kind](number) for number, kind in enumerate(kinds)], None
+        )
+        found = re.findall(r"<(post|comment|chosen|rejected|attributes)>(?: \d+)? ?(\w+)", prompt)
+        tags = {
+            "comparison": lambda n: [("post", f"p{n}"), ("chosen", f"c{n}"), ("rejected", f"r{n}")],
+            "post": lambda n: [("post", f"p{n}"), ("comment", f"said{n}")],
+            "attributes": lambda n: [("attributes", f"about{n}")],
+        }
+        assert found == [pair for n, kind in enumerate(kinds) for pair in tags[kind](n)]
+
     def test_only_the_teacher_sees_the_dimensions(self, name):
         prompts = PromptSet(name)
         assert "orderliness" in prompts.teacher(self.signals, None, ["orderliness"])
@@ -207,6 +227,21 @@ class TestDefaultSet:
             assert slot in prompt
         assert "<post>p2</post>\n<comment>said</comment>" in prompt
         assert "<attributes>young</attributes>" in prompt
+
+    def test_the_task_names_the_kinds_that_are_there_and_no_others(self):
+        asked = {
+            "chosen replies apart": Comparison("p", "c", "r"),
+            "user's own words": Post("p", "said"),
+            "the attributes make likely": Attributes("young"),
+        }
+        for size in (1, 2, 3):
+            for words in itertools.combinations(asked, size):
+                signals = [asked[each] for each in words]
+                for prompt in (
+                    self.prompts.inference(signals, None),
+                    self.prompts.teacher(signals, None, []),
+                ):
+                    assert [each for each in asked if each in prompt] == list(words)
 
     @pytest.mark.parametrize("description", [None, ""])
     def test_the_judge_can_be_asked_without_a_description(self, description):

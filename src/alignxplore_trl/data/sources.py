@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignxplore_trl.data.alignx import Dimension, read_alignx
+from alignxplore_trl.data.privacy import anonymise_cases
 from alignxplore_trl.data.splits import SPLITS, CaseSplits, split_cases
 from alignxplore_trl.data.world import SignalKind, Split, World, check_world
 from alignxplore_trl.run.errors import UserError
@@ -50,6 +51,7 @@ def load_alignx(
     seed: int,
     dimensions: Sequence[Dimension],
     signal_kind: SignalKind = "comparisons",
+    anonymise: bool = False,
 ) -> CaseSplits:
     """Read an ALIGNX-shaped file and split it by user and by post.
 
@@ -60,16 +62,22 @@ def load_alignx(
         seed: decides which users go into which split.
         dimensions: what the entries of a direction vector mean.
         signal_kind: which signals of a row become its case's history.
+        anonymise: whether links, addresses, numbers and user names are replaced, before the posts
+            of splits are compared.
 
     Raises:
         UserError: the file is not in the format, or a split gets no case.
     """
     read = read_alignx(path, signals_needed, dimensions, signal_kind)
-    splits = split_cases(read.cases, counts, signals_needed, seed)
-    reasons = sorted({*read.counts, *splits.counts})
+    cases, replaced = read.cases, dict[str, int]()
+    if anonymise:
+        anonymised = anonymise_cases(cases, signals_needed)
+        cases, replaced = anonymised.cases, anonymised.counts
+    splits = split_cases(cases, counts, signals_needed, seed)
+    every = [read.counts, replaced, splits.counts]
+    reasons = sorted({name for found in every for name in found})
     return replace(
-        splits,
-        counts={name: read.counts.get(name, 0) + splits.counts.get(name, 0) for name in reasons},
+        splits, counts={name: sum(found.get(name, 0) for found in every) for name in reasons}
     )
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
 from alignxplore_trl.data.world import World, check_world
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.config import (
     ColdStartConfig,
     Data,
     EvaluateConfig,
+    InspectDataConfig,
     JudgedRewardSettings,
     JudgeReportConfig,
     JudgeServer,
@@ -59,6 +61,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_evaluation(config, problems)
     if isinstance(config, JudgeReportConfig):
         _check_judge(config.judge, 1, problems)
+    if isinstance(config, InspectDataConfig):
+        _check_inspection(config, problems)
 
 
 # The least and the largest value of a key, where a recipe has it.
@@ -278,6 +282,10 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
         world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
         for problem in check_world(world):
             problems.add(problem)
+        if data.anonymise:
+            problems.add(
+                "data.anonymise: True found, expected false with data=world: nobody is in its texts"
+            )
     elif data.path is None or data.path == "???" or not Path(data.path).is_file():
         problems.add(
             f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "
@@ -345,6 +353,7 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     for method in ("backbone", "teacher"):
         if method in config.evaluation.methods:
             _check_writer(method, config, problems)
+    _check_robustness(config, problems)
     for name in config.evaluation.settings:
         try:
             setting = Setting.from_name(name)
@@ -356,3 +365,43 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
                 f"evaluation.settings: {name} reads {setting.signals} signals, but "
                 f"data.signals_per_user is {config.data.signals_per_user}"
             )
+
+
+def _check_robustness(config: EvaluateConfig, problems: Problems) -> None:
+    name, key = config.evaluation.robustness, "evaluation.robustness"
+    if name is None:
+        return
+    try:
+        variation = read_variation(name)
+    except UserError as error:
+        problems.found += [f"{key}: {problem}" for problem in error.problems]
+        return
+    if not isinstance(variation, Shuffled) and config.data.signal_kind != "comparisons":
+        problems.add(
+            f"{key}: {name} reverses comparisons, but data.signal_kind is "
+            f"{config.data.signal_kind}; choose shuffled, or data.signal_kind=comparisons"
+        )
+    if isinstance(variation, Drift):
+        for setting in config.evaluation.settings:
+            try:
+                signals = Setting.from_name(setting).signals
+            except UserError:
+                continue  # Told where the settings are checked.
+            if variation.count > signals:
+                problems.add(
+                    f"{key}: {name} reverses {variation.count} signals, but {setting} in "
+                    f"evaluation.settings reads {signals}; leave that setting out, such as "
+                    "evaluation.settings=[base8,streaming4+4]"
+                )
+
+
+def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:
+    check_model_folder("model.backbone", config.model.backbone, problems)
+    asked = config.inspection
+    if asked.cases < 1:
+        problems.add(f"inspection.cases: {asked.cases} found, expected 1 or more (N of make)")
+    if asked.html is not None and not Path(asked.html).parent.is_dir():
+        problems.add(
+            f"inspection.html: found no folder {Path(asked.html).parent}, expected one that is "
+            "there (HTML of make)"
+        )

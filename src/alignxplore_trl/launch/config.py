@@ -44,6 +44,7 @@ class Data:
     dimensions_per_user: int
     signals_per_user: int
     signal_kind: Literal["comparisons", "posts", "mixed"]
+    anonymise: bool
     counts: dict[Split, int]
     dimensions: list[dict[str, str]] | None
 
@@ -241,6 +242,7 @@ class Evaluation:
 
     split: Literal["validation", "test"]
     cases: int | None
+    robustness: str | None
     methods: list[str]
     settings: list[str]
     differences: list[str]
@@ -258,6 +260,15 @@ class Report:
     split: Literal["validation", "rl", "cold_start"]
     cases: int | None
     bins: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Which cases are shown, and where."""
+
+    split: Split
+    cases: int
+    html: str | None
 
 
 @dataclass(frozen=True)
@@ -388,6 +399,13 @@ class JudgeReportConfig(_ModelRecipeConfig):
 
 
 @dataclass(frozen=True)
+class InspectDataConfig(_ModelRecipeConfig):
+    """conf/inspect_data.yaml."""
+
+    inspection: Inspection
+
+
+@dataclass(frozen=True)
 class ResultsConfig(RecipeConfig):
     """conf/results.yaml."""
 
@@ -420,6 +438,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "cold_start": ColdStartConfig,
     "rl": RLConfig,
     "evaluate": EvaluateConfig,
+    "inspect_data": InspectDataConfig,
     "results": ResultsConfig,
     "tiny_models": TinyModelsConfig,
     "serve_judge": ServeJudgeConfig,

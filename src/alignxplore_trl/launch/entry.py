@@ -22,6 +22,7 @@ from alignxplore_trl.launch.compose import (
 )
 from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, read_values
 from alignxplore_trl.launch.runs import (
+    TAKE_WHAT_IS_THERE,
     make_command,
     name_of_run,
     overrides_for,
@@ -46,6 +47,7 @@ CHAINS = {
     "rl": ("prepare", "synthesize", "cold_start", "rl"),
     "evaluate": ("prepare", "evaluate"),
     "judge_report": ("prepare", "judge_report"),
+    "inspect_data": ("prepare", "inspect_data"),
 }
 
 
@@ -111,7 +113,7 @@ def resolve(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, An
     policies: list[str] = []
     if "upstream" in values:
         values["upstream"] = upstream_names(recipe, command, overrides)
-        if recipe == "evaluate":
+        if recipe in TAKE_WHAT_IS_THERE:
             policies = [f"{key}={name}" for key, name in values["upstream"].items() if name]
     values["run_name"] = name_of_run(recipe, own, policies)
     return values

@@ -24,9 +24,12 @@ OWN_KEYS = (
     "synthesis",
     "evaluation",
     "report",
+    "inspection",
     "run_name",
     "upstream",
 )
+# Recipes that do with those earlier runs that are finished.
+TAKE_WHAT_IS_THERE = ("evaluate", "inspect_data")
 # Keys that a name spells out, and groups that say where a run is kept and shown.
 _SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "seed")
 _NEUTRAL = ("tracking", "paths", "run_name")
@@ -90,7 +93,8 @@ def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] =
 def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, str | None]:
     """The runs a recipe starts from: given ones, else the ones the same overrides make.
 
-    A trained policy that the evaluation wasn't told to score is `None` where it hasn't finished.
+    What the evaluation and the inspection can do without, and weren't told to take, is `None` where
+    it hasn't finished.
 
     Args:
         recipe: the recipe that runs.
@@ -108,7 +112,7 @@ def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[
             stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
             name = name_of_run(stage, stage_overrides)
             folder = Path(values["paths"]["outputs"]) / stage / name
-            if recipe != "evaluate" or stage == "prepare" or is_finished(folder):
+            if recipe not in TAKE_WHAT_IS_THERE or stage == "prepare" or is_finished(folder):
                 names[key] = name
     return names
 

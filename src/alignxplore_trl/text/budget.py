@@ -22,7 +22,7 @@ class FittedPrompt:
 
     Attributes:
         text: the rendered prompt.
-        dropped_signals: how many of the oldest signals are missing.
+        dropped_signals: how many signals are missing.
         shortened_texts: how many posts, replies and earlier descriptions lack their middle.
     """
 
@@ -40,9 +40,10 @@ def fit_prompt(
 ) -> FittedPrompt:
     """Render a prompt of at most `max_tokens` tokens, leaving out as little as the rule allows.
 
-    Whole signals go first, the oldest before the newer ones, until one is left. Then the middle of
-    the long texts, the earlier description included, is replaced by a visible mark: all are cut to
-    one common length, the longest that fits. The template's own words are never touched.
+    Whole signals go first, the oldest before the newer ones, until one is left. Attributes have no
+    date: they stay until one signal is left beside them. Then the middle of the long texts, the
+    earlier description included, is replaced by a visible mark: all are cut to one common length,
+    the longest that fits. The template's own words are never touched.
 
     Args:
         render: signals and the earlier description -> prompt, as `PromptSet.inference`.
@@ -57,7 +58,7 @@ def fit_prompt(
     kept = tuple(signals)
     prompt = render(kept, earlier)
     while count_tokens(prompt) > max_tokens and len(kept) > 1:
-        kept = kept[1:]
+        kept = _without_the_oldest(kept)
         prompt = render(kept, earlier)
     dropped = len(signals) - len(kept)
     if count_tokens(prompt) <= max_tokens:
@@ -91,6 +92,15 @@ def shorten(text: str, length: int) -> str:
     kept = length - len(ELLIPSIS)
     tail = kept // 2
     return text[: kept - tail] + ELLIPSIS + text[len(text) - tail :]
+
+
+def _without_the_oldest(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+    dated = [place for place, each in enumerate(signals) if not isinstance(each, Attributes)]
+    if len(dated) > 1:
+        oldest = dated[0]
+    else:
+        oldest = next(place for place in range(len(signals)) if place not in dated)
+    return signals[:oldest] + signals[oldest + 1 :]
 
 
 def _texts(signals: Sequence[Signal], earlier: str | None) -> list[str]:

@@ -13,8 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.training.checkpoints import CompleteCheckpoints
-
-IGNORED_LABEL = -100
+from alignxplore_trl.training.labels import label_tokens
 
 
 def fit_examples(
@@ -22,9 +21,8 @@ def fit_examples(
 ) -> tuple[Dataset, dict[str, int]]:
     """Tokenise examples, leaving out and counting those that are too long.
 
-    The prompt's tokens are those that generation will see; the completion's are appended, and after
-    them the end-of-text token. The two are not tokenised as one text, because tokens could then
-    merge across the border. Nothing is truncated: half a completion would teach not to finish.
+    See `label_tokens` for what is masked. Nothing is truncated: half a completion would teach not
+    to finish.
 
     Args:
         examples: each with a `prompt` and a `completion`, the end-of-text token not included.
@@ -45,13 +43,10 @@ def fit_examples(
     rows: list[dict[str, list[int]]] = []
     lengths: list[int] = []
     for example in examples:
-        prompt = tokenizer(example["prompt"])["input_ids"]
-        completion = tokenizer(example["completion"], add_special_tokens=False)["input_ids"]
-        completion = [*completion, tokenizer.eos_token_id]
-        lengths.append(len(prompt) + len(completion))
+        tokens = label_tokens(example["prompt"], example["completion"], tokenizer)
+        lengths.append(len(tokens.input_ids))
         if lengths[-1] <= max_length:
-            labels = [IGNORED_LABEL] * len(prompt) + completion
-            rows.append({"input_ids": prompt + completion, "labels": labels})
+            rows.append({"input_ids": tokens.input_ids, "labels": tokens.labels})
     if not rows:
         raise UserError(
             f"trainer.max_length: {max_length} tokens found, but the shortest of {len(lengths)} "
