@@ -70,7 +70,13 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         known,
     )
 
-    cases = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
+    prepared = upstream_folder(config, "prepare")
+    cases = read_split(prepared, asked.split)[: asked.cases]
+    if not cases:
+        raise UserError(
+            f"evaluation.split: {asked.split} found, which has no cases in {prepared}; "
+            "its summary.json says what was left out, and why"
+        )
     prompts = PromptSet(config.prompts.folder)
     # First: a server that doesn't answer is found before the descriptions are written.
     by_name = {model.judge_name: judges.model, model.test_judge_name: judges.test_model}
