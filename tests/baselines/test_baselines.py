@@ -38,12 +38,12 @@ def test_signals_shows_every_signal_and_never_the_target():
         assert said.description.count("Post: ") == 8
 
 
-@pytest.mark.parametrize("prompts", ["compact", "default"])
 def test_signals_tell_items_from_replies():
     items = plain_text(Comparison("Recommended films.", "Alien", "Heat", "items"))
     assert items == "Recommended films.\nChosen: Alien\nPassed over: Heat"
 
 
+@pytest.mark.parametrize("prompts", ["compact", "default"])
 def test_signals_reach_the_judge_unescaped(prompts):
     (said,) = Signals().describe([CASE])
     assert said.description in PromptSet(prompts).judgement(

@@ -68,6 +68,16 @@ def test_cold_start_prompts_and_responses_are_used_as_they_are(setting):
     assert read(setting).examples == expected
 
 
+def test_responses_that_the_parser_would_refuse_are_counted_and_kept(tmp_path):
+    rows = [{"prompt": "p<think>", "response": text}
+            for text in (" r </think> <answer> d </answer>", " r </think> d")]  # fmt: skip
+    write(tmp_path, rows, "cold_start.json")
+    release = read("base", tmp_path)
+    assert release.counts["examples_of_another_format"] == 1
+    assert len(release.examples) == 2
+    assert read("base").counts["examples_of_another_format"] == 0
+
+
 def test_rl_rows_of_the_base_setting_are_one_round_each():
     for row, published in zip(rows_of("rl_train.json"), read("base").rounds, strict=True):
         first = row[0]

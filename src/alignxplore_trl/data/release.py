@@ -41,6 +41,7 @@ from alignxplore_trl.data.world import Split
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.signals import Comparison, PreferenceCase
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.parsing import FormatProblem, parse_completion
 from alignxplore_trl.text.rendering import PromptSet
 
 # Stands in a later round's problem text where the earlier description belongs.
@@ -146,6 +147,9 @@ def read_release(
         )
     trained_on = {post_key(row.post) for row in published}
     counts["examples/cold_start"] = len(examples)
+    counts["examples_of_another_format"] = sum(
+        isinstance(parse_completion(example["completion"]), FormatProblem) for example in examples
+    )
     counts["cases/rl"] = len({row.case_id for row in published})
     counts["cases/test"] = len(cases)
     counts["test_cases_whose_post_is_in_rl"] = sum(
