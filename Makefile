@@ -7,9 +7,9 @@ SCALE ?= tiny
 SETTING ?= base
 ## SIGNALS    signals in a round: 4 or 8                                  [4]
 SIGNALS ?=
-## DATA       world or alignx                                             [what SCALE says]
+## DATA       world, alignx, release, psoups or mapping                   [what SCALE says]
 DATA ?=
-## DATA_PATH  the file of the rows, where DATA isn't world
+## DATA_PATH  the file of the rows, or the folder of the files, where DATA isn't world
 DATA_PATH ?=
 ## REWARD     judged, generated or log_probability                        [judged]
 REWARD ?=

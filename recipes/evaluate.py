@@ -74,7 +74,13 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         known,
     )
 
-    read = read_split(upstream_folder(config, "prepare"), asked.split)[: asked.cases]
+    prepared = upstream_folder(config, "prepare")
+    read = read_split(prepared, asked.split)[: asked.cases]
+    if not read:
+        raise UserError(
+            f"evaluation.split: {asked.split} found, which has no cases in {prepared}; "
+            "its summary.json says what was left out, and why"
+        )
     poles = [(each["positive"], each["negative"]) for each in config.data.dimensions or []]
     opposites = OPPOSITE if config.data.name == "world" else opposites_of(poles)
     histories = histories_of(read, settings, asked.robustness, config.seed, opposites)

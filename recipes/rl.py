@@ -1,14 +1,18 @@
 """GRPO from the cold-start model, in the base or the streaming setting."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from alignxplore_trl.launch.checks import check_room, check_rows
-from alignxplore_trl.launch.config import RLConfig
+from alignxplore_trl.launch.config import ReleaseData, RLConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
 from alignxplore_trl.run.errors import Problems
 from alignxplore_trl.run.folder import RunFolder, is_main_process
 from alignxplore_trl.run.metrics import read_metrics
+from alignxplore_trl.signals import Signal
+from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 
 
 def main(config: RLConfig, folder: RunFolder) -> None:
@@ -18,7 +22,12 @@ def main(config: RLConfig, folder: RunFolder) -> None:
     from transformers import AutoTokenizer, set_seed
     from trl import GRPOConfig
 
-    from alignxplore_trl.data.rounds import round_rows
+    from alignxplore_trl.data.release import (
+        PublishedPrompts,
+        published_examples,
+        published_rounds,
+    )
+    from alignxplore_trl.data.rounds import round_rows, signals_of_row
     from alignxplore_trl.data.sources import read_split
     from alignxplore_trl.launch.models import load_reward
     from alignxplore_trl.launch.training import (
@@ -29,7 +38,6 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         trainer_arguments,
     )
     from alignxplore_trl.reporting.charts import training_chart
-    from alignxplore_trl.text.budget import fit_prompt
     from alignxplore_trl.text.rendering import PromptSet
     from alignxplore_trl.training.outage import OutageSettings
     from alignxplore_trl.training.streaming import RoundsGRPOTrainer
@@ -39,14 +47,27 @@ def main(config: RLConfig, folder: RunFolder) -> None:
 
     start = upstream_folder(config, "cold_start") / "model"
     tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
-    data = round_rows(
-        read_split(upstream_folder(config, "prepare"), "rl"),
-        config.setting.signals,
-        config.setting.rounds,
-        lambda signals, earlier: fit_prompt(
-            prompts.inference, signals, earlier, lambda text: len(tokenizer(text).input_ids), budget
-        ),
-    )
+    prepared = upstream_folder(config, "prepare")
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer(text).input_ids)
+
+    def fit(signals: Sequence[Signal], earlier: str | None) -> FittedPrompt:
+        return fit_prompt(prompts.inference, signals, earlier, count_tokens, budget)
+
+    published = None
+    if isinstance(config.data, ReleaseData):
+        published = PublishedPrompts(prompts, count_tokens, budget)
+        data = published.rows(published_rounds(prepared), published_examples(prepared))
+    else:
+        cases = read_split(prepared, "rl")
+        data = round_rows(cases, config.setting.signals, config.setting.rounds, fit)
+
+    def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
+        if published is not None:
+            return published.with_earlier(row, earlier)
+        return fit(signals_of_row(row), earlier)
+
     limit = config.trainer["max_completion_length"]
     Problems(
         check_rows(config, len(data.rows))
@@ -63,8 +84,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         args=arguments,
         train_dataset=Dataset.from_list([asdict(row) for row in data.rows]),
         processing_class=tokenizer,
-        prompts=prompts,
-        max_prompt_tokens=budget,
+        prompt_with=prompt_with,
         rounds=config.setting.rounds,
         completions_folder=folder.completions,
         completions_every=config.completions_every,

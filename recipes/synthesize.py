@@ -2,7 +2,7 @@
 
 import sys
 
-from alignxplore_trl.launch.config import SynthesizeConfig
+from alignxplore_trl.launch.config import ReleaseData, SynthesizeConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder
@@ -14,10 +14,18 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     # Imported here, so that a mistake in the command line is answered at once.
     import pandas as pd
 
+    from alignxplore_trl.data.release import published_examples
     from alignxplore_trl.data.sources import read_split
     from alignxplore_trl.launch.models import load_describer, load_judge
     from alignxplore_trl.synthesis.candidates import SynthesisSettings, synthesize
     from alignxplore_trl.text.rendering import PromptSet
+
+    if isinstance(config.data, ReleaseData):
+        # The teacher's work, verified and published: there is nothing to write or to judge.
+        published = published_examples(upstream_folder(config, "prepare"))
+        pd.DataFrame(published).to_parquet(folder.path / "examples.parquet")
+        folder.finish({"examples": len(published), "examples/published": len(published)})
+        return
 
     asked = config.synthesis
     cases = read_split(upstream_folder(config, "prepare"), "cold_start")

@@ -20,7 +20,7 @@ from alignxplore_trl.signals import (
 )
 
 texts = st.text(max_size=20)
-comparisons = st.builds(Comparison, texts, texts, texts)
+comparisons = st.builds(Comparison, texts, texts, texts, st.sampled_from(["replies", "items"]))
 signals = comparisons | st.builds(Post, texts, texts) | st.builds(Attributes, texts)
 cases = st.builds(
     PreferenceCase,
@@ -75,6 +75,7 @@ def test_rounds_are_whole_and_in_order(case, per_round, rounds):
     assert flat == case.signals[: len(flat)]
 
 
-def test_posts_of_leaves_out_attributes():
-    signals = [Comparison("a", "x", "y"), Attributes("young"), Post("b", "said")]
+def test_posts_of_leaves_out_attributes_and_lists_of_items():
+    items = Comparison("Recommended films.", "x", "y", "items")
+    signals = [Comparison("a", "x", "y"), Attributes("young"), items, Post("b", "said")]
     assert posts_of(signals) == ["a", "b"]

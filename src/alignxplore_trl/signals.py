@@ -9,11 +9,17 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Comparison:
-    """The user saw two replies to a post, chose one and rejected the other."""
+    """The user saw two replies to a post, chose one and rejected the other.
+
+    Or, with the form `items`, two things in a list, such as articles or films, of which the user
+    chose one and passed over the other: `post` then says what kind of list it was, the same words
+    for all such lists, and the other two are what was shown of each thing.
+    """
 
     post: str
     chosen: str
     rejected: str
+    form: Literal["replies", "items"] = "replies"
     kind: Literal["comparison"] = "comparison"
 
 
@@ -116,5 +122,12 @@ def rounds_of_signals(
 
 
 def posts_of(signals: Iterable[Signal]) -> list[str]:
-    """The post texts among signals, for checks that splits share none."""
-    return [signal.post for signal in signals if not isinstance(signal, Attributes)]
+    """The post texts among signals, for checks that splits share none.
+
+    Attributes have none, and that of two items says nothing but what kind of list they stood in.
+    """
+    return [
+        signal.post
+        for signal in signals
+        if isinstance(signal, Post) or (isinstance(signal, Comparison) and signal.form == "replies")
+    ]

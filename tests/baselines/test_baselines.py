@@ -8,7 +8,7 @@ from alignxplore_trl.baselines.golden import Golden
 from alignxplore_trl.baselines.longer_reply import LongerReply
 from alignxplore_trl.baselines.null import Null
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
-from alignxplore_trl.baselines.signals import Signals
+from alignxplore_trl.baselines.signals import Signals, plain_text
 from alignxplore_trl.data.world import World
 from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase
 from alignxplore_trl.text.parsing import FormatProblem, Inference
@@ -36,6 +36,11 @@ def test_signals_shows_every_signal_and_never_the_target():
         (said,) = Signals().describe([case])
         assert case.target.post not in said.description
         assert said.description.count("Post: ") == 8
+
+
+def test_signals_tell_items_from_replies():
+    items = plain_text(Comparison("Recommended films.", "Alien", "Heat", "items"))
+    assert items == "Recommended films.\nChosen: Alien\nPassed over: Heat"
 
 
 @pytest.mark.parametrize("prompts", ["compact", "default"])

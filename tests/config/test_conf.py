@@ -33,7 +33,7 @@ def recipe_with(group: str) -> str:
 
 def test_the_number_of_files_is_known() -> None:
     assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 10
-    assert len(choices()) == 39
+    assert len(choices()) == 46
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 6
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 2
 
@@ -58,7 +58,7 @@ def test_every_recipe_composes_at_every_scale_with_fields_that_trl_has(
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     overrides = [f"{group}={choice}"]
     if group.startswith("data/"):
-        overrides.append("data=alignx")
+        overrides.append(f"data={'mapping' if group == 'data/mapping' else 'alignx'}")
     values = compose_recipe(recipe_with(group), overrides)
     assert values["recipe"] == recipe_with(group)
 

@@ -134,3 +134,14 @@ def test_shorten_keeps_both_ends(text, length):
         assert (short[:17], short[-17:]) == (text[:17], text[-17:])
     else:
         assert short == text
+
+
+def test_items_that_are_shortened_stay_items():
+    def render(signals: Sequence[Signal], earlier: str | None) -> str:
+        (signal,) = signals
+        assert isinstance(signal, Comparison)
+        assert signal.form == "items"
+        return signal.chosen
+
+    fitted = fit_prompt(render, [Comparison("p", "a" * 200, "b", "items")], None, len, 60)
+    assert fitted.shortened_texts == 1

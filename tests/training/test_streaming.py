@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from tiny_training import (
-    MAX_PROMPT_TOKENS,
     PROMPTS,
     GradientRecorder,
     Run,
     hash_reward,
     make_trainer,
+    prompt_with,
     tiny_model,
     tiny_tokenizer,
     world_rows,
@@ -198,7 +199,7 @@ def test_prompts_with_an_earlier_description_keep_the_budget(tmp_path):
     rows = world_rows(cases=9, rounds=2)
     longest = max(len(tiny_tokenizer()(row["prompt"])["input_ids"]) for row in rows)
     trainer = make_trainer(Run(str(tmp_path), epochs=1, completions="written"), rows)
-    trainer.max_prompt_tokens = longest + 2
+    trainer.prompt_with = partial(prompt_with, max_tokens=longest + 2)
     trainer.train()
     for frame in completions_of(tmp_path):
         lengths = [len(tiny_tokenizer()(prompt)["input_ids"]) for prompt in frame["prompt"]]
@@ -213,7 +214,7 @@ def test_prompts_with_an_earlier_description_keep_the_budget(tmp_path):
 
 def test_a_description_too_long_for_the_budget_is_left_out_and_counted(tmp_path):
     trainer = make_trainer(Run(str(tmp_path), epochs=1, completions="written"))
-    trainer.max_prompt_tokens = 3
+    trainer.prompt_with = partial(prompt_with, max_tokens=3)
     trainer.train()
     for frame in completions_of(tmp_path):
         assert frame["d_prev"].isna().all()
@@ -344,8 +345,7 @@ def test_data_sets_that_cannot_be_trained_on_are_refused_before_any_model(
             args,
             dataset,
             tiny_tokenizer(),
-            prompts=PROMPTS,
-            max_prompt_tokens=MAX_PROMPT_TOKENS,
+            prompt_with=prompt_with,
             rounds=2,
         )
 

@@ -23,9 +23,9 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig
 
-from alignxplore_trl.data.rounds import round_rows
+from alignxplore_trl.data.rounds import round_rows, signals_of_row
 from alignxplore_trl.data.world import World
-from alignxplore_trl.text.budget import fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 from alignxplore_trl.text.parsing import Inference, format_completion
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.checkpoints import (
@@ -74,19 +74,25 @@ def tiny_model() -> LlamaForCausalLM:
     return build_model(shape, tiny_tokenizer(), seed=0)
 
 
+def fit(signals, earlier, max_tokens=MAX_PROMPT_TOKENS) -> FittedPrompt:
+    """The prompt of some signals and an earlier description, within a budget."""
+    tokenizer = tiny_tokenizer()
+    return fit_prompt(
+        PROMPTS.inference,
+        signals,
+        earlier,
+        lambda text: len(tokenizer(text)["input_ids"]),
+        max_tokens,
+    )
+
+
+def prompt_with(row, earlier, max_tokens=MAX_PROMPT_TOKENS) -> FittedPrompt:
+    """The prompt of a row and an earlier description, within a budget."""
+    return fit(signals_of_row(row), earlier, max_tokens)
+
+
 def world_rows(cases: int, rounds: int, fewer: int = 0) -> list[dict[str, Any]]:
     """Training rows of world cases; the last `fewer` cases have one round less."""
-    tokenizer = tiny_tokenizer()
-
-    def fit(signals, earlier):
-        return fit_prompt(
-            PROMPTS.inference,
-            signals,
-            earlier,
-            lambda text: len(tokenizer(text)["input_ids"]),
-            MAX_PROMPT_TOKENS,
-        )
-
     drawn = World(seed=1).cases("rl", cases)
     whole = round_rows(drawn[: cases - fewer], SIGNALS_PER_ROUND, rounds, fit).rows
     short = round_rows(drawn[cases - fewer :], SIGNALS_PER_ROUND, rounds - 1, fit).rows
@@ -242,8 +248,7 @@ def make_trainer(
         GRPOConfig(**values),
         Dataset.from_list(rows or world_rows(run.cases, run.rounds, run.fewer)),
         tiny_tokenizer(),
-        prompts=PROMPTS,
-        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        prompt_with=prompt_with,
         rounds=run.rounds,
         completions_folder=Path(run.folder) / "completions",
         outage=None

@@ -26,6 +26,8 @@ class Signals:
 
 def plain_text(signal: Signal) -> str:
     """A signal in words, without the tags of any template: a judge's prompt would escape them."""
+    if isinstance(signal, Comparison) and signal.form == "items":
+        return f"{signal.post}\nChosen: {signal.chosen}\nPassed over: {signal.rejected}"
     if isinstance(signal, Comparison):
         return f"Post: {signal.post}\nChosen: {signal.chosen}\nRejected: {signal.rejected}"
     if isinstance(signal, Post):

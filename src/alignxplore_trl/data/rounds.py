@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals, signal_to_dict
+from alignxplore_trl.signals import (
+    PreferenceCase,
+    Signal,
+    rounds_of_signals,
+    signal_from_dict,
+    signal_to_dict,
+)
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
 
 
@@ -95,6 +102,11 @@ def round_rows(
             )
     counts["rows"] = len(rows)
     return RoundRows(rows, dict(sorted(counts.items())))
+
+
+def signals_of_row(row: Mapping[str, Any]) -> list[Signal]:
+    """The signals of a round, from a row of a dataset of `RoundRow`s."""
+    return [signal_from_dict(signal) for signal in json.loads(row["signals"])]
 
 
 def _fit(

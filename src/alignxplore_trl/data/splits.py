@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from alignxplore_trl.data.alignx import connected_groups
+from alignxplore_trl.data.rows import post_key
 from alignxplore_trl.data.world import Split
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import Attributes, PreferenceCase, posts_of
+from alignxplore_trl.signals import PreferenceCase, posts_of
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 # What is measured is filled first, so that what it shares with training is taken from training.
@@ -110,22 +111,18 @@ def _users_in_a_row(cases: Sequence[PreferenceCase], seed: int) -> list[list[Pre
 
 def _without_posts(case: PreferenceCase, posts: set[str]) -> PreferenceCase | None:
     """The case without the signals about these posts; `None` if its target is about one."""
-    if _post_key(case.target.post) in posts:
+    if any(post_key(post) in posts for post in posts_of([case.target])):
         return None
     kept = tuple(
         signal
         for signal in case.signals
-        if isinstance(signal, Attributes) or _post_key(signal.post) not in posts
+        if not any(post_key(post) in posts for post in posts_of([signal]))
     )
     return replace(case, signals=kept)
 
 
 def _posts(case: PreferenceCase) -> Iterable[str]:
-    return map(_post_key, [case.target.post, *posts_of(case.signals)])
-
-
-def _post_key(post: str) -> str:
-    return " ".join(post.casefold().split())
+    return map(post_key, posts_of([case.target, *case.signals]))
 
 
 def _check_none_is_empty(

@@ -8,6 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.data.release_files import (
+    COLD_START_FILE,
+    RL_FILE,
+    SIGNALS_IN_PROMPT,
+    TEST_FILE,
+)
 from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
 from alignxplore_trl.data.world import World, check_world
 from alignxplore_trl.evaluation.settings import Setting
@@ -20,8 +26,11 @@ from alignxplore_trl.launch.config import (
     JudgeReportConfig,
     JudgeServer,
     JudgeSettings,
+    MappingData,
     PrepareConfig,
+    PsoupsData,
     RecipeConfig,
+    ReleaseData,
     RLConfig,
     SampledJudgeSettings,
     ServerJudgeSettings,
@@ -45,7 +54,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
     if isinstance(config, PrepareConfig):
         _check_setting(config, problems)
         _check_data(config.data, config.seed, problems)
-    if isinstance(config, SynthesizeConfig):
+        _check_splits(config, problems)
+    if isinstance(config, SynthesizeConfig) and not isinstance(config.data, ReleaseData):
         _check_writer("teacher", config, problems)
         _check_judge(config.judge, 1, problems)
     if isinstance(config, ColdStartConfig):
@@ -269,11 +279,15 @@ def _check_setting(config: PrepareConfig, problems: Problems) -> None:
         )
 
 
-def _check_data(data: Data, seed: int, problems: Problems) -> None:
+def _check_data(
+    data: Data | ReleaseData | PsoupsData | MappingData, seed: int, problems: Problems
+) -> None:
     for split, count in data.counts.items():
         if count < 1:
             problems.add(f"data.counts.{split}: {count} found, expected 1 or more")
-    if data.name == "world":
+    if isinstance(data, MappingData) and data.cases_per_user < 1:
+        problems.add(f"data.cases_per_user: {data.cases_per_user} found, expected 1 or more")
+    if isinstance(data, Data) and data.name == "world":
         if data.path is not None:
             problems.add(
                 f"data.path: found {data.path!r}, expected none with data=world, which reads no "
@@ -282,15 +296,51 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
         world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
         for problem in check_world(world):
             problems.add(problem)
-        if data.anonymise:
-            problems.add(
-                "data.anonymise: True found, expected false with data=world: nobody is in its texts"
-            )
+    elif isinstance(data, ReleaseData | PsoupsData) and Path(str(data.path)).is_dir():
+        pass  # Which of the folder's files are needed is another question.
+    elif isinstance(data, ReleaseData):
+        problems.add(
+            f"data.path: found {data.path!r}, expected the folder of the published files: "
+            "make … DATA_PATH=<folder>, or data.path=<folder>"
+        )
     elif data.path is None or data.path == "???" or not Path(data.path).is_file():
         problems.add(
             f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "
             "make … DATA_PATH=<path>, or data.path=<path>"
         )
+
+
+def _check_splits(config: PrepareConfig, problems: Problems) -> None:
+    """A stage needs a split that its source has; of the published files, it needs its own."""
+    data, setting = config.data, config.setting
+    split = {
+        SynthesizeConfig: "cold_start",
+        RLConfig: "rl",
+        EvaluateConfig: config.evaluation.split if isinstance(config, EvaluateConfig) else None,
+    }.get(type(config))
+    if split is None:
+        return
+    if split not in data.counts:
+        problems.add(
+            f"data.counts: no {split} found, which {config.recipe} needs: data={data.name} has "
+            f"{', '.join(data.counts)}; choose another data"
+        )
+    elif isinstance(data, ReleaseData):
+        if setting.signals != SIGNALS_IN_PROMPT and not isinstance(config, EvaluateConfig):
+            problems.add(
+                f"setting.signals: {setting.signals} found, expected {SIGNALS_IN_PROMPT}: that "
+                "many stand in a published prompt, which is used as it is"
+            )
+        file = {
+            "cold_start": COLD_START_FILE[setting.name],
+            "rl": RL_FILE[setting.name],
+            "test": TEST_FILE,
+        }[split]
+        if Path(str(data.path)).is_dir() and not (Path(str(data.path)) / file).is_file():
+            problems.add(
+                f"data.path: {data.path} has no {file}, which {config.recipe} with "
+                f"setting={setting.name} reads; put it there"
+            )
 
 
 def _check_no_trl_evaluation(trainer: dict[str, Any], problems: Problems) -> None:
@@ -341,7 +391,7 @@ def _check_sizes(config: RLConfig, problems: Problems) -> None:
     problems.found += check_room(
         "trainer.max_completion_length", limit, prompt, config.model.backbone
     )
-    count = config.data.counts["rl"]
+    count = config.data.counts.get("rl", 0)
     if config.data.name == "world" and count > 0:
         problems.found += check_rows(config, count * config.setting.rounds)
 

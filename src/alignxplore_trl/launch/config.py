@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
+from alignxplore_trl.data.columns import ContestColumns, OptionColumns, PairColumns
 from alignxplore_trl.data.world import Split
 from alignxplore_trl.launch.compose import did_you_mean
 from alignxplore_trl.rewards.shaping import Shaping
@@ -47,6 +48,40 @@ class Data:
     anonymise: bool
     counts: dict[Split, int]
     dimensions: list[dict[str, str]] | None
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """What the other sources have: a split that `counts` doesn't name has no cases."""
+
+    path: str | None
+    signals_per_user: int
+    counts: dict[Split, int]
+
+
+@dataclass(frozen=True)
+class ReleaseData(SourceData):
+    """The published files."""
+
+    name: Literal["release"]
+    dimensions: list[dict[str, str]] | None
+
+
+@dataclass(frozen=True)
+class PsoupsData(SourceData):
+    """P-SOUPS."""
+
+    name: Literal["psoups"]
+    reverse: bool
+
+
+@dataclass(frozen=True)
+class MappingData(SourceData):
+    """Any file of people's choices, read by a mapping."""
+
+    name: Literal["mapping"]
+    cases_per_user: int
+    mapping: PairColumns | ContestColumns | OptionColumns
 
 
 @dataclass(frozen=True)
@@ -346,7 +381,7 @@ class PrepareConfig(RecipeConfig):
     """conf/prepare.yaml."""
 
     setting: Setting
-    data: Data
+    data: Data | ReleaseData | PsoupsData | MappingData
 
 
 @dataclass(frozen=True)

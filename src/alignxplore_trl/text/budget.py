@@ -118,9 +118,9 @@ def _texts(signals: Sequence[Signal], earlier: str | None) -> list[str]:
 
 def _shorten_signal(signal: Signal, length: int) -> Signal:
     match signal:
-        case Comparison(post, chosen, rejected):
+        case Comparison(post, chosen, rejected, form):
             return Comparison(
-                shorten(post, length), shorten(chosen, length), shorten(rejected, length)
+                shorten(post, length), shorten(chosen, length), shorten(rejected, length), form
             )
         case Post(post, comment):
             return Post(shorten(post, length), shorten(comment, length))

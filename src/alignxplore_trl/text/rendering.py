@@ -53,7 +53,8 @@ class PromptSet:
     `<think>`), `teacher.jinja` (the same with the dimensions as guidance), `judgement.jinja` (ends
     where the JSON selection starts) and `reply.jinja` (post and description, ends where the
     response starts). `judgement_description_last.jinja`, the judgement in which the description
-    comes after post and responses, is needed by judges of that layout only. Tags such as `<post>`
+    comes after post and responses, is needed by judges of that layout only; `problem.jinja`, which
+    leads from a problem text to the completion, by published RL rows only. Tags such as `<post>`
     and markers such as `*Post:*` that stand in any of them are reserved, and so are the control
     tokens of models, such as `<|im_end|>`: inside a value their first character is escaped.
 
@@ -82,7 +83,7 @@ class PromptSet:
         try:
             self._templates = {
                 name: environment.get_template(f"{name}.jinja")
-                for name in (*TEMPLATE_NAMES, _JUDGEMENTS["description_last"])
+                for name in (*TEMPLATE_NAMES, "problem", _JUDGEMENTS["description_last"])
                 if (self.folder / f"{name}.jinja").is_file()
             }
             self._render_each_once()
@@ -132,6 +133,19 @@ class PromptSet:
         """The generator's prompt for R_gen, up to where the response starts."""
         return self._templates["reply"].render(post=post, description=description)
 
+    def problem(self, problem: str) -> str:
+        """The policy's prompt for a problem text that was written elsewhere, whole.
+
+        Raises:
+            UserError: the set has no template for it.
+        """
+        if "problem" not in self._templates:
+            raise UserError(
+                f"prompts.folder: {self.folder} has no problem.jinja, which leads from a published "
+                "problem text to the completion; add it"
+            )
+        return self._templates["problem"].render(problem=problem)
+
     def _render_each_once(self) -> None:
         """Meet a name that isn't defined now, and not after the models are loaded."""
         signals: list[Signal] = [Comparison("a", "b", "c"), Post("a", "b"), Attributes("a")]
@@ -142,6 +156,8 @@ class PromptSet:
                 if name in self._templates:
                     self.judgement(Question("a", earlier, "b", "c"), layout)
             self.reply("a", earlier)
+        if "problem" in self._templates:
+            self.problem("a")
 
     def _guard(self, value: object) -> str:
         """Escape what would read as a tag or marker of the templates, or as a control token."""

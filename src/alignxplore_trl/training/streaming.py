@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -26,10 +25,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.run.errors import Problems
-from alignxplore_trl.signals import signal_from_dict
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
 from alignxplore_trl.text.parsing import Inference, parse_completion
-from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.checkpoints import CompleteCheckpoints, checkpoint_folder
 from alignxplore_trl.training.earlier import EarlierDescriptions, Rollout
 from alignxplore_trl.training.outage import (
@@ -80,8 +77,8 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         model, args, processing_class, callbacks, peft_config: as for `GRPOTrainer`.
         reward_funcs: the one reward callable.
         train_dataset: one row per case and round, with the columns of `data.rounds.RoundRow`.
-        prompts: renders the prompts of rounds with an earlier description.
-        max_prompt_tokens: the budget those prompts are fitted to.
+        prompt_with: a row and an earlier description -> the prompt that holds it, within the token
+            budget. May raise `PromptTooLongError`.
         rounds: the most rounds of a case.
         completions_folder: where `step_<optimizer steps done>.parquet` files go: all completions of
             a generation batch with prompt, d_prev, reward, advantage, case and round. `None`: none.
@@ -105,8 +102,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         *,
-        prompts: PromptSet,
-        max_prompt_tokens: int,
+        prompt_with: Callable[[Mapping[str, Any], str], FittedPrompt],
         rounds: int,
         completions_folder: Path | None = None,
         completions_every: int = 1,
@@ -115,8 +111,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         peft_config: Any = None,
     ) -> None:
         _check_settings(args, reward_funcs, train_dataset, rounds)
-        self.prompts = prompts
-        self.max_prompt_tokens = max_prompt_tokens
+        self.prompt_with = prompt_with
         self.completions_folder = completions_folder
         self.completions_every = completions_every
         self.outage = outage
@@ -252,15 +247,8 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         description = self.earlier.before(row["case_id"], row["round"])
         if description is None:
             return RoundStart(None, None)
-        signals = [signal_from_dict(signal) for signal in json.loads(row["signals"])]
         try:
-            prompt = fit_prompt(
-                self.prompts.inference,
-                signals,
-                description,
-                lambda text: len(self.processing_class(text=text)["input_ids"]),
-                self.max_prompt_tokens,
-            )
+            prompt = self.prompt_with(row, description)
         except PromptTooLongError:
             return RoundStart(None, None, too_long=True)
         return RoundStart(description, prompt)
