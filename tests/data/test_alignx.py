@@ -301,7 +301,7 @@ class TestMistakes:
             (b"prompt,chosen,rejected\na,b,c\n", 'starts with "prompt,chosen'),
             (b'{\n "prompt": "a",\n "chosen": "b"\n}', "one JSON object over several lines"),
             (b'{"a": 1}\n{"prompt": "caf\xe9"}\n', "line 2: byte 0xe9 is not valid UTF-8"),
-            (b"PAR1\x15\x04", "a Parquet file, expected JSON"),
+            (b"PAR1\x15\x04", "not a readable Parquet file"),
             (b"\x80\x04\x95", "line 1: byte 0x80 is not valid UTF-8"),
             (b'"only a text"', 'starts with "\\"only a text'),
         ],

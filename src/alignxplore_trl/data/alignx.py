@@ -1,13 +1,15 @@
 """ALIGNX-shaped files -> cases: the reader, and what it refuses or leaves out.
 
-A file is a JSON array or JSON lines. A row holds the target pair (`prompt`, `chosen`, `rejected`),
-the history (`Pair-wise Comparative Feedback`, `User-Generated Content`, `Demographic Information`),
-and may hold `Preference Direction` and `user`.
+A file is a JSON array, JSON lines or Parquet, and is read into memory; what is larger goes through
+`data.refined_sets`. A row holds the target pair (`prompt`, `chosen`, `rejected`), the history
+(`Pair-wise Comparative Feedback`, `User-Generated Content`, `Demographic Information`), and may
+hold `Preference Direction` and `user`.
 
 Two kinds of trouble are told apart. A row that isn't what the format says (a missing field, the
 target pair inside the history, a direction vector of the wrong length, …) is a mistake in the file:
-all such mistakes are reported together and nothing is read. A row that is well-formed but of no use
-(identical replies in its history, too few signals) is left out and counted by reason.
+all such mistakes are reported together, and nothing is read, or all but these rows. A row that is
+well-formed but of no use (identical replies in its history, too few signals) is left out and
+counted by reason.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from alignxplore_trl.data.row_files import RowFile, chunks_of, rows_of
 from alignxplore_trl.data.world import SignalKind
 from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.run.progress import say
 from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase, Signal
 
 _SIGNAL_TYPES: Mapping[SignalKind, tuple[type[Signal], ...]] = {
@@ -62,6 +66,8 @@ def read_alignx(
     signals_needed: int,
     dimensions: Sequence[Dimension],
     signal_kind: SignalKind,
+    *,
+    strict: bool = True,
 ) -> AlignxCases:
     """Read the cases of an ALIGNX-shaped file.
 
@@ -69,11 +75,13 @@ def read_alignx(
     the other's history, are one user; attributes don't count, since strangers have the same.
 
     Args:
-        path: a JSON array or JSON lines, UTF-8.
+        path: a JSON array or JSON lines, UTF-8, or Parquet.
         signals_needed: cases with fewer signals are left out and counted.
         dimensions: the entries of a direction vector, in order; only used where rows have one.
         signal_kind: what becomes a case's history: only comparisons, only posts, or, mixed, the
             attributes, then the posts, then the comparisons, each in the order of the file.
+        strict: whether a row that isn't in the format is an error; if not, it is told, left out
+            and counted.
 
     Raises:
         UserError: the file or some of its rows are not in the format (each problem names the
@@ -85,12 +93,18 @@ def read_alignx(
         )
     problems = Problems()
     counts: Counter[str] = Counter()
-    rows = [
-        row
-        for place, value in _json_rows(path, problems)
-        if (row := _read_row(value, place, dimensions, problems, counts)) is not None
-    ]
-    _raise_the_first(problems, path)
+    rows: list[_Row] = []
+    for place, value in _rows_in(path, problems, counts):
+        row = read_row(value, place, dimensions, problems, counts)
+        if row is None:
+            counts["rows_broken"] += 1
+        else:
+            rows.append(row)
+    _shorten(problems, path)
+    if strict or not rows:
+        problems.raise_if_any()
+    for problem in problems.found:
+        say(f"left out: {problem}")
 
     users = connected_groups([row.user_keys() for row in rows])
     cases = []
@@ -180,7 +194,7 @@ def connected_groups(keys_of_items: Sequence[Iterable[Hashable]]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Place:
+class RowPlace:
     """Where a row stands, as a person finds it: the line of a file, or the row of an array."""
 
     path: Path
@@ -205,8 +219,26 @@ class _Row:
         return [self.target, *(s for s in self.signals if not isinstance(s, Attributes))]
 
 
-def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[_Place, object]]:
+def _rows_in(
+    path: Path, problems: Problems, counts: Counter[str]
+) -> Iterator[tuple[RowPlace, object]]:
     """The rows of a file and where they stand; rows that are not JSON become problems."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; set data.path to an ALIGNX-shaped file")
+    with path.open("rb") as stream:
+        is_parquet = stream.read(4) == b"PAR1"
+    if is_parquet:
+        file = RowFile(path, "parquet", path.stem)
+        lines = (line for chunk in chunks_of(file) for _, line in rows_of(chunk))
+        for number, line in enumerate(lines, 1):
+            yield RowPlace(path, "row", number), json.loads(line)
+    else:
+        yield from _json_rows(path, problems, counts)
+
+
+def _json_rows(
+    path: Path, problems: Problems, counts: Counter[str]
+) -> Iterator[tuple[RowPlace, object]]:
     text = _read_text(path)
     start = text.lstrip()[:1]
     if not start:
@@ -220,9 +252,9 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[_Place, object]
             ) from None
         if not rows:
             raise UserError(f"{path}: the JSON array is empty, expected at least one row")
-        yield from ((_Place(path, "row", number), row) for number, row in enumerate(rows, 1))
+        yield from ((RowPlace(path, "row", number), row) for number, row in enumerate(rows, 1))
     elif start == "{":
-        yield from _json_lines(path, text, problems)
+        yield from _json_lines(path, text, problems, counts)
     else:
         raise UserError(
             f"{path}: starts with {_shown(text.lstrip())}, expected JSON lines (each line one "
@@ -230,13 +262,15 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[_Place, object]
         )
 
 
-def _json_lines(path: Path, text: str, problems: Problems) -> Iterator[tuple[_Place, object]]:
+def _json_lines(
+    path: Path, text: str, problems: Problems, counts: Counter[str]
+) -> Iterator[tuple[RowPlace, object]]:
     unreadable = Problems()
     # Not splitlines: strings in JSON may contain the other line ends of Unicode.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        place = _Place(path, "line", number)
+        place = RowPlace(path, "line", number)
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -249,6 +283,8 @@ def _json_lines(path: Path, text: str, problems: Problems) -> Iterator[tuple[_Pl
             "lines (each row on one line)"
         )
     problems.found.extend(unreadable.found)
+    if unreadable.found:
+        counts["rows_broken"] += len(unreadable.found)
 
 
 def _is_json(text: str) -> bool:
@@ -260,14 +296,7 @@ def _is_json(text: str) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; set data.path to an ALIGNX-shaped file")
     content = path.read_bytes()
-    if content.startswith(b"PAR1"):
-        raise UserError(
-            f"{path}: a Parquet file, expected JSON; convert it first, for example with "
-            "`datasets.Dataset.from_parquet(path).to_json(other_path)`"
-        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -278,9 +307,9 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _read_row(
+def read_row(
     row: object,
-    place: _Place,
+    place: RowPlace,
     dimensions: Sequence[Dimension],
     problems: Problems,
     counts: Counter[str],
@@ -314,11 +343,13 @@ def _read_row(
         for number, comparison in enumerate(comparisons, 1)
         if _same_pair(comparison, target)
     )
+    if len(problems.found) > before:
+        return None
     usable = tuple(_usable_signals(signals, counts))
     return _Row(place.number, user, target, usable, directions)
 
 
-def _target(row: Mapping[str, Any], place: _Place, problems: Problems) -> Comparison | None:
+def _target(row: Mapping[str, Any], place: RowPlace, problems: Problems) -> Comparison | None:
     texts = _texts(row, PAIR_FIELDS, str(place), problems)
     if not texts:
         return None
@@ -359,7 +390,7 @@ def _history(
     row: Mapping[str, Any],
     field: str,
     text_fields: Sequence[str],
-    place: _Place,
+    place: RowPlace,
     dimensions: Sequence[Dimension],
     problems: Problems,
 ) -> list[tuple[str, ...]]:
@@ -399,7 +430,7 @@ def _texts(
     return () if wrong else tuple(item[field] for field in fields)
 
 
-def _attributes(row: Mapping[str, Any], place: _Place, problems: Problems) -> list[Attributes]:
+def _attributes(row: Mapping[str, Any], place: RowPlace, problems: Problems) -> list[Attributes]:
     text = row.get(ATTRIBUTES_FIELD)
     if text is None or text == "":
         return []
@@ -430,7 +461,7 @@ def _directions(
     return None
 
 
-def _user(row: Mapping[str, Any], place: _Place, problems: Problems) -> str | None:
+def _user(row: Mapping[str, Any], place: RowPlace, problems: Problems) -> str | None:
     user = row.get("user")
     if user is None:
         return None
@@ -456,9 +487,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _raise_the_first(problems: Problems, path: Path) -> None:
-    """Report the problems, but not thousands of them."""
+def _shorten(problems: Problems, path: Path) -> None:
+    """Keep the first problems: nobody reads thousands of them."""
     hidden = len(problems.found) - MOST_PROBLEMS_SHOWN
     if hidden > 0:
         problems.found[MOST_PROBLEMS_SHOWN:] = [f"{path}: {hidden} more problems like these"]
-    problems.raise_if_any()

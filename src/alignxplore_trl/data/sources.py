@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignxplore_trl.data.alignx import Dimension, read_alignx
-from alignxplore_trl.data.splits import SPLITS, CaseSplits, split_cases
+from alignxplore_trl.data.splits import SPLITS, CaseSplits, RefinedSplit, split_cases
 from alignxplore_trl.data.world import SignalKind, Split, World, check_world
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import PreferenceCase, case_from_dict, case_to_dict
@@ -50,21 +50,25 @@ def load_alignx(
     seed: int,
     dimensions: Sequence[Dimension],
     signal_kind: SignalKind = "comparisons",
+    *,
+    strict: bool = True,
 ) -> CaseSplits:
     """Read an ALIGNX-shaped file and split it by user and by post.
 
     Args:
-        path: a JSON array or JSON lines.
+        path: a JSON array, JSON lines or Parquet.
         signals_needed: cases with fewer signals are left out and counted.
         counts: how many cases each split is to have; smaller in proportion if there are fewer.
         seed: decides which users go into which split.
         dimensions: what the entries of a direction vector mean.
         signal_kind: which signals of a row become its case's history.
+        strict: whether a row that isn't in the format is an error; if not, it is told, left out
+            and counted.
 
     Raises:
         UserError: the file is not in the format, or a split gets no case.
     """
-    read = read_alignx(path, signals_needed, dimensions, signal_kind)
+    read = read_alignx(path, signals_needed, dimensions, signal_kind, strict=strict)
     splits = split_cases(read.cases, counts, signals_needed, seed)
     reasons = sorted({*read.counts, *splits.counts})
     return replace(
@@ -75,15 +79,20 @@ def load_alignx(
 
 def write_splits(folder: Path, splits: CaseSplits) -> None:
     """Write one Parquet file per split; the same cases give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        rows = [_to_columns(case) for case in splits[split]]
-        unfinished = folder / f".{split}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
-        unfinished.replace(folder / f"{split}.parquet")
+        write_split(folder, split, splits[split])
 
 
-def read_split(folder: Path, split: Split) -> list[PreferenceCase]:
+def write_split(folder: Path, split: RefinedSplit, cases: Sequence[PreferenceCase]) -> None:
+    """Write the cases of one split to a Parquet file; the same cases give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [_to_columns(case) for case in cases]
+    unfinished = folder / f".{split}.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
+    unfinished.replace(folder / f"{split}.parquet")
+
+
+def read_split(folder: Path, split: RefinedSplit) -> list[PreferenceCase]:
     """Read the cases of one split.
 
     Raises:

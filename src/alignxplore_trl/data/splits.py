@@ -6,7 +6,7 @@ import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Literal, get_args
 
 from alignxplore_trl.data.alignx import connected_groups
 from alignxplore_trl.data.world import Split
@@ -14,6 +14,8 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import Attributes, PreferenceCase, posts_of
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Refined sets have one more: test users whose histories are posts.
+RefinedSplit = Split | Literal["test_posts"]
 # What is measured is filled first, so that what it shares with training is taken from training.
 _FILLING_ORDER: tuple[Split, ...] = ("test", "validation", "cold_start", "rl")
 
@@ -110,21 +112,22 @@ def _users_in_a_row(cases: Sequence[PreferenceCase], seed: int) -> list[list[Pre
 
 def _without_posts(case: PreferenceCase, posts: set[str]) -> PreferenceCase | None:
     """The case without the signals about these posts; `None` if its target is about one."""
-    if _post_key(case.target.post) in posts:
+    if post_key(case.target.post) in posts:
         return None
     kept = tuple(
         signal
         for signal in case.signals
-        if isinstance(signal, Attributes) or _post_key(signal.post) not in posts
+        if isinstance(signal, Attributes) or post_key(signal.post) not in posts
     )
     return replace(case, signals=kept)
 
 
 def _posts(case: PreferenceCase) -> Iterable[str]:
-    return map(_post_key, [case.target.post, *posts_of(case.signals)])
+    return map(post_key, [case.target.post, *posts_of(case.signals)])
 
 
-def _post_key(post: str) -> str:
+def post_key(post: str) -> str:
+    """What posts are compared by: without differences in case and white space."""
     return " ".join(post.casefold().split())
 
 
