@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 Signatures = npt.NDArray[np.uint32]
 Labels = npt.NDArray[np.int32]
@@ -65,6 +63,10 @@ def connected(links: npt.NDArray[np.int64], count: int) -> Labels:
         links: pairs of nodes, [links, 2].
         count: how many nodes there are.
     """
+    # Imported here: only the process that puts everything together needs it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(links), bool)
     graph = coo_array((ones, (links[:, 0], links[:, 1])), shape=(count, count))
     labels: Labels = connected_components(graph, directed=False)[1]

@@ -14,7 +14,7 @@ import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -38,7 +38,7 @@ from alignxplore_trl.data.refinement import (
     Rules,
     Verdicts,
     directions_of,
-    judge_chunk,
+    judge_and_save,
     problems_of_row,
     row_from_json,
     text_hash,
@@ -130,7 +130,7 @@ def refine(
     """
     files = find_files(source)
     parts = _parts_folder(folder, files)
-    chunks = _judge_all(files, parts, rules, workers, chunk_bytes)
+    chunks = judge_files(files, parts, rules, workers, chunk_bytes)
     table = _Table.of(files, chunks, parts)
     _report_broken(table, rules, strict)
     counts = Counter(table.counts)
@@ -163,10 +163,10 @@ def _parts_folder(folder: Path, files: Sequence[RowFile]) -> Path:
     return parts
 
 
-def _judge_all(
+def judge_files(
     files: Sequence[RowFile], parts: Path, rules: Rules, workers: int, chunk_bytes: int
 ) -> list[Chunk]:
-    """See that the verdicts of every chunk are in `parts`."""
+    """The first pass: see that the verdicts of every chunk are in `parts`, and list the chunks."""
     chunks = list(chain.from_iterable(chunks_of(file, chunk_bytes) for file in files))
     missing = [number for number in range(len(chunks)) if not _part(parts, number).is_file()]
     if len(missing) < len(chunks):
@@ -178,25 +178,27 @@ def _judge_all(
 
 
 def _run(jobs: Sequence[tuple[Chunk, Rules, Path]], workers: int) -> Iterator[None]:
+    """Judge chunks, in this process and `workers` - 1 others."""
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
-            _judge_and_save(*job)
+            judge_and_save(*job)
             yield
         return
     # Spawned, not forked: the libraries that read files have threads of their own.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(_judge_and_save, *job) for job in jobs]
+    with ProcessPoolExecutor(min(workers, len(jobs)) - 1, mp_context=context) as pool:
+        futures = [pool.submit(judge_and_save, *job) for job in jobs]
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            # The others begin at the start of the list, and this process at its end.
+            for job, future in zip(reversed(jobs), reversed(futures), strict=True):
+                if future.cancel():
+                    judge_and_save(*job)
+                else:
+                    future.result()
+                yield
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _judge_and_save(chunk: Chunk, rules: Rules, path: Path) -> None:
-    judge_chunk(chunk, rules).save(path)
 
 
 def _part(parts: Path, number: int) -> Path:

@@ -51,11 +51,7 @@ Places = npt.NDArray[np.int64]
 NEUTRAL, UNREADABLE = 2, 255
 _BATCH_ROWS = 64
 _NO_DIRECTIONS = msgspec.Raw(b"null")
-# What a number of one sign means, and what 0.0, 1.0 and 0.5 do, by their first and last sign.
-_CODES_OF_SIGNS = np.full(2**8, UNREADABLE, np.uint8)
-_CODES_OF_SIGNS[[ord("0"), ord("1")]] = 0, 1
-_CODES_OF_PAIRS = np.full(2**16, UNREADABLE, np.uint8)
-_CODES_OF_PAIRS[[int.from_bytes(pair) for pair in (b"00", b"10", b"05")]] = 0, 1, NEUTRAL
+_ENDS = bytes.maketrans(b"]", b"!")
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ class Verdicts:
         return cls(**values | {"counts": counts, "units": int(values["units"])})
 
 
-class _PairItem(msgspec.Struct):
+class _PairItem(msgspec.Struct, gc=False):
     prompt: str
     chosen: str
     rejected: str
@@ -154,17 +150,15 @@ class _PairItem(msgspec.Struct):
     def texts(self) -> tuple[str, ...]:
         return self.prompt, self.chosen, self.rejected
 
-    def is_usable(self) -> bool:
-        """Whether it says something: no empty text, and two different replies."""
-        return bool(
-            self.chosen != self.rejected
-            and self.prompt.strip()
-            and self.chosen.strip()
-            and self.rejected.strip()
-        )
+    def key(self) -> bytes:
+        """A hash that equal items have in common; empty where the item says nothing."""
+        post, chosen, rejected = self.prompt, self.chosen, self.rejected
+        if chosen == rejected or not (post.strip() and chosen.strip() and rejected.strip()):
+            return b""
+        return xxhash.xxh3_64_digest(f"{post}\0{chosen}\0{rejected}".encode())
 
 
-class _PostItem(msgspec.Struct):
+class _PostItem(msgspec.Struct, gc=False):
     prompt: str
     comment: str
     directions: msgspec.Raw = msgspec.field(default=_NO_DIRECTIONS, name=DIRECTIONS_FIELD)
@@ -175,12 +169,17 @@ class _PostItem(msgspec.Struct):
     def texts(self) -> tuple[str, ...]:
         return self.prompt, self.comment
 
-    def is_usable(self) -> bool:
-        """Whether it says something: no empty text."""
-        return bool(self.prompt.strip() and self.comment.strip())
+    def key(self) -> bytes:
+        """A hash that equal items have in common; empty where the item says nothing."""
+        post, comment = self.prompt, self.comment
+        return (
+            xxhash.xxh3_64_digest(f"{post}\0{comment}".encode())
+            if post.strip() and comment.strip()
+            else b""
+        )
 
 
-class SourceRow(msgspec.Struct):
+class SourceRow(msgspec.Struct, gc=False):
     """A row as it stands in a file."""
 
     prompt: str
@@ -207,6 +206,11 @@ class SourceRow(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(SourceRow)
+
+
+def judge_and_save(chunk: Chunk, rules: Rules, path: Path) -> None:
+    """Judge a chunk, and keep the verdicts in a file."""
+    judge_chunk(chunk, rules).save(path)
 
 
 def judge_chunk(chunk: Chunk, rules: Rules) -> Verdicts:
@@ -248,24 +252,28 @@ def direction_codes(vectors: Sequence[bytes | msgspec.Raw], length: int) -> Code
     """
     if not vectors:
         return np.empty((0, length), np.uint8)
-    # Each number ends in a comma or, the last of a vector, a bracket; a comma before the first.
-    signs = np.frombuffer(b"," + b"".join(vectors).translate(None, b" \t\r\n["), np.uint8)
-    ends = np.flatnonzero((signs == ord(",")) | (signs == ord("]")))
-    last_of_vector = signs[ends[1:]] == ord("]")
+    # Each number ends in a comma or, the last of a vector, in "!"; a comma before the first.
+    text = b"".join(vectors).translate(_ENDS, b" \t\r\n[")
+    signs = np.frombuffer(b"," + text, np.uint8)
+    ends = np.flatnonzero(signs <= ord(","))
+    last_of_vector = signs[ends[1:]] == ord("!")
     if (
         len(last_of_vector) != len(vectors) * length
         or np.count_nonzero(last_of_vector) != len(vectors)
         or not last_of_vector[length - 1 :: length].all()
     ):
         return np.concatenate([_codes_of_one(bytes(vector), length) for vector in vectors])
-    width = np.diff(ends) - 1
+    # The four signs before each end: a number is 0 or 1, or x.y with x before the point.
     ends = ends[1:]
-    last = signs[ends - 1]
-    # Of three signs: the first and the last, if a point stands between them.
-    pair = signs[np.maximum(ends - 3, 0)].astype(np.uint16) << 8 | last
-    pair[signs[ends - 2] != ord(".")] = 0
-    codes = np.where(width == 1, _CODES_OF_SIGNS[last], _CODES_OF_PAIRS[pair])
-    codes[(width != 1) & (width != 3)] = UNREADABLE
+    last, point, first, before = (signs[ends - step] for step in (1, 2, 3, 4))
+    is_whole = (point <= ord(",")) & ((last | 1) == ord("1"))
+    is_decimal = (point == ord(".")) & (before <= ord(","))
+    is_tenth = is_decimal & (last == ord("0")) & ((first | 1) == ord("1"))
+    is_half = is_decimal & (last == ord("5")) & (first == ord("0"))
+    codes = np.full(len(ends), UNREADABLE, np.uint8)
+    np.copyto(codes, last & 1, where=is_whole)
+    np.copyto(codes, first & 1, where=is_tenth)
+    np.copyto(codes, NEUTRAL, where=is_half)
     return codes.reshape(len(vectors), length)
 
 
@@ -289,15 +297,17 @@ class _Findings:
         self.counts: Counter[str] = Counter()
         self.rows: list[tuple[int, int, int]] = []
         self.broken: list[tuple[int, int, int]] = []
-        self.keys: list[tuple[int, int]] = []
+        self.keys: list[bytes] = []
+        self.keys_of_rows: list[int] = []
         self.candidates: list[tuple[int, bool, bool, int]] = []
         self.items: list[tuple[int, int, int]] = []
         self.posts: dict[int, str] = {}
-        self.neutral = b"[" + b",".join([b"0.5"] * len(rules.dimensions)) + b"]"
+        self.neutral = msgspec.Raw(b"[" + b",".join([b"0.5"] * len(rules.dimensions)) + b"]")
 
     def add(self, batch: Sequence[tuple[RowSpan, bytes]]) -> None:
         """Judge some rows."""
-        read: list[tuple[int, RowSpan, SourceRow]] = []
+        read: list[SourceRow] = []
+        places: list[tuple[int, int, int]] = []
         for number, (span, line) in enumerate(batch, self.units):
             if line.isspace():
                 continue
@@ -305,46 +315,61 @@ class _Findings:
             if row is None:
                 self.broken.append((number, span.start, span.length))
             else:
-                read.append((number, span, row))
+                read.append(row)
+                places.append((number, span.start, span.length))
         self.units += len(batch)
         if read:
-            self._judge(read)
+            self._judge(read, places)
 
-    def _judge(self, read: Sequence[tuple[int, RowSpan, SourceRow]]) -> None:
-        histories = [row.items() for _, _, row in read]
-        length = len(self.rules.dimensions)
-        targets = direction_codes([self._vector(row) for _, _, row in read], length)
-        items = direction_codes(
-            [self._vector(item) for history in histories for item in history], length
-        )
+    def _judge(self, read: Sequence[SourceRow], places: Sequence[tuple[int, int, int]]) -> None:
+        """The rules of vectors for all rows at once, the others for rows that may still pass."""
+        histories = [row.items() for row in read]
+        items = [item for history in histories for item in history]
+        target_codes, codes = self._codes(read), self._codes(items)
         sizes = np.array([len(history) for history in histories])
         row_of_item = np.repeat(np.arange(len(read)), sizes)
-        unreadable = (targets == UNREADABLE).any(axis=1)
-        unreadable[row_of_item[(items == UNREADABLE).any(axis=1)]] = True
-        active = targets != NEUTRAL
+        unreadable = (target_codes == UNREADABLE).any(axis=1)
+        unreadable[row_of_item[(codes == UNREADABLE).any(axis=1)]] = True
+        active = target_codes != NEUTRAL
         enough = active.sum(axis=1) >= self.rules.minimum_dimensions
-        agrees = ~((items != targets[row_of_item]) & active[row_of_item]).any(axis=1)
+        agrees = ~((codes != target_codes[row_of_item]) & active[row_of_item]).any(axis=1)
+        agreeing = np.bincount(row_of_item[agrees], minlength=len(read))
+        least = min(self.rules.signals_of_base - 1, self.rules.posts_needed)
         first_items = np.cumsum(sizes) - sizes
-        for place, (number, span, row) in enumerate(read):
-            where = (number, span.start, span.length)
+        for place, row in enumerate(read):
             if unreadable[place]:
-                self.broken.append(where)
+                self.broken.append(places[place])
                 continue
-            usable = [item.is_usable() for item in histories[place]]
-            index = len(self.rows)
-            self.rows.append(where)
-            self.keys += [(key, index) for key in _user_keys(row, histories[place], usable)]
+            index, history = len(self.rows), histories[place]
+            keys = [item.key() for item in history]
+            self.rows.append(places[place])
+            self._add_keys(row, keys)
             if not enough[place]:
-                missing = bytes(row.directions) == b"null"
-                self._drop("no_directions" if missing else "few_dimensions")
-                continue
-            one = slice(first_items[place], first_items[place] + sizes[place])
-            history = _History(row, histories[place], usable, agrees[one], items[one])
-            self._add_candidates(index, history, targets[place])
+                no_vector = bytes(row.directions) == b"null"
+                self._drop("no_directions" if no_vector else "few_dimensions")
+            elif agreeing[place] < least:
+                self._drop("too_few_signals")
+            else:
+                one = slice(first_items[place], first_items[place] + sizes[place])
+                candidate = _History(row, history, keys, agrees[one], codes[one])
+                self._add_candidates(index, candidate, target_codes[place])
 
-    def _vector(self, item: SourceRow | _PostItem | _PairItem) -> msgspec.Raw | bytes:
-        raw = item.directions
-        return self.neutral if len(raw) == 4 and bytes(raw) == b"null" else raw
+    def _codes(self, items: Sequence[SourceRow | _PostItem | _PairItem]) -> Codes:
+        """The vectors of items; without one, an item has no direction."""
+        vectors = [item.directions for item in items]
+        if any(len(vector) == len(_NO_DIRECTIONS) for vector in vectors):
+            vectors = [self.neutral if bytes(vector) == b"null" else vector for vector in vectors]
+        return direction_codes(vectors, len(self.rules.dimensions))
+
+    def _add_keys(self, row: SourceRow, keys: Sequence[bytes]) -> None:
+        """What makes two rows one user: the user's name, else the target and the signals."""
+        if row.user is not None:
+            found = [xxhash.xxh3_64_digest(f"user\0\0{row.user}".encode())]
+        else:
+            target = xxhash.xxh3_64_digest(f"{row.prompt}\0{row.chosen}\0{row.rejected}".encode())
+            found = [target, *filter(None, keys)]
+        self.keys += found
+        self.keys_of_rows.append(len(found))
 
     def _drop(self, reason: str, of: str = "rows_dropped") -> None:
         self.counts[f"{of}/{reason}"] += 1
@@ -386,14 +411,14 @@ class _Findings:
         """Everything that was found."""
         rows, broken = _columns(self.rows, 3), _columns(sorted(self.broken), 3)
         candidates, items = _columns(self.candidates, 4), _columns(self.items, 3)
-        key_hashes, key_rows = _columns(self.keys, 2)
+        key_rows = np.repeat(np.arange(len(self.rows)), self.keys_of_rows)
         return Verdicts(
             units=self.units,
             row_numbers=np.array(rows[0], np.int32),
             row_starts=np.array(rows[1], np.int64),
             row_lengths=np.array(rows[2], np.int32),
-            key_hashes=np.array(key_hashes, np.uint64),
-            key_rows=np.array(key_rows, np.int32),
+            key_hashes=np.frombuffer(b"".join(self.keys), np.uint64),
+            key_rows=key_rows.astype(np.int32),
             candidate_rows=np.array(candidates[0], np.int32),
             candidate_posts=np.array(candidates[1], np.bool_),
             candidate_attributes=np.array(candidates[2], np.bool_),
@@ -412,11 +437,11 @@ class _Findings:
 
 @dataclass(frozen=True)
 class _History:
-    """The history of a row: its items (posts, then comparisons), and what is known of each."""
+    """The history of a row: its items (posts, then comparisons), and of each its key and vector."""
 
     row: SourceRow
     items: Sequence[_PostItem | _PairItem]
-    usable: Sequence[bool]
+    keys: Sequence[bytes]
     agrees: npt.NDArray[np.bool_]
     codes: Codes
 
@@ -441,7 +466,7 @@ class _History:
         for place in places:
             item, codes = self.items[place], self.codes[place]
             reason = ""
-            if not self.usable[place]:
+            if not self.keys[place]:
                 reason = "no_text_or_equal_replies"
             elif not self.agrees[place]:
                 reason = "other_directions"
@@ -484,22 +509,11 @@ def _is_well_formed(row: SourceRow) -> bool:
         return False
     if row.user is not None and not str(row.user).strip():
         return False
-    return not any(
-        pair.prompt == row.prompt and {pair.chosen, pair.rejected} == {row.chosen, row.rejected}
-        for pair in row.pairs or ()
-    )
-
-
-def _user_keys(
-    row: SourceRow, items: Sequence[_PostItem | _PairItem], usable: Sequence[bool]
-) -> list[int]:
-    """Hashes of what makes two rows one user: the user's name, else the target and the signals."""
-    if row.user is not None:
-        return [text_hash("user", "", str(row.user))]
-    keys = [text_hash(row.prompt, row.chosen, row.rejected)]
-    return keys + [
-        text_hash(*item.texts()) for item, is_usable in zip(items, usable, strict=True) if is_usable
-    ]
+    post = row.prompt
+    for pair in row.pairs or ():
+        if pair.prompt == post and {pair.chosen, pair.rejected} == {row.chosen, row.rejected}:
+            return False
+    return True
 
 
 def _codes_of_one(vector: bytes, length: int) -> Codes:

@@ -16,15 +16,12 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from alignxplore_trl.run.errors import UserError
 
 FileFormat = Literal["lines", "array", "parquet"]
 # Bytes of a chunk of JSON, and how much of an array is looked through at once.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 _WINDOW_BYTES = 2**20
 _PARQUET_ROWS = 512
 # What is longer in an array, in bytes, is no row: a quotation mark is missing.
@@ -79,7 +76,7 @@ def find_files(source: str) -> list[RowFile]:
     """
     path = Path(source)
     if not path.exists():
-        if not is_hub_name(source):
+        if source.count("/") != 1 or path.suffix in _SUFFIXES:
             raise UserError(
                 f"data.path: found no file or folder {source}, expected rows as JSON lines, a JSON "
                 "array or Parquet, or the name of a data set on the Hub: owner/name"
@@ -95,17 +92,6 @@ def find_files(source: str) -> list[RowFile]:
     return [RowFile(file, _format_of(file), name) for file, name in zip(chosen, names, strict=True)]
 
 
-def is_hub_name(source: str) -> bool:
-    """Whether this reads as `owner/name`, and not as the path of a file that isn't there."""
-    path = Path(source)
-    return (
-        source.count("/") == 1
-        and not source.startswith(("/", ".", "~"))
-        and path.suffix not in _SUFFIXES
-        and not path.parent.exists()
-    )
-
-
 def chunks_of(file: RowFile, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """The chunks of a file, in its order; each row belongs to exactly one of them.
 
@@ -117,10 +103,7 @@ def chunks_of(file: RowFile, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
             telling where its next row starts.
     """
     if file.format == "parquet":
-        try:
-            groups = pq.ParquetFile(file.path).num_row_groups
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{file.path}: not a readable Parquet file: {error}") from None
+        groups = _groups_of(file.path)
         yield from (Chunk(file, group, group + 1) for group in range(groups))
     elif file.format == "lines":
         size = file.path.stat().st_size
@@ -292,8 +275,24 @@ def _without_escaped(
 
 
 # --- Parquet --------------------------------------------------------------------------------------
+# The libraries are imported here: processes that read JSON start sooner without them.
+def _groups_of(path: Path) -> int:
+    """How many row groups a file has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.ParquetFile(path).num_row_groups)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a readable Parquet file: {error}") from None
+
+
 def _parquet_lines(path: Path, group: int) -> Iterator[bytes]:
     """The rows of a row group as JSON lines; a few hundred are in memory at a time."""
+    import polars
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group]):
             lines = io.BytesIO()

@@ -9,6 +9,7 @@ from typing import Any
 from alignxplore_trl.data.world import World, check_world
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.config import (
+    AlignxData,
     ColdStartConfig,
     Data,
     EvaluateConfig,
@@ -220,10 +221,36 @@ def _check_data(data: Data, seed: int, problems: Problems) -> None:
         world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
         for problem in check_world(world):
             problems.add(problem)
-    elif data.path is None or data.path == "???" or not Path(data.path).is_file():
+    elif data.path is None or data.path == "???" or not _is_source(data.path):
         problems.add(
-            f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "
-            "make … DATA_PATH=<path>, or data.path=<path>"
+            f"data.path: found {data.path!r}, expected the file of {data.name}'s rows, a folder of "
+            "such files, or owner/name on the Hub: make … DATA_PATH=<path>, or data.path=<path>"
+        )
+    if isinstance(data, AlignxData):
+        _check_refinement(data, problems)
+
+
+def _is_source(path: str) -> bool:
+    """Whether rows may be there: a file, a folder, or what reads as a name on the Hub."""
+    if Path(path).exists():
+        return True
+    is_relative = not path.startswith((".", "~")) and not Path(path).is_absolute()
+    return is_relative and path.count("/") == 1 and "." not in Path(path).name
+
+
+def _check_refinement(data: AlignxData, problems: Problems) -> None:
+    for key, value, least in (
+        ("minimum_dimensions", data.minimum_dimensions, 1),
+        ("test_posts.users", data.test_posts.users, 0),
+        ("test_posts.signals", data.test_posts.signals, 1),
+        ("workers", data.workers, 1),
+    ):
+        if value is not None and value < least:
+            problems.add(f"data.{key}: {value} found, expected {least} or more")
+    if not 0 < data.same_post_similarity <= 1:
+        problems.add(
+            f"data.same_post_similarity: {data.same_post_similarity:g} found, expected more than 0 "
+            "and at most 1"
         )
 
 
@@ -289,14 +316,24 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     for method in ("backbone", "teacher"):
         if method in config.evaluation.methods:
             _check_writer(method, config, problems)
+    available = config.data.signals_per_user
+    source = "data.signals_per_user"
+    if config.evaluation.split == "test_posts":
+        if isinstance(config.data, AlignxData):
+            available, source = config.data.test_posts.signals, "data.test_posts.signals"
+        else:
+            problems.add(
+                f"evaluation.split: test_posts found, but data={config.data.name} has no such set; "
+                "expected validation or test"
+            )
     for name in config.evaluation.settings:
         try:
             setting = Setting.from_name(name)
         except UserError as error:
             problems.found += [f"evaluation.settings: {problem}" for problem in error.problems]
             continue
-        if config.data.signals_per_user < setting.signals:
+        if available < setting.signals:
             problems.add(
-                f"evaluation.settings: {name} reads {setting.signals} signals, but "
-                f"data.signals_per_user is {config.data.signals_per_user}"
+                f"evaluation.settings: {name} reads {setting.signals} signals, but {source} is "
+                f"{available}"
             )

@@ -21,9 +21,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of everything: a name, and the Hydra choices in conf/scale/."""
+    """The size of everything: a name, and the Hydra choices in conf/scale/.
+
+    The tokenizer is the backbone's, for measuring texts where no model is chosen.
+    """
 
     name: str
+    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,28 @@ class Data:
     signal_kind: Literal["comparisons", "posts", "mixed"]
     counts: dict[Split, int]
     dimensions: list[dict[str, str]] | None
+
+
+@dataclass(frozen=True)
+class PostsTest:
+    """The test set of users whose history is what they wrote."""
+
+    users: int
+    signals: int
+
+
+@dataclass(frozen=True)
+class AlignxData(Data):
+    """Rows in the shape of ALIGNX, and how they are refined."""
+
+    name: Literal["alignx"]
+    refine: bool | None
+    minimum_dimensions: int
+    same_post_similarity: float
+    test_posts: PostsTest
+    strict: bool | None
+    workers: int | None
+    tokenizer: str | None
 
 
 @dataclass(frozen=True)
@@ -239,7 +265,7 @@ class Synthesis:
 class Evaluation:
     """What is scored, and how descriptions are sampled."""
 
-    split: Literal["validation", "test"]
+    split: Literal["validation", "test", "test_posts"]
     cases: int | None
     methods: list[str]
     settings: list[str]
@@ -326,7 +352,7 @@ class PrepareConfig(RecipeConfig):
     """conf/prepare.yaml."""
 
     setting: Setting
-    data: Data
+    data: AlignxData | Data
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,15 @@ from alignxplore_trl.run.environment import describe_environment
 from alignxplore_trl.run.errors import UserError
 
 # Keys of the configuration that don't change what a run computes.
-FREE_KEYS = ("tracking", "paths", "judge.server", "reward.outage")
+FREE_KEYS = (
+    "tracking",
+    "paths",
+    "judge.server",
+    "reward.outage",
+    "scale.tokenizer",
+    "data.tokenizer",
+    "data.workers",
+)
 
 
 def is_free(key: str) -> bool:
