@@ -416,6 +416,7 @@ class _Selection:
         number = FILLING_ORDER.index(split)
         rows = "rows_with_posts" if split == "test_posts" else "rows"
         taken: list[tuple[int, list[int]]] = []
+        self.counts[f"cases_base_only/{split}"] = 0
         while len(taken) < size and (candidate := next(queue, None)) is not None:
             user = self.table.users[self.table.candidate_rows[candidate]]
             if self.is_used[user]:

@@ -357,7 +357,7 @@ class _Findings:
     def _codes(self, items: Sequence[SourceRow | _PostItem | _PairItem]) -> Codes:
         """The vectors of items; without one, an item has no direction."""
         vectors = [item.directions for item in items]
-        if any(len(vector) == len(_NO_DIRECTIONS) for vector in vectors):
+        if len(_NO_DIRECTIONS) in map(len, vectors):
             vectors = [self.neutral if bytes(vector) == b"null" else vector for vector in vectors]
         return direction_codes(vectors, len(self.rules.dimensions))
 
