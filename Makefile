@@ -9,7 +9,7 @@ SETTING ?= base
 SIGNALS ?=
 ## DATA       world, alignx, release, psoups or mapping                   [what SCALE says]
 DATA ?=
-## DATA_PATH  the file of the rows, or the folder of the files, where DATA isn't world
+## DATA_PATH  the rows, where DATA isn't world: a file, a folder, or owner/name on the Hub
 DATA_PATH ?=
 ## REWARD     judged, generated or log_probability                        [judged]
 REWARD ?=

@@ -81,7 +81,8 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
             f"evaluation.split: {asked.split} found, which has no cases in {prepared}; "
             "its summary.json says what was left out, and why"
         )
-    poles = [(each["positive"], each["negative"]) for each in config.data.dimensions or []]
+    dimensions = getattr(config.data, "dimensions", [])
+    poles = [(each["positive"], each["negative"]) for each in dimensions]
     opposites = OPPOSITE if config.data.name == "world" else opposites_of(poles)
     histories = histories_of(read, settings, asked.robustness, config.seed, opposites)
     cases = histories.cases

@@ -1,71 +1,161 @@
 """Users and their signals, split into cold_start, rl, validation and test."""
 
+import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from alignxplore_trl.launch.config import MappingData, PrepareConfig, PsoupsData, ReleaseData
+from alignxplore_trl.launch.config import (
+    AlignxData,
+    MappingData,
+    PrepareConfig,
+    PsoupsData,
+    ReleaseData,
+    RowsData,
+    WorldData,
+)
 from alignxplore_trl.launch.entry import run_recipe
-from alignxplore_trl.run.folder import RunFolder, facts_of_file
+from alignxplore_trl.run.folder import RunFolder, facts_of_source
 
 
 def main(config: PrepareConfig, folder: RunFolder) -> None:
     """Write one Parquet file per split, and count what was kept and left out."""
     # Imported here, so that a mistake in the command line is answered at once.
-    from alignxplore_trl.data.alignx import dimensions_from_config
-    from alignxplore_trl.data.mapping import load_mapping
-    from alignxplore_trl.data.psoups import load_psoups
-    from alignxplore_trl.data.release import read_release, write_release
-    from alignxplore_trl.data.sources import load_alignx, load_world, write_splits
-    from alignxplore_trl.data.splits import CaseSplits
+    from alignxplore_trl.data.sources import load_world, write_splits
     from alignxplore_trl.data.world import World
 
     data = config.data
-    read = {} if data.path is None else facts_of_file(Path(data.path))
-    if isinstance(data, ReleaseData):
-        release = read_release(
-            Path(str(data.path)),
-            config.setting.name,
-            config.setting.rounds,
-            data.signals_per_user,
-            data.counts,
-            dimensions_from_config(data.dimensions),
-        )
-        write_release(folder.path, release)
-        splits = CaseSplits([], [], [], release.cases, release.counts)
-    elif isinstance(data, PsoupsData):
-        splits = load_psoups(
-            Path(str(data.path)),
-            data.signals_per_user,
-            data.counts,
-            config.seed,
-            reverse=data.reverse,
-        )
-    elif isinstance(data, MappingData):
-        splits = load_mapping(
-            Path(str(data.path)),
-            data.mapping,
-            data.signals_per_user,
-            data.cases_per_user,
-            data.counts,
-            config.seed,
-        )
-    elif data.name == "world":
+    if isinstance(data, WorldData):
         world = World(
             config.seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind
         )
         splits = load_world(world, data.counts)
+        write_splits(folder.path, splits)
+        folder.finish(splits.counts)
     else:
+        facts = facts_of_source(str(data.path))
+        counts = prepare_rows(config, data, folder.path)
+        folder.finish({**counts, **facts})
+
+
+def prepare_rows(config: PrepareConfig, data: RowsData, folder: Path) -> Mapping[str, int]:
+    """Write the splits of rows that somebody has, and a card that describes them."""
+    from alignxplore_trl.data.refined_sets import remove_parts
+    from alignxplore_trl.reporting.data_card import load_tokenizer, write_data_card
+
+    tokenizer = load_tokenizer(data.tokenizer)
+    prepare: Mapping[type[RowsData], Callable[[PrepareConfig, Any, Path], Mapping[str, int]]] = {
+        AlignxData: prepare_alignx,
+        ReleaseData: prepare_release,
+        PsoupsData: prepare_psoups,
+        MappingData: prepare_mapping,
+    }
+    counts = prepare[type(data)](config, data, folder)
+    write_data_card(folder, str(data.path), counts, tokenizer)
+    remove_parts(folder)
+    return counts
+
+
+def prepare_alignx(config: PrepareConfig, data: AlignxData, folder: Path) -> Mapping[str, int]:
+    """Refine ALIGNX-shaped rows, or split them as they are."""
+    from alignxplore_trl.data.alignx import dimensions_from_config
+    from alignxplore_trl.data.refined_sets import Wanted, has_directions, refine
+    from alignxplore_trl.data.refinement import Rules
+    from alignxplore_trl.data.sources import load_alignx, write_splits
+    from alignxplore_trl.data.splits import RefinedSplit
+
+    source, dimensions = str(data.path), dimensions_from_config(data.dimensions)
+    refined = has_directions(source) if data.refine is None else data.refine
+    if not refined:
         splits = load_alignx(
-            Path(str(data.path)),
+            source,
             data.signals_per_user,
             data.counts,
             config.seed,
-            dimensions_from_config(data.dimensions),
+            dimensions,
             data.signal_kind,
-            data.anonymise,
+            anonymise=data.anonymise,
+            strict=data.strict is not False,
         )
-    write_splits(folder.path, splits)
-    folder.finish({**splits.counts, **read})
+        write_splits(folder, splits)
+        return {"refined": False, **splits.counts}
+    rules = Rules(
+        dimensions=tuple(dimensions),
+        minimum_dimensions=data.minimum_dimensions,
+        signal_kind=data.signal_kind,
+        signals_needed=data.signals_per_user,
+        signals_of_base=config.setting.signals,
+        posts_needed=data.test_posts.signals,
+        anonymise=data.anonymise,
+    )
+    sizes: dict[RefinedSplit, int] = dict(data.counts.items())
+    sizes["test_posts"] = data.test_posts.users
+    counts = refine(
+        source,
+        folder,
+        rules,
+        Wanted(sizes, data.same_post_similarity, config.seed),
+        workers=data.workers or os.cpu_count() or 1,
+        strict=bool(data.strict),
+    )
+    return {"refined": True, **counts}
+
+
+def prepare_release(config: PrepareConfig, data: ReleaseData, folder: Path) -> Mapping[str, int]:
+    """The published files: prompts of training as they are, and the rows of the test as cases."""
+    from alignxplore_trl.data.alignx import dimensions_from_config
+    from alignxplore_trl.data.release import read_release, write_release
+    from alignxplore_trl.data.sources import write_splits
+    from alignxplore_trl.data.splits import CaseSplits
+
+    release = read_release(
+        Path(str(data.path)),
+        config.setting.name,
+        config.setting.rounds,
+        data.signals_per_user,
+        data.counts,
+        dimensions_from_config(data.dimensions),
+        anonymise=data.anonymise,
+    )
+    write_release(folder, release)
+    write_splits(folder, CaseSplits([], [], [], release.cases, release.counts))
+    return release.counts
+
+
+def prepare_psoups(config: PrepareConfig, data: PsoupsData, folder: Path) -> Mapping[str, int]:
+    """P-SOUPS: a test, and nothing to train on."""
+    from alignxplore_trl.data.psoups import load_psoups
+    from alignxplore_trl.data.sources import write_splits
+
+    splits = load_psoups(
+        Path(str(data.path)),
+        data.signals_per_user,
+        data.counts,
+        config.seed,
+        reverse=data.reverse,
+        anonymise=data.anonymise,
+    )
+    write_splits(folder, splits)
+    return splits.counts
+
+
+def prepare_mapping(config: PrepareConfig, data: MappingData, folder: Path) -> Mapping[str, int]:
+    """Any file of people's choices, read by a mapping."""
+    from alignxplore_trl.data.mapping import load_mapping
+    from alignxplore_trl.data.sources import write_splits
+
+    splits = load_mapping(
+        Path(str(data.path)),
+        data.mapping,
+        data.signals_per_user,
+        data.cases_per_user,
+        data.counts,
+        config.seed,
+        anonymise=data.anonymise,
+    )
+    write_splits(folder, splits)
+    return splits.counts
 
 
 if __name__ == "__main__":

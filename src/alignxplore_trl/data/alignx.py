@@ -1,26 +1,29 @@
 """ALIGNX-shaped files -> cases: the reader, and what it refuses or leaves out.
 
-A file is a JSON array or JSON lines. A row holds the target pair (`prompt`, `chosen`, `rejected`),
-the history (`Pair-wise Comparative Feedback`, `User-Generated Content`, `Demographic Information`),
-and may hold `Preference Direction` and `user`.
+A file is a JSON array, JSON lines or Parquet, and is read into memory; what is larger goes through
+`data.refined_sets`. A row holds the target pair (`prompt`, `chosen`, `rejected`), the history
+(`Pair-wise Comparative Feedback`, `User-Generated Content`, `Demographic Information`), and may
+hold `Preference Direction` and `user`.
 
 Two kinds of trouble are told apart. A row that isn't what the format says (a missing field, the
 target pair inside the history, a direction vector of the wrong length, …) is a mistake in the file:
-all such mistakes are reported together and nothing is read. A row that is well-formed but of no use
-(identical replies in its history, too few signals) is left out and counted by reason.
+all such mistakes are reported together, and nothing is read, or all but these rows. A row that is
+well-formed but of no use (identical replies in its history, too few signals) is left out and
+counted by reason.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from alignxplore_trl.data.row_files import find_files
+from alignxplore_trl.data.rows import Row, is_text, keep_the_first, rows_of_file, shown, texts_of
 from alignxplore_trl.data.world import SignalKind
 from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.run.progress import say
 from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase, Signal
 
 _SIGNAL_TYPES: Mapping[SignalKind, tuple[type[Signal], ...]] = {
@@ -34,7 +37,6 @@ ATTRIBUTES_FIELD = "Demographic Information"
 DIRECTIONS_FIELD = "Preference Direction"
 PAIR_FIELDS = ("prompt", "chosen", "rejected")
 POST_FIELDS = ("prompt", "comment")
-MOST_PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,26 @@ class AlignxCases:
 
 
 def read_alignx(
-    path: Path,
+    source: str,
     signals_needed: int,
     dimensions: Sequence[Dimension],
     signal_kind: SignalKind,
+    *,
+    strict: bool = True,
 ) -> AlignxCases:
-    """Read the cases of an ALIGNX-shaped file.
+    """Read the cases of ALIGNX-shaped files.
 
     A user is what the `user` key says. Rows without it that share a signal, be it one's target and
     the other's history, are one user; attributes don't count, since strangers have the same.
 
     Args:
-        path: a JSON array or JSON lines, UTF-8.
+        source: a file, a folder of files or a name on the Hub, see `find_files`.
         signals_needed: cases with fewer signals are left out and counted.
         dimensions: the entries of a direction vector, in order; only used where rows have one.
         signal_kind: what becomes a case's history: only comparisons, only posts, or, mixed, the
             attributes, then the posts, then the comparisons, each in the order of the file.
+        strict: whether a row that isn't in the format is an error; if not, it is told, left out
+            and counted.
 
     Raises:
         UserError: the file or some of its rows are not in the format (each problem names the
@@ -83,18 +89,31 @@ def read_alignx(
         raise UserError(
             f"data.signal_kind: {signal_kind!r} found, expected one of {', '.join(_SIGNAL_TYPES)}"
         )
-    problems = Problems()
+    problems, unreadable = Problems(), Problems()
     counts: Counter[str] = Counter()
-    rows = [
-        row
-        for place, value in _json_rows(path, problems)
-        if (row := _read_row(value, place, dimensions, problems, counts)) is not None
-    ]
-    _raise_the_first(problems, path)
+    rows: list[AlignxRow] = []
+    names: list[tuple[str, int]] = []
+    for file in find_files(source):
+        for found in rows_of_file(file, unreadable):
+            row = read_row(found, dimensions, problems, counts)
+            if row is None:
+                counts["rows_broken"] += 1
+            else:
+                rows.append(row)
+                names.append((file.name, found.number))
+    counts["rows_broken"] += len(unreadable.found)
+    problems.found += unreadable.found
+    if not (rows or problems.found):
+        problems.add(f"{source}: no rows found, expected at least one")
+    keep_the_first(problems, source)
+    if strict or not rows:
+        problems.raise_if_any()
+    for problem in problems.found:
+        say(f"left out: {problem}")
 
     users = connected_groups([row.user_keys() for row in rows])
     cases = []
-    for row, first_row in zip(rows, users, strict=True):
+    for row, (name, number), first_row in zip(rows, names, users, strict=True):
         signals = tuple(s for s in row.signals if isinstance(s, _SIGNAL_TYPES[signal_kind]))
         if len(signals) < signals_needed:
             counts["cases_dropped/too_few_signals"] += 1
@@ -102,8 +121,8 @@ def read_alignx(
         directions = preferred_poles(row.directions, dimensions) if row.directions else None
         cases.append(
             PreferenceCase(
-                case_id=f"{path.stem}-{row.number}",
-                user_id=row.user or f"{path.stem}-user-of-{rows[first_row].number}",
+                case_id=f"{name}-{number}",
+                user_id=row.user or "{}-user-of-{}".format(*names[first_row]),
                 signals=signals,
                 target=row.target,
                 directions=directions or None,
@@ -143,7 +162,7 @@ def dimensions_from_config(entries: object) -> list[Dimension]:
             or not all(isinstance(value, str) and value.strip() for value in entry.values())
         ):
             problems.add(
-                f"data.dimensions[{number}]: {_shown(entry)} found, expected texts for the keys "
+                f"data.dimensions[{number}]: {shown(entry)} found, expected texts for the keys "
                 "name, positive and negative, and no others"
             )
         elif entry["name"] in [dimension.name for dimension in dimensions]:
@@ -180,20 +199,9 @@ def connected_groups(keys_of_items: Sequence[Iterable[Hashable]]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a row stands, as a person finds it: the line of a file, or the row of an array."""
+class AlignxRow:
+    """A row that is in the format, with those of its signals that say something."""
 
-    path: Path
-    unit: Literal["line", "row"]
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.path}, {self.unit} {self.number}"
-
-
-@dataclass(frozen=True)
-class _Row:
-    number: int
     user: str | None
     target: Comparison
     signals: tuple[Signal, ...]
@@ -205,97 +213,24 @@ class _Row:
         return [self.target, *(s for s in self.signals if not isinstance(s, Attributes))]
 
 
-def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[_Place, object]]:
-    """The rows of a file and where they stand; rows that are not JSON become problems."""
-    text = _read_text(path)
-    start = text.lstrip()[:1]
-    if not start:
-        raise UserError(f"{path}: the file is empty, expected a JSON array or JSON lines")
-    if start == "[":
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
-            ) from None
-        if not rows:
-            raise UserError(f"{path}: the JSON array is empty, expected at least one row")
-        yield from ((_Place(path, "row", number), row) for number, row in enumerate(rows, 1))
-    elif start == "{":
-        yield from _json_lines(path, text, problems)
-    else:
-        raise UserError(
-            f"{path}: starts with {_shown(text.lstrip())}, expected JSON lines (each line one "
-            "{…}) or a JSON array ([…]); convert other formats, CSV for example, first"
-        )
-
-
-def _json_lines(path: Path, text: str, problems: Problems) -> Iterator[tuple[_Place, object]]:
-    unreadable = Problems()
-    # Not splitlines: strings in JSON may contain the other line ends of Unicode.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        place = _Place(path, "line", number)
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            unreadable.add(f"{place}, column {error.colno}: not JSON: {error.msg}")
-            continue
-        yield place, row
-    if unreadable.found and _is_json(text):
-        raise UserError(
-            f"{path}: one JSON object over several lines, expected a JSON array of rows, or JSON "
-            "lines (each row on one line)"
-        )
-    problems.found.extend(unreadable.found)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError:
-        return False
-    return True
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; set data.path to an ALIGNX-shaped file")
-    content = path.read_bytes()
-    if content.startswith(b"PAR1"):
-        raise UserError(
-            f"{path}: a Parquet file, expected JSON; convert it first, for example with "
-            "`datasets.Dataset.from_parquet(path).to_json(other_path)`"
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte {content[error.start]:#04x} is not valid UTF-8; save the "
-            "file as UTF-8"
-        ) from None
-
-
-def _read_row(
-    row: object,
-    place: _Place,
+def read_row(
+    source: Row,
     dimensions: Sequence[Dimension],
     problems: Problems,
     counts: Counter[str],
-) -> _Row | None:
+) -> AlignxRow | None:
     """Read one row, or add its problems and return `None`."""
+    row, place = source.value, source.place
     before = len(problems.found)
     if not isinstance(row, dict) or not any(field in row for field in PAIR_FIELDS):
-        found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else _shown(row)
+        found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else shown(row)
         problems.add(f"{place}: {found} found, expected a row with {', '.join(PAIR_FIELDS)}")
         return None
     target = _target(row, place, problems)
     pairs = _history(row, PAIRS_FIELD, PAIR_FIELDS, place, dimensions, problems)
     posts = _history(row, POSTS_FIELD, POST_FIELDS, place, dimensions, problems)
     attributes = _attributes(row, place, problems)
-    directions = _directions(row, str(place), dimensions, problems)
+    directions = _directions(row, place, dimensions, problems)
     user = _user(row, place, problems)
     if target is None or len(problems.found) > before:
         return None
@@ -314,12 +249,14 @@ def _read_row(
         for number, comparison in enumerate(comparisons, 1)
         if _same_pair(comparison, target)
     )
+    if len(problems.found) > before:
+        return None
     usable = tuple(_usable_signals(signals, counts))
-    return _Row(place.number, user, target, usable, directions)
+    return AlignxRow(user, target, usable, directions)
 
 
-def _target(row: Mapping[str, Any], place: _Place, problems: Problems) -> Comparison | None:
-    texts = _texts(row, PAIR_FIELDS, str(place), problems)
+def _target(row: Mapping[str, Any], place: str, problems: Problems) -> Comparison | None:
+    texts = texts_of(row, PAIR_FIELDS, place, problems, may_be_empty=True)
     if not texts:
         return None
     problems.found.extend(
@@ -359,7 +296,7 @@ def _history(
     row: Mapping[str, Any],
     field: str,
     text_fields: Sequence[str],
-    place: _Place,
+    place: str,
     dimensions: Sequence[Dimension],
     problems: Problems,
 ) -> list[tuple[str, ...]]:
@@ -368,43 +305,29 @@ def _history(
     if items is None:
         return []
     if not isinstance(items, list):
-        problems.add(f"{place}, {field}: {_shown(items)} found, expected a list")
+        problems.add(f"{place}, {field}: {shown(items)} found, expected a list")
         return []
     history = []
     for number, item in enumerate(items, 1):
         item_place = f"{place}, {field} item {number}"
         if not isinstance(item, dict):
             problems.add(
-                f"{item_place}: {_shown(item)} found, expected an object with "
+                f"{item_place}: {shown(item)} found, expected an object with "
                 f"{', '.join(text_fields)}"
             )
             continue
-        if texts := _texts(item, text_fields, item_place, problems):
+        if texts := texts_of(item, text_fields, item_place, problems, may_be_empty=True):
             history.append(texts)
         _directions(item, item_place, dimensions, problems)
     return history
 
 
-def _texts(
-    item: Mapping[str, Any], fields: Sequence[str], place: str, problems: Problems
-) -> tuple[str, ...]:
-    """The texts of the fields, or problems and an empty tuple."""
-    wrong = [
-        f"{place}, {field}: {_shown(item[field]) if field in item else 'nothing'} found, "
-        "expected a text"
-        for field in fields
-        if not _is_text(item.get(field))
-    ]
-    problems.found.extend(wrong)
-    return () if wrong else tuple(item[field] for field in fields)
-
-
-def _attributes(row: Mapping[str, Any], place: _Place, problems: Problems) -> list[Attributes]:
+def _attributes(row: Mapping[str, Any], place: str, problems: Problems) -> list[Attributes]:
     text = row.get(ATTRIBUTES_FIELD)
     if text is None or text == "":
         return []
-    if not _is_text(text):
-        problems.add(f"{place}, {ATTRIBUTES_FIELD}: {_shown(text)} found, expected a text")
+    if not is_text(text, may_be_empty=True):
+        problems.add(f"{place}, {ATTRIBUTES_FIELD}: {shown(text)} found, expected a text")
         return []
     return [Attributes(text)]
 
@@ -417,48 +340,23 @@ def _directions(
         return None
     place = f"{place}, {DIRECTIONS_FIELD}"
     if not isinstance(values, list):
-        problems.add(f"{place}: {_shown(values)} found, expected a list of numbers")
+        problems.add(f"{place}: {shown(values)} found, expected a list of numbers")
     elif len(values) != len(dimensions):
         problems.add(
             f"{place}: {len(values)} numbers found, expected {len(dimensions)}: one for each entry "
             "of data.dimensions"
         )
     elif wrong := [value for value in values if value not in (0, 0.5, 1)]:
-        problems.add(f"{place}: {_shown(wrong[0])} found, expected 0, 0.5 or 1")
+        problems.add(f"{place}: {shown(wrong[0])} found, expected 0, 0.5 or 1")
     else:
         return tuple(map(float, values))
     return None
 
 
-def _user(row: Mapping[str, Any], place: _Place, problems: Problems) -> str | None:
+def _user(row: Mapping[str, Any], place: str, problems: Problems) -> str | None:
     user = row.get("user")
     if user is None:
         return None
-    if not isinstance(user, str | int) or not _is_text(str(user)) or not str(user).strip():
-        problems.add(f"{place}, user: {_shown(user)} found, expected a text that names the user")
+    if not isinstance(user, str | int) or not is_text(str(user)):
+        problems.add(f"{place}, user: {shown(user)} found, expected a text that names the user")
     return str(user)
-
-
-def _is_text(value: object) -> bool:
-    """Whether this is a text that can be written to a file: half a surrogate pair can't."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _shown(value: object) -> str:
-    """A value in a message: as JSON, cut where it gets long."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _raise_the_first(problems: Problems, path: Path) -> None:
-    """Report the problems, but not thousands of them."""
-    hidden = len(problems.found) - MOST_PROBLEMS_SHOWN
-    if hidden > 0:
-        problems.found[MOST_PROBLEMS_SHOWN:] = [f"{path}: {hidden} more problems like these"]
-    problems.raise_if_any()

@@ -10,7 +10,7 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from alignxplore_trl.data.rows import (
     read_rows,
     shown,
 )
-from alignxplore_trl.data.splits import CaseSplits, split_cases
+from alignxplore_trl.data.sources import split_and_count
+from alignxplore_trl.data.splits import CaseSplits
 from alignxplore_trl.data.world import Split
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.signals import Comparison, PreferenceCase
@@ -55,6 +56,8 @@ def load_mapping(
     cases_per_user: int,
     sizes: Mapping[Split, int],
     seed: int,
+    *,
+    anonymise: bool = False,
 ) -> CaseSplits:
     """Read a file by a mapping and split its users.
 
@@ -65,6 +68,7 @@ def load_mapping(
         cases_per_user: how many of a user's choices are targets at most, the latest ones.
         sizes: how many cases each split is to have; a split that is not named has none.
         seed: of the splits and of the pairs drawn from groups.
+        anonymise: whether links, addresses, numbers and user names are replaced.
 
     Raises:
         UserError: the file doesn't have these columns, or a split gets no case.
@@ -82,8 +86,7 @@ def load_mapping(
             f"{path} has made as many choices before another one; ask for fewer, or see what was "
             f"left out: {dict(sorted(counts.items()))}"
         )
-    splits = split_cases(cases, sizes, signals, seed)
-    return replace(splits, counts=dict(sorted({**counts, **splits.counts}.items())))
+    return split_and_count(cases, counts, sizes, signals, seed, anonymise=anonymise)
 
 
 def read_choices(
@@ -97,7 +100,7 @@ def read_choices(
     """
     problems = Problems()
     by_user: dict[str, list[Choice]] = defaultdict(list)
-    kept = _kept_rows(read_rows(path), columns, counts, problems)
+    kept = _kept_rows(read_rows(path, problems), columns, counts, problems)
     if isinstance(columns, OptionColumns):
         found = _choices_of_groups(kept, columns, seed, counts, problems)
     else:

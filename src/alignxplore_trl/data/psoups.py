@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.data.privacy import anonymise_cases
 from alignxplore_trl.data.rows import (
     Row,
     post_key,
@@ -45,7 +46,13 @@ class PsoupsRow:
 
 
 def load_psoups(
-    path: Path, signals: int, counts: Mapping[Split, int], seed: int, *, reverse: bool = False
+    path: Path,
+    signals: int,
+    counts: Mapping[Split, int],
+    seed: int,
+    *,
+    reverse: bool = False,
+    anonymise: bool = False,
 ) -> CaseSplits:
     """Read the cases of a P-SOUPS file, or of all files of a folder; all of them are test cases.
 
@@ -57,6 +64,7 @@ def load_psoups(
         seed: of the draw of histories.
         reverse: swap the chosen and the rejected reply of every pair, so that the true direction is
             the other one.
+        anonymise: whether links, addresses, numbers and user names are replaced.
 
     Raises:
         UserError: there is no such file, a file is not in the format, or no case is left.
@@ -72,8 +80,11 @@ def load_psoups(
         found["rows"] += len(rows)
         for case, others in _cases(dimension, rows, signals, seed, found):
             cases.append(_reversed(case, dimension, others) if reverse else case)
-    size = counts.get("test", 0)
-    kept = cases[:size]
+    if anonymise:
+        anonymised = anonymise_cases(cases, signals)
+        cases = anonymised.cases
+        found.update(anonymised.counts)
+    kept = cases[: counts.get("test", 0)]
     if not kept:
         raise UserError(
             f"data.signals_per_user: {signals} found, but no case of {path} has as many pairs of "
@@ -87,7 +98,8 @@ def load_psoups(
 
 def _read_file(path: Path) -> list[PsoupsRow]:
     problems = Problems()
-    rows = [read for row in read_rows(path) if (read := _read_row(row, problems)) is not None]
+    read = [_read_row(row, problems) for row in read_rows(path, problems)]
+    rows = [row for row in read if row is not None]
     directions = list(dict.fromkeys(row.description for row in rows))
     if not problems.found and len(directions) != 2:
         problems.add(

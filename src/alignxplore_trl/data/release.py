@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from alignxplore_trl.data.alignx import (
     compose_description,
     preferred_poles,
 )
+from alignxplore_trl.data.privacy import PLACEHOLDERS, anonymise_cases, anonymise_text
 from alignxplore_trl.data.psoups import read_pairs
 from alignxplore_trl.data.release_files import COLD_START_FILE, RL_FILE, TEST_FILE, SettingName
 from alignxplore_trl.data.rounds import RoundRow, RoundRows
@@ -115,6 +116,8 @@ def read_release(
     signals_needed: int,
     sizes: Mapping[Split, int],
     dimensions: Sequence[Dimension],
+    *,
+    anonymise: bool = False,
 ) -> Release:
     """Read those of a setting's files that are in the folder.
 
@@ -125,6 +128,7 @@ def read_release(
         signals_needed: test rows with fewer pairs are left out and counted.
         sizes: how many rows of each split are taken at most, the first ones.
         dimensions: the entries of a direction vector, where test rows have one.
+        anonymise: whether links, addresses, numbers and user names are replaced, in whole prompts.
 
     Raises:
         UserError: none of the files is there, or rows of one are not in the format; each problem
@@ -145,6 +149,8 @@ def read_release(
             f"data.path: the folder {folder} has nothing to use in {COLD_START_FILE[setting]}, "
             f"{RL_FILE[setting]} or {TEST_FILE} ({dict(counts)})"
         )
+    if anonymise:
+        examples, published, cases = _anonymised(examples, published, cases, signals_needed, counts)
     trained_on = {post_key(row.post) for row in published}
     counts["examples/cold_start"] = len(examples)
     counts["examples_of_another_format"] = sum(
@@ -166,7 +172,7 @@ def read_examples(path: Path) -> list[dict[str, str]]:
     """
     problems = Problems()
     examples = []
-    for row in read_rows(path):
+    for row in read_rows(path, problems):
         if not isinstance(row.value, dict):
             problems.add(f"{row.place}: {shown(row.value)} found, expected prompt and response")
         elif texts := texts_of(row.value, ("prompt", "response"), row.place, problems):
@@ -192,7 +198,7 @@ def read_rounds(path: Path, rounds: int, counts: Counter[str]) -> list[Published
     """
     problems = Problems()
     found: list[PublishedRound] = []
-    for row in read_rows(path):
+    for row in read_rows(path, problems):
         entries = _entries(row, problems)[:rounds]
         for missing in range(len(entries) + 1, rounds + 1):
             counts[f"cases_without_round/{missing}"] += 1
@@ -224,7 +230,7 @@ def read_test(
     """
     problems = Problems()
     cases = []
-    for row in read_rows(path):
+    for row in read_rows(path, problems):
         case = _test_case(row, path.stem, dimensions, problems)
         if case is None:
             continue
@@ -337,6 +343,42 @@ def published_rounds(folder: Path) -> list[PublishedRound]:
     """The RL rows that `write_release` wrote."""
     rows = pq.read_table(folder / "rounds.parquet").to_pylist()
     return [PublishedRound(**row) for row in rows]
+
+
+def _anonymised(
+    examples: Sequence[Mapping[str, str]],
+    rounds: Sequence[PublishedRound],
+    cases: Sequence[PreferenceCase],
+    signals_needed: int,
+    counts: Counter[str],
+) -> tuple[list[dict[str, str]], list[PublishedRound], list[PreferenceCase]]:
+    """All texts of a folder without what `anonymise_text` finds; rounds of equal replies go."""
+    found: Counter[str] = Counter()
+
+    def clean(text: str) -> str:
+        return anonymise_text(text, found)
+
+    changed = [_anonymised_round(each, clean) for each in rounds]
+    useless = {each.case_id for each in changed if each.chosen == each.rejected}
+    counts["cases_dropped/same_when_anonymised"] += len(useless)
+    tests = anonymise_cases(cases, signals_needed)
+    cleaned = [{key: clean(text) for key, text in example.items()} for example in examples]
+    counts.update({f"anonymised/{kind}": found[kind] for kind in PLACEHOLDERS})
+    counts.update(tests.counts)
+    return cleaned, [each for each in changed if each.case_id not in useless], tests.cases
+
+
+def _anonymised_round(row: PublishedRound, clean: Callable[[str], str]) -> PublishedRound:
+    slot = max(0, row.slot)
+    before, behind = clean(row.problem[:slot]), clean(row.problem[slot:])
+    return replace(
+        row,
+        problem=before + behind,
+        slot=len(before) if row.slot >= 0 else row.slot,
+        post=clean(row.post),
+        chosen=clean(row.chosen),
+        rejected=clean(row.rejected),
+    )
 
 
 def _entries(row: Row, problems: Problems) -> list[dict[str, Any]]:

@@ -6,16 +6,15 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from alignxplore_trl.data.row_files import RowFile, chunks_of, find_files, rows_of, unit_of
 from alignxplore_trl.run.errors import Problems, UserError
 
-FORMATS = (".json", ".jsonl", ".parquet", ".csv", ".tsv")
 MOST_PROBLEMS_SHOWN = 20
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -27,58 +26,104 @@ class Row:
     place: str
 
 
-def read_rows(path: Path, key: str = "data.path") -> Iterator[Row]:
+def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
     """The rows of a JSON array, JSON lines, Parquet, CSV or TSV file, in order, one at a time.
 
-    The ending tells the format; `.json` may hold an array or lines. CSV and TSV have a header line,
-    and all their values are texts.
+    CSV and TSV are told by the ending of the name; they have a header line, and all their values
+    are texts. What else a file is, its content tells.
 
     Args:
         path: the file.
-        key: the configuration's key that names it, for the message.
+        problems: rows that can't be read are added to it, and passed over.
 
     Raises:
-        UserError: there is no such file, its ending or its content is of another format, or it has
-            no rows.
+        UserError: there is no such file, its content is of another format, or it has no rows.
     """
-    if path.suffix not in FORMATS:
-        raise UserError(f"{key}: {path} found, expected a file that ends in {', '.join(FORMATS)}")
-    if not path.is_file():
-        raise UserError(f"{key}: found no file {path}")
-    try:
-        if path.suffix == ".parquet":
-            rows = _parquet_rows(path)
-        elif path.suffix in (".csv", ".tsv"):
-            rows = _separated_rows(path)
-        else:
-            rows = _json_rows(path)
-        any_row = False
-        for row in rows:
-            any_row = True
-            yield row
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {error}; save the file as UTF-8") from None
-    if not any_row:
+    if path.suffix in _SEPARATORS:
+        if not path.is_file():
+            raise UserError(f"data.path: found no file {path}")
+        rows = _separated_rows(path)
+    else:
+        (file,) = find_files(str(path))
+        rows = rows_of_file(file, problems)
+    found = len(problems.found)
+    any_row = False
+    for row in rows:
+        any_row = True
+        yield row
+    if not any_row and len(problems.found) == found:
         raise UserError(f"{path}: no rows found, expected at least one")
 
 
+def rows_of_file(file: RowFile, problems: Problems) -> Iterator[Row]:
+    """The rows of JSON or Parquet; those that can't be read are added to the problems.
+
+    Raises:
+        UserError: its rows can't be told apart, or it is one object over several lines.
+    """
+    unit, lines = unit_of(file), chain.from_iterable(map(rows_of, chunks_of(file)))
+    any_row, unreadable = False, Problems()
+    for number, (_, line) in enumerate(lines, 1):
+        if line.isspace():
+            continue
+        place = f"{file.path}, {unit} {number}"
+        try:
+            value = value_of(line)
+        except ValueError as error:
+            unreadable.add(unreadable_row(place, error))
+        else:
+            any_row = True
+            yield Row(value, number, place)
+    if not any_row and unreadable.found and _is_json(file.path):
+        raise UserError(
+            f"{file.path}: one JSON object over several lines, expected a JSON array of rows, or "
+            "JSON lines (each row on one line)"
+        )
+    problems.found.extend(unreadable.found)
+
+
+def value_of(line: bytes) -> Any:
+    """The value of a row's JSON.
+
+    Raises:
+        ValueError: it is not JSON, or not UTF-8; see `unreadable_row`.
+    """
+    return json.loads(line.decode().rstrip())
+
+
+def unreadable_row(place: str, error: ValueError) -> str:
+    """What `value_of` a row stumbled over, in words."""
+    match error:
+        case json.JSONDecodeError():
+            return f"{place}, column {error.colno}: not JSON: {error.msg}"
+        case UnicodeDecodeError():
+            byte = error.object[error.start]
+            return f"{place}: byte {byte:#04x} is not valid UTF-8; save the file as UTF-8"
+    return f"{place}: {error}"
+
+
 def texts_of(
-    row: Mapping[str, Any], fields: Sequence[str], place: str, problems: Problems
+    row: Mapping[str, Any],
+    fields: Sequence[str],
+    place: str,
+    problems: Problems,
+    *,
+    may_be_empty: bool = False,
 ) -> tuple[str, ...]:
     """The texts of some fields, or a problem for each that is none, and an empty tuple."""
     wrong = [
         f"{place}, {field}: {shown(row[field]) if field in row else 'nothing'} found, "
         "expected a text"
         for field in fields
-        if not is_text(row.get(field))
+        if not is_text(row.get(field), may_be_empty=may_be_empty)
     ]
     problems.found.extend(wrong)
     return () if wrong else tuple(row[field] for field in fields)
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object, *, may_be_empty: bool = False) -> bool:
     """Whether this is a text with something in it that can be written to a file."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not (may_be_empty or value.strip()):
         return False
     try:
         value.encode()
@@ -90,6 +135,9 @@ def is_text(value: object) -> bool:
 def shown(value: object) -> str:
     """A value in a message: as JSON, cut where it gets long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode(
+        errors="backslashreplace"
+    ).decode()  # Half a surrogate pair can't be printed.
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -104,60 +152,29 @@ def raise_the_first(problems: Problems, path: Path) -> None:
     Raises:
         UserError: there are any.
     """
-    hidden = len(problems.found) - MOST_PROBLEMS_SHOWN
-    if hidden > 0:
-        problems.found[MOST_PROBLEMS_SHOWN:] = [f"{path}: {hidden} more problems like these"]
+    keep_the_first(problems, path)
     problems.raise_if_any()
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        is_array = file.read(1000).lstrip().startswith("[")
-        file.seek(0)
-        yield from _array_rows(path, file.read()) if is_array else _line_rows(path, file)
+def keep_the_first(problems: Problems, source: str | Path) -> None:
+    """Cut the list of problems, and say how many more there are."""
+    hidden = len(problems.found) - MOST_PROBLEMS_SHOWN
+    if hidden > 0:
+        problems.found[MOST_PROBLEMS_SHOWN:] = [f"{source}: {hidden} more problems like these"]
 
 
-def _array_rows(path: Path, text: str) -> Iterator[Row]:
+def _is_json(path: Path) -> bool:
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
-        ) from None
-    for number, value in enumerate(values, 1):
-        yield Row(value, number, f"{path}, row {number}")
-
-
-def _line_rows(path: Path, lines: Iterator[str]) -> Iterator[Row]:
-    problems = Problems()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.add(f"{path}, line {number}, column {error.colno}: not JSON: {error.msg}")
-            continue
-        yield Row(value, number, f"{path}, line {number}")
-    raise_the_first(problems, path)
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=1000)
-        number = 0
-        for batch in batches:
-            for value in batch.to_pylist():
-                number += 1
-                yield Row(value, number, f"{path}, row {number}")
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a readable Parquet file: {error}") from None
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _separated_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        for value in reader:
+        reader = csv.DictReader(file, delimiter=_SEPARATORS[path.suffix])
+        while (value := _next_row(reader, path)) is not None:
             # What stands beyond the header's columns is kept under `None`.
             number = reader.line_num
             if None in value or None in value.values():
@@ -167,3 +184,12 @@ def _separated_rows(path: Path) -> Iterator[Row]:
                     f"has {columns}; quote texts that contain the separator"
                 )
             yield Row(dict(value), number, f"{path}, line {number}")
+
+
+def _next_row(reader: csv.DictReader[str], path: Path) -> dict[str | Any, Any] | None:
+    try:
+        return next(reader, None)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {error}; save the file as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from None

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from alignxplore_trl.data.alignx import Dimension, read_alignx
 from alignxplore_trl.data.privacy import anonymise_cases
-from alignxplore_trl.data.splits import SPLITS, CaseSplits, split_cases
+from alignxplore_trl.data.splits import SPLITS, CaseSplits, RefinedSplit, split_cases
 from alignxplore_trl.data.world import SignalKind, Split, World, check_world
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import PreferenceCase, case_from_dict, case_to_dict
@@ -45,18 +45,20 @@ def load_world(world: World, counts: Mapping[Split, int]) -> CaseSplits:
 
 
 def load_alignx(
-    path: Path,
+    source: str,
     signals_needed: int,
     counts: Mapping[Split, int],
     seed: int,
     dimensions: Sequence[Dimension],
     signal_kind: SignalKind = "comparisons",
+    *,
     anonymise: bool = False,
+    strict: bool = True,
 ) -> CaseSplits:
-    """Read an ALIGNX-shaped file and split it by user and by post.
+    """Read ALIGNX-shaped files and split them by user and by post.
 
     Args:
-        path: a JSON array or JSON lines.
+        source: a file, a folder of files or a name on the Hub, see `find_files`.
         signals_needed: cases with fewer signals are left out and counted.
         counts: how many cases each split is to have; smaller in proportion if there are fewer.
         seed: decides which users go into which split.
@@ -64,34 +66,68 @@ def load_alignx(
         signal_kind: which signals of a row become its case's history.
         anonymise: whether links, addresses, numbers and user names are replaced, before the posts
             of splits are compared.
+        strict: whether a row that isn't in the format is an error; if not, it is told, left out
+            and counted.
 
     Raises:
         UserError: the file is not in the format, or a split gets no case.
     """
-    read = read_alignx(path, signals_needed, dimensions, signal_kind)
-    cases, replaced = read.cases, dict[str, int]()
+    read = read_alignx(source, signals_needed, dimensions, signal_kind, strict=strict)
+    return split_and_count(
+        read.cases, read.counts, counts, signals_needed, seed, anonymise=anonymise
+    )
+
+
+def split_and_count(
+    cases: Sequence[PreferenceCase],
+    found: Mapping[str, int],
+    sizes: Mapping[Split, int],
+    signals_needed: int,
+    seed: int,
+    *,
+    anonymise: bool,
+) -> CaseSplits:
+    """Split what was read of a file, anonymised first if that is asked for; count all of it.
+
+    Args:
+        cases: of any number of users.
+        found: what the reader counted.
+        sizes: how many cases each split is to have.
+        signals_needed: a case with fewer signals is of no use.
+        seed: decides which users go into which split.
+        anonymise: see `anonymise_cases`.
+
+    Raises:
+        UserError: a split that is to have cases gets none.
+    """
+    replaced: Mapping[str, int] = {}
     if anonymise:
         anonymised = anonymise_cases(cases, signals_needed)
         cases, replaced = anonymised.cases, anonymised.counts
-    splits = split_cases(cases, counts, signals_needed, seed)
-    every = [read.counts, replaced, splits.counts]
-    reasons = sorted({name for found in every for name in found})
+    splits = split_cases(cases, sizes, signals_needed, seed)
+    every = [found, replaced, splits.counts]
+    reasons = sorted({name for counts in every for name in counts})
     return replace(
-        splits, counts={name: sum(found.get(name, 0) for found in every) for name in reasons}
+        splits, counts={name: sum(counts.get(name, 0) for counts in every) for name in reasons}
     )
 
 
 def write_splits(folder: Path, splits: CaseSplits) -> None:
     """Write one Parquet file per split; the same cases give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        rows = [_to_columns(case) for case in splits[split]]
-        unfinished = folder / f".{split}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
-        unfinished.replace(folder / f"{split}.parquet")
+        write_split(folder, split, splits[split])
 
 
-def read_split(folder: Path, split: Split) -> list[PreferenceCase]:
+def write_split(folder: Path, split: RefinedSplit, cases: Sequence[PreferenceCase]) -> None:
+    """Write the cases of one split to a Parquet file; the same cases give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [_to_columns(case) for case in cases]
+    unfinished = folder / f".{split}.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
+    unfinished.replace(folder / f"{split}.parquet")
+
+
+def read_split(folder: Path, split: RefinedSplit) -> list[PreferenceCase]:
     """Read the cases of one split.
 
     Raises:

@@ -18,8 +18,9 @@ from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
 from alignxplore_trl.data.world import World, check_world
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.config import (
+    AlignxData,
+    AnyData,
     ColdStartConfig,
-    Data,
     EvaluateConfig,
     InspectDataConfig,
     JudgedRewardSettings,
@@ -35,6 +36,7 @@ from alignxplore_trl.launch.config import (
     SampledJudgeSettings,
     ServerJudgeSettings,
     SynthesizeConfig,
+    WorldData,
 )
 from alignxplore_trl.run.errors import Problems, UserError
 
@@ -279,47 +281,92 @@ def _check_setting(config: PrepareConfig, problems: Problems) -> None:
         )
 
 
-def _check_data(
-    data: Data | ReleaseData | PsoupsData | MappingData, seed: int, problems: Problems
-) -> None:
+def _check_data(data: AnyData, seed: int, problems: Problems) -> None:
     for split, count in data.counts.items():
         if count < 1:
             problems.add(f"data.counts.{split}: {count} found, expected 1 or more")
     if isinstance(data, MappingData) and data.cases_per_user < 1:
         problems.add(f"data.cases_per_user: {data.cases_per_user} found, expected 1 or more")
-    if isinstance(data, Data) and data.name == "world":
-        if data.path is not None:
-            problems.add(
-                f"data.path: found {data.path!r}, expected none with data=world, which reads no "
-                "file; for rows of your own add DATA=alignx"
-            )
-        world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
-        for problem in check_world(world):
-            problems.add(problem)
-    elif isinstance(data, ReleaseData | PsoupsData) and Path(str(data.path)).is_dir():
-        pass  # Which of the folder's files are needed is another question.
-    elif isinstance(data, ReleaseData):
+    match data:
+        case WorldData():
+            _check_world(data, seed, problems)
+        case AlignxData():
+            if data.path is None or data.path == "???" or not _is_source(data.path):
+                problems.add(
+                    f"data.path: found {data.path!r}, expected the file of alignx's rows, a folder "
+                    "of such files, or owner/name on the Hub: make … DATA_PATH=<path>, or "
+                    "data.path=<path>"
+                )
+            _check_refinement(data, problems)
+        case ReleaseData():
+            if not Path(str(data.path)).is_dir():
+                problems.add(
+                    f"data.path: found {data.path!r}, expected the folder of the published files: "
+                    "make … DATA_PATH=<folder>, or data.path=<folder>"
+                )
+        case PsoupsData() | MappingData():
+            path, may_be_folder = Path(str(data.path)), isinstance(data, PsoupsData)
+            if not path.is_file() and not (may_be_folder and path.is_dir()):
+                problems.add(
+                    f"data.path: found {data.path!r}, expected the file of {data.name}'s rows"
+                    f"{' or a folder of such files' if may_be_folder else ''}: "
+                    "make … DATA_PATH=<path>, or data.path=<path>"
+                )
+
+
+def _check_world(data: WorldData, seed: int, problems: Problems) -> None:
+    if data.path is not None:
         problems.add(
-            f"data.path: found {data.path!r}, expected the folder of the published files: "
-            "make … DATA_PATH=<folder>, or data.path=<folder>"
+            f"data.path: found {data.path!r}, expected none with data=world, which reads no "
+            "file; for rows of your own add DATA=alignx"
         )
-    elif data.path is None or data.path == "???" or not Path(data.path).is_file():
+    world = World(seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind)
+    for problem in check_world(world):
+        problems.add(problem)
+
+
+def _is_source(path: str) -> bool:
+    """Whether rows may be there: a file, a folder, or what reads as a name on the Hub."""
+    if Path(path).exists():
+        return True
+    is_relative = not path.startswith((".", "~")) and not Path(path).is_absolute()
+    return is_relative and path.count("/") == 1 and "." not in Path(path).name
+
+
+def _check_refinement(data: AlignxData, problems: Problems) -> None:
+    for key, value, least in (
+        ("minimum_dimensions", data.minimum_dimensions, 1),
+        ("test_posts.users", data.test_posts.users, 0),
+        ("test_posts.signals", data.test_posts.signals, 1),
+        ("workers", data.workers, 1),
+    ):
+        if value is not None and value < least:
+            problems.add(f"data.{key}: {value} found, expected {least} or more")
+    if not 0 < data.same_post_similarity <= 1:
         problems.add(
-            f"data.path: found {data.path!r}, expected the file of {data.name}'s rows: "
-            "make … DATA_PATH=<path>, or data.path=<path>"
+            f"data.same_post_similarity: {data.same_post_similarity:g} found, expected more than 0 "
+            "and at most 1"
         )
 
 
 def _check_splits(config: PrepareConfig, problems: Problems) -> None:
     """A stage needs a split that its source has; of the published files, it needs its own."""
     data, setting = config.data, config.setting
-    split = {
-        SynthesizeConfig: "cold_start",
-        RLConfig: "rl",
-        EvaluateConfig: config.evaluation.split if isinstance(config, EvaluateConfig) else None,
-    }.get(type(config))
-    if split is None:
-        return
+    match config:
+        case SynthesizeConfig():
+            split = "cold_start"
+        case RLConfig():
+            split = "rl"
+        case EvaluateConfig():
+            split = config.evaluation.split
+        case JudgeReportConfig():
+            split = config.report.split
+        case InspectDataConfig():
+            split = config.inspection.split
+        case _:
+            return
+    if split == "test_posts":
+        return  # Told where the settings are checked.
     if split not in data.counts:
         problems.add(
             f"data.counts: no {split} found, which {config.recipe} needs: data={data.name} has "
@@ -404,16 +451,26 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
         if method in config.evaluation.methods:
             _check_writer(method, config, problems)
     _check_robustness(config, problems)
+    available = config.data.signals_per_user
+    source = "data.signals_per_user"
+    if config.evaluation.split == "test_posts":
+        if isinstance(config.data, AlignxData):
+            available, source = config.data.test_posts.signals, "data.test_posts.signals"
+        else:
+            problems.add(
+                f"evaluation.split: test_posts found, but data={config.data.name} has no such set; "
+                "expected validation or test"
+            )
     for name in config.evaluation.settings:
         try:
             setting = Setting.from_name(name)
         except UserError as error:
             problems.found += [f"evaluation.settings: {problem}" for problem in error.problems]
             continue
-        if config.data.signals_per_user < setting.signals:
+        if available < setting.signals:
             problems.add(
-                f"evaluation.settings: {name} reads {setting.signals} signals, but "
-                f"data.signals_per_user is {config.data.signals_per_user}"
+                f"evaluation.settings: {name} reads {setting.signals} signals, but {source} is "
+                f"{available}"
             )
 
 
@@ -426,10 +483,13 @@ def _check_robustness(config: EvaluateConfig, problems: Problems) -> None:
     except UserError as error:
         problems.found += [f"{key}: {problem}" for problem in error.problems]
         return
-    if not isinstance(variation, Shuffled) and config.data.signal_kind != "comparisons":
+    kind = getattr(config.data, "signal_kind", "comparisons")
+    if config.evaluation.split == "test_posts":
+        kind = "posts"
+    if not isinstance(variation, Shuffled) and kind != "comparisons":
         problems.add(
-            f"{key}: {name} reverses comparisons, but data.signal_kind is "
-            f"{config.data.signal_kind}; choose shuffled, or data.signal_kind=comparisons"
+            f"{key}: {name} reverses comparisons, but the signals are {kind}; choose shuffled, or "
+            "data.signal_kind=comparisons"
         )
     if isinstance(variation, Drift):
         for setting in config.evaluation.settings:

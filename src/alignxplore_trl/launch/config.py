@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
-from alignxplore_trl.data.columns import ContestColumns, OptionColumns, PairColumns
-from alignxplore_trl.data.world import Split
+from alignxplore_trl.data.columns import AnyColumns
+from alignxplore_trl.data.world import SignalKind, Split
 from alignxplore_trl.launch.compose import did_you_mean
 from alignxplore_trl.rewards.shaping import Shaping
 from alignxplore_trl.run.errors import Problems
@@ -22,9 +22,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of everything: a name, and the Hydra choices in conf/scale/."""
+    """The size of everything: a name, and the Hydra choices in conf/scale/.
+
+    The tokenizer is the backbone's, for measuring texts where no model is chosen.
+    """
 
     name: str
+    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -38,37 +42,66 @@ class Setting:
 
 @dataclass(frozen=True)
 class Data:
-    """Where users come from, and how many are in each split."""
+    """Where users come from: what every source has.
 
-    name: Literal["world", "alignx"]
+    A split that `counts` doesn't name has no cases.
+    """
+
     path: str | None
+    signals_per_user: int
+    counts: dict[Split, int]
+
+
+@dataclass(frozen=True)
+class WorldData(Data):
+    """The simulated world."""
+
+    name: Literal["world"]
     dimensions_per_user: int
-    signals_per_user: int
-    signal_kind: Literal["comparisons", "posts", "mixed"]
+    signal_kind: SignalKind
+
+
+@dataclass(frozen=True)
+class RowsData(Data):
+    """What every source of rows has."""
+
     anonymise: bool
-    counts: dict[Split, int]
-    dimensions: list[dict[str, str]] | None
+    tokenizer: str | None
 
 
 @dataclass(frozen=True)
-class SourceData:
-    """What the other sources have: a split that `counts` doesn't name has no cases."""
+class PostsTest:
+    """The test set of users whose history is what they wrote."""
 
-    path: str | None
-    signals_per_user: int
-    counts: dict[Split, int]
+    users: int
+    signals: int
 
 
 @dataclass(frozen=True)
-class ReleaseData(SourceData):
+class AlignxData(RowsData):
+    """Rows in the shape of ALIGNX, and how they are refined."""
+
+    name: Literal["alignx"]
+    signal_kind: SignalKind
+    dimensions: list[dict[str, str]]
+    refine: bool | None
+    minimum_dimensions: int
+    same_post_similarity: float
+    test_posts: PostsTest
+    strict: bool | None
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class ReleaseData(RowsData):
     """The published files."""
 
     name: Literal["release"]
-    dimensions: list[dict[str, str]] | None
+    dimensions: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class PsoupsData(SourceData):
+class PsoupsData(RowsData):
     """P-SOUPS."""
 
     name: Literal["psoups"]
@@ -76,12 +109,15 @@ class PsoupsData(SourceData):
 
 
 @dataclass(frozen=True)
-class MappingData(SourceData):
+class MappingData(RowsData):
     """Any file of people's choices, read by a mapping."""
 
     name: Literal["mapping"]
     cases_per_user: int
-    mapping: PairColumns | ContestColumns | OptionColumns
+    mapping: AnyColumns
+
+
+AnyData = WorldData | AlignxData | ReleaseData | PsoupsData | MappingData
 
 
 @dataclass(frozen=True)
@@ -275,7 +311,7 @@ class Synthesis:
 class Evaluation:
     """What is scored, and how descriptions are sampled."""
 
-    split: Literal["validation", "test"]
+    split: Literal["validation", "test", "test_posts"]
     cases: int | None
     robustness: str | None
     methods: list[str]
@@ -381,7 +417,7 @@ class PrepareConfig(RecipeConfig):
     """conf/prepare.yaml."""
 
     setting: Setting
-    data: Data | ReleaseData | PsoupsData | MappingData
+    data: AnyData
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from alignxplore_trl.launch.runs import (
 )
 from alignxplore_trl.launch.trainer_fields import check_trainer
 from alignxplore_trl.run.errors import Problems, user_errors_exit
-from alignxplore_trl.run.folder import RunFolder, facts_of_file, is_finished, read_summary
+from alignxplore_trl.run.folder import RunFolder, facts_of_source, is_finished, read_summary
 from alignxplore_trl.run.progress import say, shows_bars
 
 Config = TypeVar("Config", bound=RecipeConfig)
@@ -202,11 +202,11 @@ def _check_file(values: dict[str, Any], problems: Problems) -> None:
     path = values.get("data", {}).get("path")
     recipe = values["recipe"]
     name = values["run_name"] if recipe == "prepare" else values.get("upstream", {}).get("prepare")
-    if path is None or name is None or not Path(path).is_file():
+    if path is None or name is None:
         return
     folder = Path(values["paths"]["outputs"]) / "prepare" / name
     prepared = read_summary(folder)
-    now = facts_of_file(Path(path))
+    now = facts_of_source(str(path))
     if prepared and any(prepared.get(key, value) != value for key, value in now.items()):
         problems.add(
             f"data.path: {path} has changed since {folder} was made of it; delete that folder and "

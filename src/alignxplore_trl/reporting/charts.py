@@ -147,6 +147,54 @@ def training_chart(
     _save(chart, path)
 
 
+def balance_chart(
+    balances: Sequence[tuple[str, Mapping[str, Mapping[str, int]]]], path: Path
+) -> None:
+    """How evenly the poles of each dimension are preferred, one line of dots per set.
+
+    Args:
+        balances: each set's name, and of each dimension its poles and who prefer them.
+        path: the PNG file to write.
+    """
+    chart = Chart(figsize=(8, 1.2 + 0.5 * len(balances)), layout="constrained")
+    axes = chart.add_subplot()
+    for row, dimensions in enumerate([dimensions for _, dimensions in balances]):
+        poles = [sorted(counts.items()) for counts in dimensions.values()]
+        sizes = [sum(count for _, count in pairs) for pairs in poles]
+        shares = [pairs[0][1] / size for pairs, size in zip(poles, sizes, strict=True)]
+        areas = [6 + 120 * size / max(sizes) for size in sizes]
+        axes.scatter(shares, [row] * len(shares), s=areas, color=_COLOURS[0], alpha=0.4)
+    axes.axvline(0.5, color=_GREY, linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(balances)), [name for name, _ in balances])
+    axes.set_ylim(len(balances) - 0.5, -0.5)
+    axes.set_xlim(-0.03, 1.03)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("Users who prefer one of a dimension's poles (dots: dimensions; area: users)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    _save(chart, path)
+
+
+def length_chart(lengths: Sequence[tuple[str, Sequence[int]]], path: Path) -> None:
+    """How long the histories of each set are, as the share that is at most so long.
+
+    Args:
+        lengths: each set's name, and the tokens of each history.
+        path: the PNG file to write.
+    """
+    chart = Chart(figsize=(6, 3.4), layout="constrained")
+    axes = chart.add_subplot()
+    for number, (name, values) in enumerate(lengths):
+        colour, style = _COLOURS[number % len(_COLOURS)], ("-", "--")[number // len(_COLOURS)]
+        axes.ecdf(values, label=name, color=colour, linestyle=style)
+    axes.set_xlabel("Tokens of a history")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylabel("Cases with at most so many")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(chart, path)
+
+
 def _bar(axes: Axes, place: float, height: float, figure: Figure, colour: str) -> None:
     assert figure.value is not None
     axes.barh(place, figure.value, height * 0.9, color=colour)

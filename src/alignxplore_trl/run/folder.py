@@ -17,7 +17,15 @@ from alignxplore_trl.run.environment import describe_environment
 from alignxplore_trl.run.errors import UserError
 
 # Keys of the configuration that don't change what a run computes.
-FREE_KEYS = ("tracking", "paths", "judge.server", "reward.outage")
+FREE_KEYS = (
+    "tracking",
+    "paths",
+    "judge.server",
+    "reward.outage",
+    "scale.tokenizer",
+    "data.tokenizer",
+    "data.workers",
+)
 
 
 def is_free(key: str) -> bool:
@@ -51,10 +59,20 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
-def facts_of_file(path: Path) -> dict[str, int]:
-    """What tells that a file has changed since a run read it, for its summary."""
-    found = path.stat()
-    return {"file/bytes": found.st_size, "file/modified_ns": found.st_mtime_ns}
+def facts_of_source(source: str) -> dict[str, int]:
+    """What tells that a file, or a file of a folder, has changed since a run read it.
+
+    Nothing where there is no such file: names on the Hub are downloaded once.
+    """
+    path = Path(source)
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    stats = [file.stat() for file in files]
+    if not stats:
+        return {}
+    return {
+        "file/bytes": sum(stat.st_size for stat in stats),
+        "file/modified_ns": max(stat.st_mtime_ns for stat in stats),
+    }
 
 
 def is_finished(folder: Path) -> bool:
