@@ -292,7 +292,9 @@ def direction_codes(vectors: Sequence[bytes | msgspec.Raw], length: int) -> Code
     np.copyto(entries, first & 1, where=is_tenth)
     np.copyto(entries, NEUTRAL, where=is_half)
     codes = entries.reshape(len(vectors), length)
-    for unusual in np.flatnonzero((codes == UNREADABLE).any(axis=1)):  # 0.50 or 5e-1, perhaps.
+    for unusual in np.flatnonzero(
+        (codes == UNREADABLE).any(axis=1)
+    ).tolist():  # 0.50 or 5e-1, perhaps.
         codes[unusual] = _codes_of_one(bytes(vectors[unusual]), length)
     return codes
 

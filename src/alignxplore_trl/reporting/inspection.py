@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,19 +17,22 @@ from rich.rule import Rule
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from alignxplore_trl.data.release import PublishedRound
 from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 from alignxplore_trl.text.parsing import Inference, format_completion, parse_completion
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.labels import IGNORED_LABEL, label_tokens
 
-# Where a completion comes from: a kept example of synthesis; the true description in its place; or
-# nowhere, because neither is known.
-Origin = Literal["example", "stand-in", "none"]
+# Where a completion comes from: a kept example of synthesis; a published one; the true description
+# in its place; or nowhere, because none of them is known, or because RL alone reads the prompt.
+Origin = Literal["example", "published", "stand-in", "none", "policy"]
 _ORIGINS: Mapping[Origin, str] = {
     "example": "a kept example of the synthesis",
+    "published": "the published response",
     "stand-in": "there is no example: the true description stands in",
     "none": "there is no example, and the true description isn't known",
+    "policy": "the policy writes it, in RL",
 }
 STAND_IN_REASONING = "…"
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -70,7 +73,8 @@ class InspectedRound:
 
     Attributes:
         number: 1 is the first.
-        kinds: how many signals of each kind the round has.
+        kinds: how many signals of each kind the round has; empty where they aren't told apart,
+            as in published prompts.
         fitted: the prompt within the budget, and what was left out.
         prompt_tokens: its length in tokens of the backbone.
         spans: what the model is given, cut where masking begins or ends.
@@ -95,6 +99,7 @@ class InspectedRound:
         trained = sum(span.tokens for span in self.spans if span.trained)
         masked = sum(span.tokens for span in self.spans if not span.trained)
         signals = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
+        signals = signals or "as they stand in the published text"
         facts = [
             f"signals: {signals}" + (", and an earlier description" if self.reads_earlier else ""),
             f"tokens: {masked} masked from the loss, {trained} trained on",
@@ -119,18 +124,20 @@ class InspectedRound:
 
 @dataclass(frozen=True)
 class InspectedCase:
-    """A case with its rounds; `missing_rounds` are those it has too few signals for."""
+    """A case with its rounds.
 
-    case: PreferenceCase
+    Attributes:
+        name: of the case.
+        rounds: those it has.
+        missing_rounds: how many it has too few signals for.
+        hidden_facts: what the judge sees, and the truth where it is known, by name; empty where a
+            prompt is all there is.
+    """
+
+    name: str
     rounds: tuple[InspectedRound, ...]
     missing_rounds: int
-
-    @property
-    def hidden_facts(self) -> list[tuple[str, str]]:
-        """What the judge sees, and the truth where it is known."""
-        target, description = self.case.target, self.case.description
-        facts = [("post", target.post), ("chosen", target.chosen), ("rejected", target.rejected)]
-        return facts if description is None else [*facts, ("true description", description)]
+    hidden_facts: tuple[tuple[str, str], ...]
 
 
 def inspect_case(
@@ -183,7 +190,49 @@ def inspect_case(
                 differs=prompt != fitted.text,
             )
         )
-    return InspectedCase(case, tuple(found), rounds - len(found))
+    return InspectedCase(case.case_id, tuple(found), rounds - len(found), _hidden_facts(case))
+
+
+def inspect_published_example(
+    number: int, example: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
+) -> InspectedCase:
+    """A published example of the cold start, whose prompt is one whole text.
+
+    Args:
+        number: of the example, from 1.
+        example: `prompt` and `completion`.
+        tokenizer: the backbone's.
+    """
+    fitted = FittedPrompt(example["prompt"], dropped_signals=0, shortened_texts=0)
+    spans = _spans(example["prompt"], example["completion"], tokenizer)
+    shown = _published_round(1, fitted, spans, "published")
+    return InspectedCase(f"published example {number}", (shown,), 0, ())
+
+
+def inspect_published_case(
+    rows: Sequence[PublishedRound],
+    fit: Callable[[PublishedRound, str | None], FittedPrompt],
+    tokenizer: PreTrainedTokenizerBase,
+) -> InspectedCase:
+    """The rounds of a published RL row, without an earlier description, which RL alone knows.
+
+    Args:
+        rows: the rounds of one case.
+        fit: a round and an earlier description -> its prompt.
+        tokenizer: the backbone's.
+
+    Raises:
+        PromptTooLongError: a prompt is above the budget.
+    """
+    found = []
+    for row in rows:
+        fitted = fit(row, None)
+        found.append(
+            _published_round(row.round, fitted, _spans(fitted.text, None, tokenizer), "policy")
+        )
+    last = rows[-1]
+    facts = (("post", last.post), ("chosen", last.chosen), ("rejected", last.rejected))
+    return InspectedCase(last.case_id, tuple(found), 0, facts)
 
 
 def read_examples(path: Path) -> dict[tuple[str, int], Example]:
@@ -224,6 +273,27 @@ def render_page(cases: Sequence[InspectedCase], title: str) -> str:
     return environment.get_template("inspection.html.jinja").render(cases=cases, title=title)
 
 
+def _hidden_facts(case: PreferenceCase) -> tuple[tuple[str, str], ...]:
+    target, description = case.target, case.description
+    facts = (("post", target.post), ("chosen", target.chosen), ("rejected", target.rejected))
+    return facts if description is None else (*facts, ("true description", description))
+
+
+def _published_round(
+    number: int, fitted: FittedPrompt, spans: tuple[Span, ...], origin: Origin
+) -> InspectedRound:
+    return InspectedRound(
+        number=number,
+        kinds={},
+        fitted=fitted,
+        prompt_tokens=sum(span.tokens for span in spans if not span.trained),
+        spans=spans,
+        origin=origin,
+        reads_earlier=False,
+        differs=False,
+    )
+
+
 def _completion(case: PreferenceCase, example: Example | None) -> tuple[str | None, Origin]:
     if example is not None:
         return example.completion, "example"
@@ -258,7 +328,7 @@ def _shown(char: str) -> str:
 
 
 def _terminal_case(inspected: InspectedCase, number: int, total: int) -> Iterator[RenderableType]:
-    yield Rule(Text(f"case {number} of {total}: {visible(inspected.case.case_id)}", style="bold"))
+    yield Rule(Text(f"case {number} of {total}: {visible(inspected.name)}", style="bold"))
     for each in inspected.rounds:
         yield Text(f"\nround {each.number}", style="bold cyan")
         for fact in each.facts:
@@ -269,6 +339,8 @@ def _terminal_case(inspected: InspectedCase, number: int, total: int) -> Iterato
             yield Text(visible(span.text), style=colours[1])
     if inspected.missing_rounds:
         yield Text(f"\ntoo few signals for {inspected.missing_rounds} more", style="yellow")
+    if not inspected.hidden_facts:
+        return
     yield Text("\nwhat the description is tested on, never in the prompt", style="bold cyan")
     for name, text in inspected.hidden_facts:
         yield Text(f"  {name}: {visible(text)}")
