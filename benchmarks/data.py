@@ -26,7 +26,6 @@ import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -197,22 +196,23 @@ def whole(path: Path) -> dict[str, int]:
         )
 
 
-def measured(work: Callable[[Path], Any], path: Path) -> tuple[Any, float, float]:
-    """What the work returns, its seconds, and the largest memory in MB, in a process of its own."""
+def measured(
+    work: Callable[[Path], Any], path: Path, look_every: float | None = None
+) -> tuple[Any, float, float]:
+    """What the work returns, its seconds, and the largest memory in MB, in a process of its own.
+
+    Memory is looked at so often, in seconds, or never: to look takes time from what is measured.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(work, path, sender))
     process.start()
     sender.close()  # So that the end of the process is the end of the pipe.
-    done, peaks = threading.Event(), [0.0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, done, peaks))
-    watcher.start()
-    try:
-        result, seconds = receiver.recv()
-    finally:
-        done.set()
-        watcher.join()
-        process.join()
+    peaks = [0.0]
+    while not receiver.poll(look_every):
+        peaks.append(_memory(psutil.Process(process.pid)))
+    result, seconds = receiver.recv()
+    process.join()
     return result, seconds, max(peaks)
 
 
@@ -222,14 +222,13 @@ def _send(work: Callable[[Path], Any], path: Path, sender: Connection) -> None:
     sender.send((result, time.perf_counter() - began))
 
 
-def _watch(process: int, done: threading.Event, peaks: list[float]) -> None:
-    while not done.wait(0.1):
-        try:
-            parent = psutil.Process(process)
-            family = [parent, *parent.children(recursive=True)]
-            peaks.append(sum(each.memory_info().rss for each in family) / 1e6)
-        except psutil.NoSuchProcess:  # A worker came to its end in between.
-            continue
+def _memory(parent: psutil.Process) -> float:
+    """The resident memory of a process and those it has started, added up, in MB."""
+    try:
+        family = [parent, *parent.children(recursive=True)]
+        return float(sum(each.memory_info().rss for each in family) / 1e6)
+    except psutil.NoSuchProcess:  # A worker came to its end in between.
+        return 0.0
 
 
 def ratio_to_plain(path: Path, count: int) -> float:
@@ -253,7 +252,7 @@ def refined(folder: Path, count: int) -> tuple[float, float]:
     path = folder / f"rows{count}.jsonl"
     if not path.is_file():
         write_lines(path, count)
-    counts, seconds, peak = measured(whole, path)
+    counts, seconds, peak = measured(whole, path, look_every=0.1)
     assert counts["rows_passed"] == planted(count), counts
     logger.info("%d rows, %.1f GB: %.1f s, %.0f MB, %s", count, path.stat().st_size / 1e9, seconds,
                 peak, counts)  # fmt: skip

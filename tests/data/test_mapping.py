@@ -242,3 +242,22 @@ def test_a_path_leads_into_lists_and_objects():
     assert value_at(row, "a.b") == "whole"
     assert value_at(row, "a.5.b") is None
     assert value_at(row, "n.x") is None
+
+
+def test_anonymised_choices_hold_no_user_and_stay_choices_among_items(tmp_path):
+    with (FIXTURES / "recommendations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["title"] += " by ada@example.com"
+    path = tmp_path / "log.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    sizes = {"cold_start": 2, "test": 2}
+    found = load_mapping(path, columns("recommendations"), 4, 2, sizes, 0, anonymise=True)
+    cases = [*found.cold_start, *found.test]
+    assert "example.com" not in repr(cases)
+    assert {case.user_id.split("-")[0] for case in cases} == {"user"}
+    assert {signal.form for case in cases for signal in (*case.signals, case.target)} == {"items"}
+    assert found.counts["anonymised/email_addresses"] > 0

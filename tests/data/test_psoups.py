@@ -196,3 +196,15 @@ def test_a_file_with_one_direction_is_refused(tmp_path):
 def test_more_signals_than_there_are_posts_are_refused():
     with pytest.raises(UserError, match=r"data\.signals_per_user: 40 found"):
         load(signals=40)
+
+
+def test_anonymised_pairs_hold_no_address(tmp_path):
+    rows = rows_of(FIXTURES / "psoups_humour.json")
+    for row in rows:
+        row["chosen"] += " mail ada@example.com"
+    path = tmp_path / "psoups_humour.json"
+    path.write_text(json.dumps(rows))
+    assert "ada@example.com" in repr(load(path).test)
+    splits = load(path, anonymise=True)
+    assert "ada@example.com" not in repr(splits.test)
+    assert splits.counts["anonymised/cases"] == len(splits.test) == len(rows)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -285,6 +286,53 @@ class TestRules:
         cases = [case for split in sets for case in sets[split]]
         assert len({case.user_id for case in cases}) == len(cases)
         assert all(re.fullmatch(r"u\d", case.user_id) for case in cases)
+
+
+class TestAnonymised:
+    rules = replace(RULES, anonymise=True)
+
+    def rows(self) -> list[dict]:
+        rows = [good_row(n) for n in range(20)]
+        for number, row in enumerate(rows):
+            row["prompt"] += f" mail ada{number}@example.com"
+            row[PAIRS][0]["chosen"] += " call +44 20 7946 0958"
+            row[POSTS][0]["comment"] += " see https://example.com/ada"
+            row["user"] = f"ada {number}"
+        return rows
+
+    def test_nothing_that_is_found_is_written_and_what_is_written_is_counted(self, tmp_path):
+        path = write_lines(tmp_path / "rows.jsonl", self.rows())
+        counts, sets = run(path, tmp_path / "out", rules=self.rules)
+        written = [case for split in sets for case in sets[split]]
+        assert "ada" not in repr(written).replace("rows.jsonl", "")
+        for kind, mark in (
+            ("email_addresses", "[e-mail address]"),
+            ("phone_numbers", "[phone number]"),
+            ("links", "[link]"),
+        ):
+            assert counts[f"anonymised/{kind}"] == repr(written).count(mark) > 0
+        assert counts["anonymised/cases"] == len(written)
+
+    def test_posts_that_become_the_same_are_in_one_set(self, tmp_path):
+        rows = self.rows()
+        for number, row in enumerate(rows):
+            row[PAIRS][0]["prompt"] = f"ada{number}@example.com"
+        path = write_lines(tmp_path / "rows.jsonl", rows)
+        _, sets = run(path, tmp_path / "out", rules=self.rules)
+        holders = [
+            split
+            for split, cases in sets.items()
+            if any(signal.post == "[e-mail address]" for case in cases for signal in case.signals)
+        ]
+        assert len(holders) == 1
+        _, sets = run(path, tmp_path / "plain")
+        assert sum("@example.com" in repr(cases) for cases in sets.values()) > 1
+
+    def test_a_target_whose_replies_become_the_same_is_dropped(self, tmp_path):
+        special = good_row(99) | {"chosen": "ask a@example.com", "rejected": "ask b@example.com"}
+        path = write_lines(tmp_path / "rows.jsonl", [special, *self.rows()])
+        counts, _ = run(path, tmp_path / "out", rules=self.rules)
+        assert counts["rows_dropped/same_when_anonymised"] == 1
 
 
 class TestSameFiles:

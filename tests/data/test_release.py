@@ -282,3 +282,27 @@ def test_the_cold_start_may_be_worded_otherwise_than_rl():
     assert worded.endswith("<think>")
     alike = prompts.rows([], [{"prompt": worded, "completion": "c"}])
     assert alike.counts["cold_start_prompts_worded_alike"] == 1
+
+
+def test_anonymised_prompts_keep_their_slot(tmp_path):
+    secret = "ada@example.com"
+    first, second = rows_of("streaming_rl_train.json")[:2]
+    for row in (first, second):
+        later = row[0]["history"][1]
+        assert later["value"].count(PLACEHOLDER) == 1
+        later["value"] = later["value"].replace("*Post:*\n", f"*Post:*\n{secret} ", 1)
+    write(tmp_path, [first, second], "streaming_rl_train.json")
+    example = rows_of("streaming_cold_start.json")[0]
+    prompt = example["prompt"].replace("*Post:*\n", f"*Post:*\n{secret} ", 1)
+    write(tmp_path, [example | {"prompt": prompt}], "streaming_cold_start.json")
+    test = rows_of("rl_test.json")[0]
+    write(tmp_path, [test | {"prompt": f"{test['prompt']} {secret}"}], "rl_test.json")
+
+    release = read_release(tmp_path, "streaming", 2, 8, SIZES, [], anonymise=True)
+    assert secret not in repr(release)
+    assert release.counts["anonymised/email_addresses"] == 4
+    for row in release.rounds:
+        if row.round == 2:
+            assert "[e-mail address] " in row.problem
+            assert row.problem[row.slot :].startswith(PLACEHOLDER)
+            assert "so far: brief" in row.with_description("brief")

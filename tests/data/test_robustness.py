@@ -28,7 +28,8 @@ from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase
 
 SEEDS = st.integers(0, 2**32)
 texts = st.text(max_size=8)
-comparisons = st.builds(Comparison, texts, texts, texts)
+forms = st.sampled_from(["replies", "items"])
+comparisons = st.builds(Comparison, texts, texts, texts, forms)
 cases = st.builds(
     PreferenceCase,
     case_id=texts,

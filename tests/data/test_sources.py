@@ -17,7 +17,7 @@ DIMENSIONS = [Dimension(f"trait {n}", f"has trait {n}", f"lacks trait {n}") for 
 
 def load_fixture(**changes):
     settings = {"signals_needed": 8, "counts": SIZES, "seed": 0, "dimensions": DIMENSIONS}
-    return load_alignx(FIXTURE, **settings | changes)
+    return load_alignx(str(FIXTURE), **settings | changes)
 
 
 def test_the_world_has_as_many_users_as_are_asked_for():
@@ -64,7 +64,7 @@ def test_anonymised_cases_are_written_without_what_was_found(tmp_path):
     source.write_text("\n".join(map(json.dumps, rows)))
     for anonymise in (True, False):
         settings = {"signals_needed": 8, "counts": SIZES, "seed": 0, "dimensions": DIMENSIONS}
-        splits = load_alignx(source, **settings, anonymise=anonymise)
+        splits = load_alignx(str(source), **settings, anonymise=anonymise)
         write_splits(tmp_path, splits)
         written = [case for split in SPLITS for case in read_split(tmp_path, split)]
         assert ("ada" not in repr(written)) is anonymise

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from alignxplore_trl.data.release import PublishedPrompts, PublishedRound
 from alignxplore_trl.data.world import World
 from alignxplore_trl.reporting.inspection import (
     Example,
     inspect_case,
+    inspect_published_case,
+    inspect_published_example,
     read_examples,
     render_page,
     render_terminal,
@@ -220,3 +223,35 @@ def test_the_first_kept_candidate_of_each_case_and_round_is_read(tmp_path):
         ("a", 1): Example("p1", good.replace(" r ", " r2 "), None),
         ("a", 2): Example("p2", good, "likes jokes"),
     }
+
+
+def test_a_published_example_is_shown_whole(tokenizer):
+    row = {"prompt": EXAMPLE.prompt, "completion": EXAMPLE.completion}
+    found = inspect_published_example(3, row, tokenizer)
+    (example,) = fit_examples([row], tokenizer, 512)[0]
+    assert [span.tokens for span in found.rounds[0].spans] == [
+        sum(label == -100 for label in example["labels"]),
+        sum(label != -100 for label in example["labels"]),
+    ]
+    shown = terminal(found, colours=False)
+    assert "published example 3" in shown
+    assert "completion: the published response" in shown
+    assert "what the description is tested on" not in shown
+    assert "what the description is tested on" not in render_page([found], "t")
+
+
+def test_published_rounds_are_shown_as_rl_reads_them(prompts, tokenizer):
+    def count_tokens(text):
+        return len(tokenizer(text)["input_ids"])
+
+    fit = PublishedPrompts(prompts, count_tokens, 512).fit
+    rows = [
+        PublishedRound("rows-1", 1, "1. *Post:*\nx", -1, "post", "better", "worse"),
+        PublishedRound("rows-1", 2, "1. *Post:*\ny\nNot provided", 13, "post", "better", "worse"),
+    ]
+    found = inspect_published_case(rows, fit, tokenizer)
+    for shown, row in zip(found.rounds, rows, strict=True):
+        (span,) = shown.spans
+        assert not span.trained
+        assert span.tokens == count_tokens(fit(row, None).text)
+    assert "better" in terminal(found)

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from phonenumbers import Leniency, PhoneNumberMatcher
-
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase, Signal
 
@@ -169,6 +167,9 @@ def _replace_once(text: str, counts: Counter[str]) -> str:
 
 
 def _replace_numbers(text: str, counts: Counter[str]) -> str:
+    # Imported here: it takes longer to load than all else that reads rows.
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
     parts, end = [], 0
     for match in PhoneNumberMatcher(text, NATIONAL_REGION, leniency=Leniency.VALID):
         # Ten digits in a row are as often an order's or a video's number.
@@ -195,7 +196,7 @@ def _anonymise_signal(signal: Signal, counts: Counter[str]) -> Signal:
 
     match signal:
         case Comparison(post, chosen, rejected):
-            return Comparison(clean(post), clean(chosen), clean(rejected))
+            return replace(signal, post=clean(post), chosen=clean(chosen), rejected=clean(rejected))
         case Post(post, comment):
             return Post(clean(post), clean(comment))
         case Attributes(text):
@@ -208,5 +209,5 @@ def _still_tells(signal: Signal, target: Comparison) -> bool:
     return (
         signal.chosen != signal.rejected
         and signal != target
-        and signal != Comparison(target.post, target.rejected, target.chosen)
+        and signal != replace(target, chosen=target.rejected, rejected=target.chosen)
     )

@@ -53,7 +53,10 @@ Places = npt.NDArray[np.int64]
 NEUTRAL, UNREADABLE = 2, 255
 _BATCH_ROWS = 64
 _NO_DIRECTIONS = msgspec.Raw(b"null")
-_ENDS = bytes.maketrans(b"]", b"!")
+# The signs of direction vectors as small numbers: those that end a number are the largest.
+_ZERO, _ONE, _FIVE, _POINT, _OTHER, _COMMA, _BRACKET = 1, 2, 3, 4, 5, 6, 7
+_KNOWN_SIGNS = dict(zip(b"015.,]", (_ZERO, _ONE, _FIVE, _POINT, _COMMA, _BRACKET), strict=True))
+_SIGNS = bytes(_KNOWN_SIGNS.get(sign, _OTHER) for sign in range(256))
 
 
 @dataclass(frozen=True)
@@ -269,33 +272,23 @@ def direction_codes(vectors: Sequence[bytes | msgspec.Raw], length: int) -> Code
     """
     if not vectors:
         return np.empty((0, length), np.uint8)
-    # Each number ends in a comma or, the last of a vector, in "!"; a comma before the first.
-    text = b"".join(vectors).translate(_ENDS, b" \t\r\n[")
-    signs = np.frombuffer(b"," + text, np.uint8)
-    ends = np.flatnonzero(signs <= ord(","))
-    last_of_vector = signs[ends[1:]] == ord("!")
+    text = b"\0\0\0\0" + b"".join(vectors).translate(_SIGNS, b" \t\r\n[")
+    signs = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(signs[4:] >= _COMMA)
     if (
-        len(last_of_vector) != len(vectors) * length
-        or np.count_nonzero(last_of_vector) != len(vectors)
-        or not last_of_vector[length - 1 :: length].all()
+        len(ends) != len(vectors) * length
+        or text.count(_BRACKET) != len(vectors)
+        or (signs[4:][ends[length - 1 :: length]] != _BRACKET).any()
     ):
         return np.concatenate([_codes_of_one(bytes(vector), length) for vector in vectors])
-    # The four signs before each end: a number is 0 or 1, or x.y with x before the point.
-    ends = ends[1:]
-    last, point, first, before = (signs[ends - step] for step in (1, 2, 3, 4))
-    is_whole = (point <= ord(",")) & ((last | 1) == ord("1"))
-    is_decimal = (point == ord(".")) & (before <= ord(","))
-    is_tenth = is_decimal & (last == ord("0")) & ((first | 1) == ord("1"))
-    is_half = is_decimal & (last == ord("5")) & (first == ord("0"))
-    entries = np.full(len(ends), UNREADABLE, np.uint8)
-    np.copyto(entries, last & 1, where=is_whole)
-    np.copyto(entries, first & 1, where=is_tenth)
-    np.copyto(entries, NEUTRAL, where=is_half)
-    codes = entries.reshape(len(vectors), length)
-    for unusual in np.flatnonzero(
-        (codes == UNREADABLE).any(axis=1)
-    ).tolist():  # 0.50 or 5e-1, perhaps.
-        codes[unusual] = _codes_of_one(bytes(vectors[unusual]), length)
+    # The four signs before each end, three bits for each, say what the number is.
+    wide = signs.astype(np.uint16)
+    pairs = (wide[:-1] << 3) | wide[1:]
+    endings = ((pairs[:-2] << 6) | pairs[2:]).take(ends)
+    codes = _CODE_OF_ENDING.take(endings).reshape(len(vectors), length)
+    if codes.max() == UNREADABLE:  # 0.50 or 5e-1, perhaps.
+        for unusual in np.flatnonzero((codes == UNREADABLE).any(axis=1)).tolist():
+            codes[unusual] = _codes_of_one(bytes(vectors[unusual]), length)
     return codes
 
 
@@ -308,6 +301,20 @@ def directions_of(row: SourceRow, dimensions: Sequence[Dimension]) -> list[float
 def text_hash(*texts: str) -> int:
     """A hash that is the same in every process: 64 bits of XXH3."""
     return xxhash.xxh3_64_intdigest("\0".join(texts).encode())
+
+
+def _codes_of_endings() -> Codes:
+    """The entry of a vector by the last four signs before its comma or bracket: [8 ** 4]."""
+    codes = np.full((8, 8, 8, 8), UNREADABLE, np.uint8)
+    first_or_behind_end = [0, _COMMA, _BRACKET]
+    for entry, digit in enumerate((_ZERO, _ONE)):
+        codes[:, :, first_or_behind_end, digit] = entry
+        codes[first_or_behind_end, digit, _POINT, _ZERO] = entry
+    codes[first_or_behind_end, _ZERO, _POINT, _FIVE] = NEUTRAL
+    return codes.reshape(-1)
+
+
+_CODE_OF_ENDING = _codes_of_endings()
 
 
 class _Findings:

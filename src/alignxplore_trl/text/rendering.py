@@ -148,7 +148,12 @@ class PromptSet:
 
     def _render_each_once(self) -> None:
         """Meet a name that isn't defined now, and not after the models are loaded."""
-        signals: list[Signal] = [Comparison("a", "b", "c"), Post("a", "b"), Attributes("a")]
+        signals: list[Signal] = [
+            Comparison("a", "b", "c"),
+            Comparison("a", "b", "c", "items"),
+            Post("a", "b"),
+            Attributes("a"),
+        ]
         for earlier in ("a", None):
             self.inference(signals, earlier)
             self.teacher(signals, earlier, ["a"])
