@@ -41,7 +41,7 @@ class SplitFacts:
         users: how many different users.
         cases: how many cases.
         signals: how many cases have so many signals.
-        balance: of each dimension, how many users prefer each of its poles.
+        balance: of each dimension, in how many cases each of its poles is preferred.
         lengths: tokens of the first cases' histories, of single signals, and of target pairs;
             empty without a tokenizer.
     """
@@ -142,8 +142,7 @@ def data_card(
     lines = [
         "# Data card",
         "",
-        f"Made by `make data` from `{source}`. No two sets share a user"
-        + (" or a post." if "posts_near_duplicate" in counts else "; training and tests no post."),
+        f"Made by `make data` from `{source}`. {_separation(counts)}",
         "",
         "## Sets",
         "",
@@ -178,8 +177,20 @@ def data_card(
     return "\n".join([*lines, ""])
 
 
+def _separation(counts: Mapping[str, int]) -> str:
+    """What the sets don't share, as the reader of the source has left it."""
+    if "posts_near_duplicate" in counts:
+        return "No two sets share a user or a post."
+    if "test_cases_whose_post_is_in_rl" in counts:
+        return (
+            "The files don't say who is who, so that sets may share users. Posts of the test that "
+            "RL trains on are counted below, and stay."
+        )
+    return "No two sets share a user, and training shares no post with validation or test."
+
+
 def _balance_table(facts: Mapping[RefinedSplit, SplitFacts]) -> list[str]:
-    """Of each dimension, in all sets together, how many users prefer which pole."""
+    """Of each dimension, in all sets together, in how many cases which pole is preferred."""
     total: dict[str, Counter[str]] = {}
     for fact in facts.values():
         for dimension, poles in fact.balance.items():
@@ -188,9 +199,10 @@ def _balance_table(facts: Mapping[RefinedSplit, SplitFacts]) -> list[str]:
         return ["The rows have no direction vectors."]
     rows = sorted(total.items(), key=lambda item: (-item[1].total(), item[0]))
     return [
-        "How many users of all sets prefer which pole, the most frequent dimensions first.",
+        "In how many cases of all sets the user prefers which pole, the most frequent dimensions "
+        "first.",
         "",
-        "| dimension | users | more frequent pole | share |",
+        "| dimension | cases | more frequent pole | share |",
         "|---|---:|---|---:|",
         *(
             f"| {dimension} | {poles.total():,} | {pole} | {count / poles.total():.0%} |"
