@@ -289,7 +289,6 @@ def test_anonymised_prompts_keep_their_slot(tmp_path):
     first, second = rows_of("streaming_rl_train.json")[:2]
     for row in (first, second):
         later = row[0]["history"][1]
-        assert later["value"].count(PLACEHOLDER) == 1
         later["value"] = later["value"].replace("*Post:*\n", f"*Post:*\n{secret} ", 1)
     write(tmp_path, [first, second], "streaming_rl_train.json")
     example = rows_of("streaming_cold_start.json")[0]

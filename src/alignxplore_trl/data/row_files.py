@@ -23,6 +23,7 @@ FileFormat = Literal["lines", "array", "parquet"]
 # Bytes of a chunk of JSON, and how much of an array is looked through at once.
 CHUNK_BYTES = 16 * 2**20
 _WINDOW_BYTES = 2**20
+_BUFFER_BYTES = 2**20
 _PARQUET_ROWS = 512
 # What is longer in an array, in bytes, is no row: a quotation mark is missing.
 _LONGEST_ROW = 64 * 2**20
@@ -123,7 +124,7 @@ def rows_of(chunk: Chunk) -> Iterator[tuple[RowSpan, bytes]]:
         for number, line in enumerate(_parquet_lines(chunk.file.path, chunk.start)):
             yield RowSpan(chunk.start, number), line
         return
-    with chunk.file.path.open("rb", _WINDOW_BYTES) as stream:
+    with chunk.file.path.open("rb", _BUFFER_BYTES) as stream:
         if chunk.file.format == "array":
             for _, start, text in _array_objects(stream, chunk.start, chunk.end):
                 if text:
