@@ -129,7 +129,7 @@ def read_alignx(
                 description=compose_description(directions) if directions else None,
             )
         )
-    return AlignxCases(cases, {"rows": len(rows), **dict(sorted(counts.items()))})
+    return AlignxCases(cases, {"rows": len(rows) + counts["rows_broken"], **dict(sorted(counts.items()))})
 
 
 def preferred_poles(directions: Sequence[float], dimensions: Sequence[Dimension]) -> dict[str, str]:
