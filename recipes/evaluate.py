@@ -119,9 +119,11 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     clusters = ClusteredBootstrap([case.cluster for case in cases], seed=config.seed)
     summary = summarise(benchmark, cases, described, verdicts, differences, clusters)
     accuracy_chart(summary, benchmark, folder.path / "accuracy.png")
-    table = accuracy_table([summary], benchmark)
-    differing = difference_table({f"seed {config.seed}": summary}, benchmark)
-    write_text_atomic(folder.table, f"{table}\n{differing}\n")
+    title = f"{benchmark}, {asked.split}"
+    tables = [title, accuracy_table([summary], benchmark)]
+    if differences:
+        tables.append(difference_table({f"seed {config.seed}": summary}, benchmark))
+    write_text_atomic(folder.table, "\n".join([*tables, ""]))
     print(folder.table.read_text())
     changed = {f"robustness/{name}": count for name, count in histories.counts.items()}
     folder.finish({"policies": " ".join(trained), **changed, **summary})

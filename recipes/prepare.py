@@ -4,8 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from alignxplore_trl.data.world import RefinedSplit
 from alignxplore_trl.launch.config import (
     AlignxData,
     MappingData,
@@ -17,6 +18,7 @@ from alignxplore_trl.launch.config import (
 )
 from alignxplore_trl.launch.entry import run_recipe
 from alignxplore_trl.run.folder import RunFolder, facts_of_source
+from alignxplore_trl.run.progress import say
 
 
 def main(config: PrepareConfig, folder: RunFolder) -> None:
@@ -54,7 +56,18 @@ def prepare_rows(config: PrepareConfig, data: RowsData, folder: Path) -> Mapping
     counts = prepare[type(data)](config, data, folder)
     write_data_card(folder, str(data.path), counts, tokenizer)
     remove_parts(folder)
+    say(f"prepare: {sets_in_words(counts)}; {folder / 'card.md'} says what was left out, and why")
     return counts
+
+
+def sets_in_words(counts: Mapping[str, int]) -> str:
+    """How many cases each set has, and how many fewer than asked for."""
+    missing = {name: counts.get(f"cases_missing/{name}", 0) for name in get_args(RefinedSplit)}
+    return ", ".join(
+        f"{name} {counts[f'cases/{name}']:,}" + (f" ({few:,} too few)" if few else "")
+        for name, few in missing.items()
+        if f"cases/{name}" in counts
+    )
 
 
 def prepare_alignx(config: PrepareConfig, data: AlignxData, folder: Path) -> Mapping[str, int]:
@@ -63,11 +76,12 @@ def prepare_alignx(config: PrepareConfig, data: AlignxData, folder: Path) -> Map
     from alignxplore_trl.data.refined_sets import Wanted, has_directions, refine
     from alignxplore_trl.data.refinement import Rules
     from alignxplore_trl.data.sources import load_alignx, write_splits
-    from alignxplore_trl.data.splits import RefinedSplit
 
     source, dimensions = str(data.path), dimensions_from_config(data.dimensions)
     refined = has_directions(source) if data.refine is None else data.refine
     if not refined:
+        if data.refine is None:
+            say("prepare: the first row has no direction vector, so that rows aren't refined")
         splits = load_alignx(
             source,
             data.signals_per_user,

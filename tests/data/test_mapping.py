@@ -261,3 +261,14 @@ def test_anonymised_choices_hold_no_user_and_stay_choices_among_items(tmp_path):
     assert {case.user_id.split("-")[0] for case in cases} == {"user"}
     assert {signal.form for case in cases for signal in (*case.signals, case.target)} == {"items"}
     assert found.counts["anonymised/email_addresses"] > 0
+
+
+def test_a_column_that_no_row_has_is_a_mistake_of_the_mapping():
+    with pytest.raises(UserError) as error:
+        read("pairs.tsv", "pairs", "data.mapping.user=annotator", "+data.mapping.at_least.score=3")
+    assert len(error.value.problems) == 2
+    assert error.value.problems[0].startswith(
+        "data.mapping.user: the column 'annotator' found, but"
+    )
+    assert "expected one of" in error.value.problems[0]
+    assert error.value.problems[1].startswith("data.mapping.at_least.score: the column 'score'")

@@ -490,5 +490,4 @@ def test_the_first_row_says_whether_there_are_directions(tmp_path):
     write_lines(path, [good_row(1) | {VECTOR: None}, good_row(2)])
     assert not has_directions(str(path))
     path.write_text("\n{\n")
-    with pytest.raises(UserError, match="no row found that can be read"):
-        has_directions(str(path))
+    assert not has_directions(str(path))  # Those who read it have the words for it.

@@ -31,7 +31,8 @@ def expected(text: str, length: int) -> list[int] | None:
     """The codes of a vector; `None` if it isn't one."""
     values = json.loads(text)
     if len(values) != length or any(
-        not isinstance(value, int | float) or value not in (0, 0.5, 1) for value in values
+        isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 0.5, 1)
+        for value in values
     ):
         return None
     return [NEUTRAL if value == 0.5 else int(value) for value in values]

@@ -76,6 +76,8 @@ def test_a_folder_is_read_by_name_and_parquet_before_json(tmp_path):
         (b"", "the file is empty"),
         (b"a,b\n", "starts with 'a,b"),
         (b"PAR1 and so on", "not a readable Parquet file"),
+        (b"\x1f\x8b\x08\x00", "compressed by gzip, expected plain rows"),
+        ("{}".encode("utf-16"), "UTF-16 found, expected UTF-8"),
     ],
 )
 def test_other_formats_are_refused(tmp_path, content, message):
@@ -83,6 +85,26 @@ def test_other_formats_are_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         [list(chunks_of(file)) for file in find_files(str(path))]
+
+
+def test_compressed_files_of_a_folder_are_not_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "b.jsonl.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(UserError, match=r"b\.jsonl\.gz found, which can't be read"):
+        find_files(str(tmp_path))
+
+
+def test_a_damaged_row_group_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"a": [f"{n} {n * n}" for n in range(5000)]})
+    pq.write_table(table, path, row_group_size=2500, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 + 4000
+    content[middle : middle + 400] = bytes(400)
+    path.write_bytes(content)
+    (file,) = find_files(str(path))
+    with pytest.raises(UserError, match=r"rows\.parquet, row group 2: damaged"):
+        [list(rows_of(chunk)) for chunk in chunks_of(file)]
 
 
 def test_no_files_are_refused(tmp_path):

@@ -217,6 +217,8 @@ def test_an_inspection_needs_cases_and_a_folder_for_its_page(assets: Path) -> No
     )
     assert "inspection.cases: 0 found, expected 1 or more" in found[0]
     assert f"inspection.html: found no folder {assets}/no" in found[1]
+    (found_folder,) = problems_of("inspect_data", assets, f"inspection.html={assets}")
+    assert f"inspection.html: {assets} found, which is a folder" in found_folder
 
 
 def test_a_model_folder_must_be_whole(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from alignxplore_trl.launch import compose
 from alignxplore_trl.launch.checks import check_config
 from alignxplore_trl.launch.compose import compose_recipe
 from alignxplore_trl.launch.config import CONFIGS, read_values
-from alignxplore_trl.run.errors import Problems
+from alignxplore_trl.run.errors import Problems, UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -46,6 +48,12 @@ def test_the_published_files_are_good_for_every_stage(recipe: str, setting: str)
             ["data=psoups", "evaluation.split=validation"],
             "data.counts: no validation found, which evaluate needs",
         ),
+        (
+            "inspect_data",
+            ["data=psoups"],
+            "data=psoups has test; choose inspection.split=test",
+        ),
+        ("inspect_data", ["data=psoups", "inspection.split=test_posts"], "has no test_posts"),
         (
             "rl",
             ["data=release", "setting.signals=8"],
@@ -85,3 +93,34 @@ def test_a_path_that_is_no_folder_of_files_is_refused() -> None:
     assert "found '/nowhere', expected the folder of the published files" in problem
     (problem,) = problems_of("prepare", "data=psoups", "data.path=/nowhere")
     assert "found '/nowhere', expected the file of psoups's rows" in problem
+
+
+def test_filters_of_a_mapping_are_added_and_taken_out() -> None:
+    mapping = compose_recipe("prepare", ["data=mapping", "+data.mapping.keep.lang=[en]"])["data"]
+    assert mapping["mapping"]["keep"] == {"lang": ["en"]}
+    given = ["data=mapping", "data/mapping=arena"]
+    taken = compose_recipe("prepare", [*given, "~data.mapping.keep.turn"])["data"]
+    assert taken["mapping"]["keep"] == {}
+    with pytest.raises(UserError, match=r"expected a plus to add them: \+data\.mapping\.keep"):
+        compose_recipe("prepare", ["data=mapping", "data.mapping.keep={lang: [en]}"])
+    with pytest.raises(UserError, match=r"changes nothing, .* with ~data\.mapping\.keep\.<name>"):
+        compose_recipe("prepare", [*given, "data.mapping.keep={}"])
+
+
+def test_keys_of_the_chosen_source_are_known_beside_a_mistake() -> None:
+    with pytest.raises(UserError) as error:
+        compose_recipe("prepare", ["data=mapping", "data.tokenizer=null", "data.mapping.usr=x"])
+    (problem,) = error.value.problems
+    assert problem.startswith("data.mapping.usr: the prepare recipe has no such key; did you mean")
+    assert "data.mapping.user" in problem
+
+
+def test_a_mapping_that_is_no_yaml_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(compose.CONF, conf)
+    (conf / "data/mapping/mine.yaml").write_text("user: [\n")
+    monkeypatch.setattr(compose, "CONF", conf)
+    with pytest.raises(UserError, match=r"not YAML: .*mine\.yaml"):
+        compose_recipe("prepare", ["data=mapping", "data/mapping=mine"])

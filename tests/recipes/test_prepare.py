@@ -46,6 +46,7 @@ def test_rows_with_directions_become_refined_sets_with_a_card(rows: Path, tmp_pa
     done = prepare(rows, tmp_path, "data.workers=2")
     assert done.returncode == 0, done.stderr
     assert "line 401, column" in done.stderr
+    assert "cold_start 6, rl 6, validation 2, test 4, test_posts 3;" in done.stderr
     folder = tmp_path / "prepare/x"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["refined"] is True
@@ -81,6 +82,7 @@ def test_rows_without_directions_are_split_as_they_are(tmp_path: Path) -> None:
     done = prepare(path, tmp_path)
     assert done.returncode == 2
     assert "line 31, column 2: not JSON" in done.stderr
+    assert "the first row has no direction vector" in done.stderr
     done = prepare(path, tmp_path, "data.strict=false", "run_name=lenient")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "prepare/lenient/summary.json").read_text())
@@ -110,3 +112,11 @@ def test_a_kill_half_way_costs_what_was_being_read(tmp_path: Path) -> None:
     for split in ("cold_start", "rl", "validation", "test", "test_posts"):
         one, other = (folder / f"prepare/x/{split}.parquet" for folder in (whole, halves))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_rows_of_which_none_can_be_read_are_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "a", "chosen": "b", "rejected": "c"}\n')
+    done = prepare(path, tmp_path)
+    assert done.returncode == 2
+    assert "line 1, prompt: nothing found, expected a text" in done.stderr

@@ -129,7 +129,8 @@ def read_alignx(
                 description=compose_description(directions) if directions else None,
             )
         )
-    return AlignxCases(cases, {"rows": len(rows) + counts["rows_broken"], **dict(sorted(counts.items()))})
+    total = len(rows) + counts["rows_broken"]
+    return AlignxCases(cases, {"rows": total, **dict(sorted(counts.items()))})
 
 
 def preferred_poles(directions: Sequence[float], dimensions: Sequence[Dimension]) -> dict[str, str]:
@@ -346,7 +347,7 @@ def _directions(
             f"{place}: {len(values)} numbers found, expected {len(dimensions)}: one for each entry "
             "of data.dimensions"
         )
-    elif wrong := [value for value in values if value not in (0, 0.5, 1)]:
+    elif wrong := [each for each in values if isinstance(each, bool) or each not in (0, 0.5, 1)]:
         problems.add(f"{place}: {shown(wrong[0])} found, expected 0, 0.5 or 1")
     else:
         return tuple(map(float, values))

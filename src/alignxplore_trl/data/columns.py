@@ -85,4 +85,8 @@ class OptionColumns(Columns):
             raise ValueError(f"pairs_per_group: {self.pairs_per_group} found, expected 1 or more")
 
 
+# The keys above whose values name columns.
+COLUMN_KEYS = (
+    "user", "post", "order", "chosen", "rejected", "first", "second", "winner", "group", "text",
+)  # fmt: skip
 AnyColumns = PairColumns | ContestColumns | OptionColumns

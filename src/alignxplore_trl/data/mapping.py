@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alignxplore_trl.data.columns import (
+    COLUMN_KEYS,
     AnyColumns,
     Columns,
     ContestColumns,
@@ -83,8 +84,8 @@ def load_mapping(
     if not cases:
         raise UserError(
             f"data.signals_per_user: {signals} found, but none of the {len(choices)} users of "
-            f"{path} has made as many choices before another one; ask for fewer, or see what was "
-            f"left out: {dict(sorted(counts.items()))}"
+            f"{path} has made as many choices before another one; ask for fewer. Counted: "
+            + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         )
     return split_and_count(cases, counts, sizes, signals, seed, anonymise=anonymise)
 
@@ -100,7 +101,9 @@ def read_choices(
     """
     problems = Problems()
     by_user: dict[str, list[Choice]] = defaultdict(list)
-    kept = _kept_rows(read_rows(path, problems), columns, counts, problems)
+    seen: set[str] = set()
+    rows = _noting_columns(read_rows(path, problems), seen)
+    kept = _kept_rows(rows, columns, counts, problems)
     if isinstance(columns, OptionColumns):
         found = _choices_of_groups(kept, columns, seed, counts, problems)
     else:
@@ -110,6 +113,7 @@ def read_choices(
             counts["choices_dropped/identical_replies"] += 1
         else:
             by_user[user].append(choice)
+    _check_columns(path, columns, seen)
     raise_the_first(problems, path)
     if columns.order is not None:
         for user, own in by_user.items():
@@ -175,6 +179,37 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
         else:
             return None
     return value
+
+
+def _noting_columns(rows: Iterable[Row], seen: set[str]) -> Iterator[Row]:
+    for row in rows:
+        if isinstance(row.value, dict):
+            seen.update(row.value)
+        yield row
+
+
+def _check_columns(path: Path, columns: Columns, seen: set[str]) -> None:
+    """Columns that no row has are wrong in the mapping, not in the rows."""
+    named = {
+        key: value
+        for key, value in vars(columns).items()
+        if key in COLUMN_KEYS and isinstance(value, str)
+    }
+    named |= {f"keep.{column}": column for column in columns.keep}
+    named |= {f"at_least.{column}": column for column in columns.at_least}
+    missing = {
+        key: column
+        for key, column in named.items()
+        if column not in seen and column.split(".")[0] not in seen
+    }
+    if missing and seen:
+        raise UserError(
+            [
+                f"data.mapping.{key}: the column {column!r} found, but no row of {path} has it; "
+                f"expected one of {', '.join(sorted(seen))}"
+                for key, column in missing.items()
+            ]
+        )
 
 
 def _kept_rows(

@@ -92,6 +92,10 @@ def load_psoups(
         )
     found["cases/test"] = len(kept)
     found["cases_left_over"] = len(cases) - len(kept)
+    for case in kept:
+        found[f"cases/{case.user_id}"] += 1
+        is_longer = len(case.target.chosen) > len(case.target.rejected)
+        found[f"chosen_is_longer/{case.user_id}"] += is_longer
     found["clusters/test"] = len({case.cluster for case in kept})
     return CaseSplits([], [], [], kept, dict(sorted(found.items())))
 

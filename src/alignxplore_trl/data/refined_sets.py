@@ -54,7 +54,8 @@ from alignxplore_trl.data.row_files import (
 )
 from alignxplore_trl.data.rows import MOST_PROBLEMS_SHOWN
 from alignxplore_trl.data.sources import write_split
-from alignxplore_trl.data.splits import SPLITS, RefinedSplit
+from alignxplore_trl.data.splits import SPLITS
+from alignxplore_trl.data.world import RefinedSplit
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import write_text_atomic
 from alignxplore_trl.run.progress import progress, say
@@ -84,10 +85,10 @@ class Wanted:
 
 
 def has_directions(source: str) -> bool:
-    """Whether the first readable row has a direction vector.
+    """Whether the first readable row has a direction vector; no, if there is none.
 
     Raises:
-        UserError: there are no such files, or no row in them can be read.
+        UserError: there are no such files, or rows in one can't be told apart.
     """
     for file in find_files(source):
         for chunk in chunks_of(file):
@@ -95,7 +96,7 @@ def has_directions(source: str) -> bool:
                 row = None if line.isspace() else row_from_json(line, ())
                 if row is not None:
                     return bytes(row.directions) != b"null"
-    raise UserError(f"{source}: no row found that can be read")
+    return False
 
 
 def refine(

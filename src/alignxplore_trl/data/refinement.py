@@ -556,7 +556,10 @@ def _codes_of_one(vector: bytes, length: int) -> Codes:
     codes = np.full((1, length), UNREADABLE, np.uint8)
     if isinstance(values, list) and len(values) == length:
         known = {0: 0, 1: 1, 0.5: NEUTRAL}
-        numbers = [value if isinstance(value, int | float) else -1 for value in values]
+        numbers = [
+            -1 if isinstance(value, bool) or not isinstance(value, int | float) else value
+            for value in values
+        ]
         codes[0] = [known.get(number, UNREADABLE) for number in numbers]
     return codes
 

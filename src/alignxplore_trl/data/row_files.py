@@ -27,6 +27,7 @@ _BUFFER_BYTES = 2**20
 _PARQUET_ROWS = 512
 # What is longer in an array, in bytes, is no row: a quotation mark is missing.
 _LONGEST_ROW = 64 * 2**20
+_COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 _SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -69,10 +70,11 @@ def find_files(source: str) -> list[RowFile]:
     Args:
         source: a file, a folder of files, or a data set's name on the Hub (`owner/name`), which is
             downloaded into the Hub's own cache. Of a folder or a data set, the Parquet files are
-            read if there are some, else those of JSON.
+            read if there are some, else those of JSON; files with other endings are none.
 
     Raises:
-        UserError: there is no such file, it is in no known format, or the Hub can't give it.
+        UserError: there is no such file, it is compressed or in no known format, or the Hub can't
+            give it.
     """
     path = Path(source)
     if not path.exists():
@@ -85,6 +87,12 @@ def find_files(source: str) -> list[RowFile]:
     if path.is_file():
         return [RowFile(path, _format_of(path), path.stem)]
     found = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
+    compressed = [file.name for file in path.rglob("*") if file.suffix in _COMPRESSED]
+    if compressed:
+        raise UserError(
+            f"{path}: {', '.join(sorted(compressed))} found, which can't be read as they are; "
+            "decompress them, or take them out"
+        )
     chosen = [file for file in found if file.suffix == ".parquet"] or found
     if not chosen:
         raise UserError(f"{path}: no files found, expected some that end in {', '.join(_SUFFIXES)}")
@@ -175,10 +183,15 @@ def _format_of(path: Path) -> FileFormat:
         if start == b"{":
             return "lines"
         start += stream.read(40)
+    if start.startswith(b"\x1f\x8b"):
+        raise UserError(f"{path}: compressed by gzip, expected plain rows; decompress it first")
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: UTF-16 found, expected UTF-8; save it as UTF-8")
     found = f"starts with {start.decode(errors='replace')!r}" if start else "the file is empty"
     raise UserError(
         f"{path}: {found}, expected JSON lines (each line one {{…}}), a JSON array ([…]) or "
-        "Parquet; convert other formats, CSV for example, first"
+        "Parquet; convert other formats first (data=mapping also reads files that end in .csv or "
+        ".tsv)"
     )
 
 
@@ -287,7 +300,7 @@ def _groups_of(path: Path) -> int:
 
     try:
         return int(pq.ParquetFile(path).num_row_groups)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {error}") from None
 
 
@@ -298,7 +311,16 @@ def _parquet_lines(path: Path, group: int) -> Iterator[bytes]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group]):
+        batches = file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group])
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise UserError(
+                    f"{path}, row group {group + 1}: damaged: {error}; get the file again"
+                ) from None
+            if batch is None:
+                return
             lines = io.BytesIO()
             polars.DataFrame(pa.Table.from_batches([batch])).write_ndjson(lines)
             yield from lines.getvalue().splitlines()

@@ -174,6 +174,12 @@ def _is_json(path: Path) -> bool:
 def _separated_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=_SEPARATORS[path.suffix])
+        names = list(reader.fieldnames or ())
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(
+                f"{path}, line 1: the column {', '.join(repeated)} stands there twice; give each "
+                "column a name of its own"
+            )
         while (value := _next_row(reader, path)) is not None:
             # What stands beyond the header's columns is kept under `None`.
             number = reader.line_num
@@ -192,4 +198,7 @@ def _next_row(reader: csv.DictReader[str], path: Path) -> dict[str | Any, Any] |
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {error}; save the file as UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+        raise UserError(
+            f"{path}, line {reader.line_num}: {error}; look for a missing quotation mark, or save "
+            "the rows as JSON lines or Parquet"
+        ) from None

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from alignxplore_trl.data.alignx import Dimension, read_alignx
 from alignxplore_trl.data.privacy import anonymise_cases
-from alignxplore_trl.data.splits import SPLITS, CaseSplits, RefinedSplit, split_cases
-from alignxplore_trl.data.world import SignalKind, Split, World, check_world
+from alignxplore_trl.data.splits import SPLITS, CaseSplits, split_cases
+from alignxplore_trl.data.world import RefinedSplit, SignalKind, Split, World, check_world
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import PreferenceCase, case_from_dict, case_to_dict
 

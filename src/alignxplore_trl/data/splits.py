@@ -6,7 +6,7 @@ import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 from alignxplore_trl.data.alignx import connected_groups
 from alignxplore_trl.data.rows import post_key
@@ -15,8 +15,6 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import PreferenceCase, posts_of
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-# Refined sets have one more: test users whose histories are posts.
-RefinedSplit = Split | Literal["test_posts"]
 # What is measured is filled first, so that what it shares with training is taken from training.
 _FILLING_ORDER: tuple[Split, ...] = ("test", "validation", "cold_start", "rl")
 

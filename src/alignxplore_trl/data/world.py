@@ -21,6 +21,8 @@ from alignxplore_trl.signals import Comparison, Post, PreferenceCase, Signal
 
 SignalKind = Literal["comparisons", "posts", "mixed"]
 Split = Literal["cold_start", "rl", "validation", "test"]
+# Refined sets have one more: test users whose histories are posts.
+RefinedSplit = Literal["cold_start", "rl", "validation", "test", "test_posts"]
 
 # dimension -> pole -> wordings. Every wording belongs to one pole; none is the name of a pole.
 WORDINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {

@@ -366,11 +366,17 @@ def _check_splits(config: PrepareConfig, problems: Problems) -> None:
         case _:
             return
     if split == "test_posts":
-        return  # Told where the settings are checked.
-    if split not in data.counts:
+        if not isinstance(data, AlignxData):
+            problems.add(
+                f"data: {data.name} found, which has no test_posts; choose one of its sets, "
+                f"{', '.join(data.counts)}"
+            )
+    elif split not in data.counts:
+        key = {"inspect_data": "inspection", "judge_report": "report"}.get(config.recipe)
+        hint = f"{key}.split={next(iter(data.counts))}" if key else "another data"
         problems.add(
             f"data.counts: no {split} found, which {config.recipe} needs: data={data.name} has "
-            f"{', '.join(data.counts)}; choose another data"
+            f"{', '.join(data.counts)}; choose {hint}"
         )
     elif isinstance(data, ReleaseData):
         if setting.signals != SIGNALS_IN_PROMPT and not isinstance(config, EvaluateConfig):
@@ -453,14 +459,8 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     _check_robustness(config, problems)
     available = config.data.signals_per_user
     source = "data.signals_per_user"
-    if config.evaluation.split == "test_posts":
-        if isinstance(config.data, AlignxData):
-            available, source = config.data.test_posts.signals, "data.test_posts.signals"
-        else:
-            problems.add(
-                f"evaluation.split: test_posts found, but data={config.data.name} has no such set; "
-                "expected validation or test"
-            )
+    if config.evaluation.split == "test_posts" and isinstance(config.data, AlignxData):
+        available, source = config.data.test_posts.signals, "data.test_posts.signals"
     for name in config.evaluation.settings:
         try:
             setting = Setting.from_name(name)
@@ -510,7 +510,12 @@ def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:
     asked = config.inspection
     if asked.cases < 1:
         problems.add(f"inspection.cases: {asked.cases} found, expected 1 or more (N of make)")
-    if asked.html is not None and not Path(asked.html).parent.is_dir():
+    if asked.html is not None and Path(asked.html).is_dir():
+        problems.add(
+            f"inspection.html: {asked.html} found, which is a folder; expected a file's name "
+            "(HTML of make)"
+        )
+    elif asked.html is not None and not Path(asked.html).parent.is_dir():
         problems.add(
             f"inspection.html: found no folder {Path(asked.html).parent}, expected one that is "
             "there (HTML of make)"

@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alignxplore_trl.run.errors import UserError
@@ -63,11 +64,16 @@ def _compose(recipe: str, overrides: tuple[str, ...]) -> dict[str, Any]:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             config = compose(recipe, overrides=list(overrides))
             values = OmegaConf.to_container(config, resolve=True)
+            problems = _without_effect(overrides, config)
+    except yaml.YAMLError as error:
+        raise UserError(f"{CONF}: not YAML: {' '.join(str(error).split())}") from error
     except OverrideParseException as error:
         raise UserError(f"{error.override!r} is not a Hydra override: {error.message}") from error
     except (HydraException, MissingConfigException, OmegaConfBaseException) as error:
         refused = list(_refused(recipe, overrides).values())
         raise UserError(refused or _in_hydras_words(recipe, overrides, error)) from error
+    if problems:
+        raise UserError(problems)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -89,8 +95,8 @@ def refused_overrides(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
-    known = compose_recipe(recipe, ()) if overrides else {}
     groups = set(group_names())
+    known = _known_values(recipe, overrides, groups)
     refused = {}
     for override in overrides:
         key = override_key(override)
@@ -101,9 +107,48 @@ def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
         elif not override.startswith("+") and not _is_known(key, known):
             near = did_you_mean(key, _all_keys(known))
             problem = f"{key}: the {recipe} recipe has no such key{near}"
+        elif _adds_keys(override, known):
+            problem = (
+                f"{override}: there are no such keys yet, expected a plus to add them: "
+                f"+{key}.<name>=<value>"
+            )
         if problem is not None:
             refused[override] = problem
     return refused
+
+
+def _known_values(recipe: str, overrides: tuple[str, ...], groups: set[str]) -> dict[str, Any]:
+    """The recipe's values with those choices of groups that are there."""
+    plain = compose_recipe(recipe, ()) if overrides else {}
+    chosen = tuple(
+        each
+        for each in overrides
+        if (key := override_key(each)) in groups
+        and _check_choice(recipe, key, each.split("=", 1)[-1], plain) is None
+    )
+    # Where nothing else was given, these are what can't be composed.
+    return plain if chosen in ((), overrides) else compose_recipe(recipe, chosen)
+
+
+def _adds_keys(override: str, known: Mapping[str, Any]) -> bool:
+    """Whether it gives an open mapping keys that it doesn't have."""
+    if override.startswith(("+", "~")) or "={" not in override:
+        return False
+    value: Any = known
+    for part in override_key(override).split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return isinstance(value, Mapping)
+
+
+def _without_effect(overrides: tuple[str, ...], config: DictConfig) -> list[str]:
+    """Problems with `<key>={}`: Hydra merges mappings, and so leaves the old keys there."""
+    return [
+        f"{override}: changes nothing, because mappings are merged; take keys out, one by one, "
+        f"with ~{override_key(override)}.<name>"
+        for override in overrides
+        if override.replace(" ", "").endswith("={}")
+        and OmegaConf.select(config, override_key(override))
+    ]
 
 
 def _in_hydras_words(recipe: str, overrides: tuple[str, ...], error: Exception) -> str:

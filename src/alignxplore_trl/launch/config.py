@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from alignxplore_trl.data.columns import AnyColumns
-from alignxplore_trl.data.world import SignalKind, Split
+from alignxplore_trl.data.world import RefinedSplit, SignalKind, Split
 from alignxplore_trl.launch.compose import did_you_mean
 from alignxplore_trl.rewards.shaping import Shaping
 from alignxplore_trl.run.errors import Problems
@@ -337,7 +337,7 @@ class Report:
 class Inspection:
     """Which cases are shown, and where."""
 
-    split: Split
+    split: RefinedSplit
     cases: int
     html: str | None
 

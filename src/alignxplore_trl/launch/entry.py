@@ -31,7 +31,13 @@ from alignxplore_trl.launch.runs import (
 )
 from alignxplore_trl.launch.trainer_fields import check_trainer
 from alignxplore_trl.run.errors import Problems, user_errors_exit
-from alignxplore_trl.run.folder import RunFolder, facts_of_source, is_finished, read_summary
+from alignxplore_trl.run.folder import (
+    RunFolder,
+    facts_of_source,
+    is_finished,
+    read_config,
+    read_summary,
+)
 from alignxplore_trl.run.progress import say, shows_bars
 
 Config = TypeVar("Config", bound=RecipeConfig)
@@ -206,6 +212,14 @@ def _check_file(values: dict[str, Any], problems: Problems) -> None:
         return
     folder = Path(values["paths"]["outputs"]) / "prepare" / name
     prepared = read_summary(folder)
+    read = read_config(folder).get("data", {}).get("path") if prepared else path
+    if read is None or Path(str(read)).resolve() != Path(str(path)).resolve():
+        if recipe != "prepare":  # There, the folder tells of all that differs.
+            problems.add(
+                f"data.path: {path} found, but {folder} was made of {read}; name that file, or "
+                "another run"
+            )
+        return
     now = facts_of_source(str(path))
     if prepared and any(prepared.get(key, value) != value for key, value in now.items()):
         problems.add(

@@ -11,16 +11,14 @@ from typing import get_args
 import numpy as np
 
 from alignxplore_trl.data.sources import read_split
-from alignxplore_trl.data.splits import RefinedSplit
+from alignxplore_trl.data.world import RefinedSplit
 from alignxplore_trl.reporting.charts import balance_chart, length_chart
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import write_text_atomic
 from alignxplore_trl.run.progress import progress, say
 from alignxplore_trl.signals import PreferenceCase, Signal
 
-SPLITS: tuple[RefinedSplit, ...] = tuple(
-    split for kind in get_args(RefinedSplit) for split in get_args(kind)
-)
+SPLITS: tuple[RefinedSplit, ...] = get_args(RefinedSplit)
 # Lengths are measured in the first cases of each set.
 _MEASURED = 1000
 
@@ -155,7 +153,11 @@ def data_card(
         few = sum(count for size, count in fact.signals.items() if size < 8)
         lines.append(f"| {split} | {fact.cases:,} | {fact.users:,} | {span} | {few:,} |")
     lines += ["", "## Kept and left out", "", "| what | count |", "|---|---:|"]
-    lines += [f"| {name} | {count:,} |" for name, count in sorted(counts.items())]
+    lines += [
+        f"| {name} | {count:,} |"
+        for name, count in sorted(counts.items())
+        if not isinstance(count, bool)
+    ]
     lines += ["", "## Directions", "", *_balance_table(facts)]
     lines += ["", "## Lengths", ""]
     if tokenizer is None:

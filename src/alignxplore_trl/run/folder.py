@@ -59,6 +59,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration that a run was started with; empty if there is none."""
+    path = folder / "config.yaml"
+    return dict(yaml.safe_load(path.read_text())) if path.is_file() else {}
+
+
 def facts_of_source(source: str) -> dict[str, int]:
     """What tells that a file, or a file of a folder, has changed since a run read it.
 
@@ -119,7 +125,7 @@ class RunFolder:
     def _open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         existing = path / "config.yaml"
         if existing.is_file():
-            _refuse_other_config(path, yaml.safe_load(existing.read_text()), config)
+            _refuse_other_config(path, read_config(path), config)
             finished = is_finished(path)
             return cls(path, finished=finished, resumed=not finished)
         if is_main_process():
