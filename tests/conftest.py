@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.tiny_models import Shape, build_model, build_tokenizer
 
 torch.set_num_threads(1)
+# A slow machine is no failure of a property.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session")
