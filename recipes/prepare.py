@@ -2,18 +2,18 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from alignxplore_trl.data.world import RefinedSplit
 from alignxplore_trl.launch.config import (
     AlignxData,
+    AnyRows,
     MappingData,
     PrepareConfig,
     PsoupsData,
     ReleaseData,
-    RowsData,
     WorldData,
 )
 from alignxplore_trl.launch.entry import run_recipe
@@ -41,23 +41,52 @@ def main(config: PrepareConfig, folder: RunFolder) -> None:
         folder.finish({**counts, **facts})
 
 
-def prepare_rows(config: PrepareConfig, data: RowsData, folder: Path) -> Mapping[str, int]:
+def prepare_rows(config: PrepareConfig, data: AnyRows, folder: Path) -> Mapping[str, int]:
     """Write the splits of rows that somebody has, and a card that describes them."""
     from alignxplore_trl.data.refined_sets import remove_parts
     from alignxplore_trl.reporting.data_card import load_tokenizer, write_data_card
 
     tokenizer = load_tokenizer(data.tokenizer)
-    prepare: Mapping[type[RowsData], Callable[[PrepareConfig, Any, Path], Mapping[str, int]]] = {
-        AlignxData: prepare_alignx,
-        ReleaseData: prepare_release,
-        PsoupsData: prepare_psoups,
-        MappingData: prepare_mapping,
-    }
-    counts = prepare[type(data)](config, data, folder)
+    counts = write_sets(config, data, folder)
     write_data_card(folder, str(data.path), counts, tokenizer)
     remove_parts(folder)
     say(f"prepare: {sets_in_words(counts)}; {folder / 'card.md'} says what was left out, and why")
     return counts
+
+
+def write_sets(config: PrepareConfig, data: AnyRows, folder: Path) -> Mapping[str, int]:
+    """Write one Parquet file per split, and say what was kept and left out."""
+    from alignxplore_trl.data.mapping import load_mapping
+    from alignxplore_trl.data.psoups import load_psoups
+    from alignxplore_trl.data.sources import write_splits
+
+    source = Path(str(data.path))
+    match data:
+        case AlignxData():
+            return prepare_alignx(config, data, folder)
+        case ReleaseData():
+            return prepare_release(config, data, folder)
+        case PsoupsData():
+            splits = load_psoups(
+                source,
+                data.signals_per_user,
+                data.counts,
+                config.seed,
+                reverse=data.reverse,
+                anonymise=data.anonymise,
+            )
+        case MappingData():
+            splits = load_mapping(
+                source,
+                data.mapping,
+                data.signals_per_user,
+                data.cases_per_user,
+                data.counts,
+                config.seed,
+                anonymise=data.anonymise,
+            )
+    write_splits(folder, splits)
+    return splits.counts
 
 
 def sets_in_words(counts: Mapping[str, int]) -> str:
@@ -135,41 +164,6 @@ def prepare_release(config: PrepareConfig, data: ReleaseData, folder: Path) -> M
     write_release(folder, release)
     write_splits(folder, CaseSplits([], [], [], release.cases, release.counts))
     return release.counts
-
-
-def prepare_psoups(config: PrepareConfig, data: PsoupsData, folder: Path) -> Mapping[str, int]:
-    """P-SOUPS: a test, and nothing to train on."""
-    from alignxplore_trl.data.psoups import load_psoups
-    from alignxplore_trl.data.sources import write_splits
-
-    splits = load_psoups(
-        Path(str(data.path)),
-        data.signals_per_user,
-        data.counts,
-        config.seed,
-        reverse=data.reverse,
-        anonymise=data.anonymise,
-    )
-    write_splits(folder, splits)
-    return splits.counts
-
-
-def prepare_mapping(config: PrepareConfig, data: MappingData, folder: Path) -> Mapping[str, int]:
-    """Any file of people's choices, read by a mapping."""
-    from alignxplore_trl.data.mapping import load_mapping
-    from alignxplore_trl.data.sources import write_splits
-
-    splits = load_mapping(
-        Path(str(data.path)),
-        data.mapping,
-        data.signals_per_user,
-        data.cases_per_user,
-        data.counts,
-        config.seed,
-        anonymise=data.anonymise,
-    )
-    write_splits(folder, splits)
-    return splits.counts
 
 
 if __name__ == "__main__":

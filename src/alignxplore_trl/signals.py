@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -21,6 +21,17 @@ class Comparison:
     rejected: str
     form: Literal["replies", "items"] = "replies"
     kind: Literal["comparison"] = "comparison"
+
+    def reversed(self) -> Comparison:
+        """The same two, with the other one chosen."""
+        return replace(self, chosen=self.rejected, rejected=self.chosen)
+
+    def shows_pair_of(self, other: Comparison) -> bool:
+        """Whether both show the same two for the same post, whichever was chosen."""
+        return self.post == other.post and {self.chosen, self.rejected} == {
+            other.chosen,
+            other.rejected,
+        }
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def test_a_direction_vector_gives_a_description_where_there_is_none(tmp_path):
     (case,) = read_test(path, 1, traits, Counter())
     assert case.directions == {"a": "likes a", "c": "dislikes c"}
     assert case.description == "This user likes a; dislikes c."
-    with pytest.raises(UserError, match=r"Preference Direction: \[1, 0\.5, 0\] found"):
+    with pytest.raises(UserError, match=r"Preference Direction: 3 numbers found, expected 2"):
         read_test(path, 1, traits[:2], Counter())
 
 
@@ -305,3 +305,10 @@ def test_anonymised_prompts_keep_their_slot(tmp_path):
             assert "[e-mail address] " in row.problem
             assert row.problem[row.slot :].startswith(PLACEHOLDER)
             assert "so far: brief" in row.with_description("brief")
+
+
+def test_a_direction_that_is_none_is_refused(tmp_path):
+    row = rows_of("rl_test.json")[0] | {"Preference Direction": [0.7]}
+    path = write(tmp_path, [row], "rl_test.json")
+    with pytest.raises(UserError, match=r"row 1, Preference Direction: 0\.7 found"):
+        read_test(path, 8, [Dimension("d", "is", "isn't")], Counter())

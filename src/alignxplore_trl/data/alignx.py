@@ -231,7 +231,7 @@ def read_row(
     pairs = _history(row, PAIRS_FIELD, PAIR_FIELDS, place, dimensions, problems)
     posts = _history(row, POSTS_FIELD, POST_FIELDS, place, dimensions, problems)
     attributes = _attributes(row, place, problems)
-    directions = _directions(row, place, dimensions, problems)
+    directions = read_directions(row, place, dimensions, problems)
     user = _user(row, place, problems)
     if target is None or len(problems.found) > before:
         return None
@@ -248,7 +248,7 @@ def read_row(
         f"{place}, {PAIRS_FIELD} item {number}: this is the target pair itself, expected other "
         "choices of the user; remove it from the history"
         for number, comparison in enumerate(comparisons, 1)
-        if _same_pair(comparison, target)
+        if comparison.shows_pair_of(target)
     )
     if len(problems.found) > before:
         return None
@@ -272,11 +272,6 @@ def _target(row: Mapping[str, Any], place: str, problems: Problems) -> Compariso
             "different ones; remove the row"
         )
     return Comparison(post, chosen, rejected)
-
-
-def _same_pair(one: Comparison, other: Comparison) -> bool:
-    """Whether two comparisons show the same replies to the same post, whichever was chosen."""
-    return one.post == other.post and {one.chosen, one.rejected} == {other.chosen, other.rejected}
 
 
 def _usable_signals(signals: Sequence[Signal], counts: Counter[str]) -> Iterator[Signal]:
@@ -319,7 +314,7 @@ def _history(
             continue
         if texts := texts_of(item, text_fields, item_place, problems, may_be_empty=True):
             history.append(texts)
-        _directions(item, item_place, dimensions, problems)
+        read_directions(item, item_place, dimensions, problems)
     return history
 
 
@@ -333,9 +328,10 @@ def _attributes(row: Mapping[str, Any], place: str, problems: Problems) -> list[
     return [Attributes(text)]
 
 
-def _directions(
+def read_directions(
     item: Mapping[str, Any], place: str, dimensions: Sequence[Dimension], problems: Problems
 ) -> tuple[float, ...] | None:
+    """The direction vector of a row or an item; `None` without one, or if it is a problem."""
     values = item.get(DIRECTIONS_FIELD)
     if values is None:
         return None

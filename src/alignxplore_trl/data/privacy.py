@@ -206,8 +206,4 @@ def _anonymise_signal(signal: Signal, counts: Counter[str]) -> Signal:
 def _still_tells(signal: Signal, target: Comparison) -> bool:
     if not isinstance(signal, Comparison):
         return True
-    return (
-        signal.chosen != signal.rejected
-        and signal != target
-        and signal != replace(target, chosen=target.rejected, rejected=target.chosen)
-    )
+    return signal.chosen != signal.rejected and not signal.shows_pair_of(target)

@@ -211,12 +211,8 @@ def _reversed(case: PreferenceCase, dimension: str, others: str) -> PreferenceCa
     return replace(
         case,
         case_id=f"{case.case_id}-reversed",
-        signals=tuple(_swapped(s) for s in case.signals if isinstance(s, Comparison)),
-        target=_swapped(case.target),
+        signals=tuple(s.reversed() for s in case.signals if isinstance(s, Comparison)),
+        target=case.target.reversed(),
         directions={dimension: others},
         description=others,
     )
-
-
-def _swapped(pair: Comparison) -> Comparison:
-    return replace(pair, chosen=pair.rejected, rejected=pair.chosen)

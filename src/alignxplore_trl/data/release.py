@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignxplore_trl.data.alignx import (
-    DIRECTIONS_FIELD,
     PAIRS_FIELD,
     Dimension,
     compose_description,
     preferred_poles,
+    read_directions,
 )
 from alignxplore_trl.data.privacy import PLACEHOLDERS, anonymise_cases, anonymise_text
 from alignxplore_trl.data.psoups import read_pairs
@@ -476,7 +476,8 @@ def _test_case(
         problems.add(f"{row.place}, {PAIRS_FIELD}: {shown(items)} found, expected a list of pairs")
         return None
     history = read_pairs(items, f"{row.place}, {PAIRS_FIELD}", problems)
-    directions = _directions(row, dimensions, problems)
+    values = read_directions(row.value, row.place, dimensions, problems)
+    directions = preferred_poles(values, dimensions) if values else {}
     if texts and texts[3] not in _ANSWERS:
         problems.add(f"{row.place}, answer: {shown(texts[3])} found, expected one of {_ANSWERS}")
     if len(problems.found) > before:
@@ -484,34 +485,14 @@ def _test_case(
     post, response_a, response_b, answer = texts
     replies = (response_a, response_b) if answer == "Response A" else (response_b, response_a)
     target = Comparison(post, *replies)
-    if any(_shows_target(pair, target) for pair in history):
+    if any(pair.shows_pair_of(target) for pair in history):
         problems.add(f"{row.place}, {PAIRS_FIELD}: the target pair stands in its own history")
         return None
     described = row.value.get("profile_full")
     if not described and directions:
         described = compose_description(directions)
     case_id = f"{source}-{row.number}"
-    return PreferenceCase(case_id, case_id, history, target, directions, described or None)
-
-
-def _shows_target(pair: Comparison, target: Comparison) -> bool:
-    replies = {target.chosen, target.rejected}
-    return pair.post == target.post and {pair.chosen, pair.rejected} == replies
-
-
-def _directions(
-    row: Row, dimensions: Sequence[Dimension], problems: Problems
-) -> dict[str, str] | None:
-    values = row.value.get(DIRECTIONS_FIELD)
-    if values is None:
-        return None
-    if not isinstance(values, list) or len(values) != len(dimensions):
-        problems.add(
-            f"{row.place}, {DIRECTIONS_FIELD}: {shown(values)} found, expected a list of "
-            f"{len(dimensions)} numbers, one for each entry of data.dimensions"
-        )
-        return None
-    return preferred_poles(values, dimensions) or None
+    return PreferenceCase(case_id, case_id, history, target, directions or None, described or None)
 
 
 def _first_cases(rounds: Sequence[PublishedRound], size: int) -> list[PublishedRound]:

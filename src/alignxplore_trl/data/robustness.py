@@ -202,7 +202,7 @@ def _reverse(signal: Signal, case_id: str) -> Comparison:
             f"evaluation.robustness: case {case_id} has a signal of kind {signal.kind}, but only "
             "comparisons can be reversed; give data with comparisons alone, or choose shuffled"
         )
-    return replace(signal, chosen=signal.rejected, rejected=signal.chosen)
+    return signal.reversed()
 
 
 def _reverse_description(

@@ -15,7 +15,7 @@ from alignxplore_trl.data.release_files import (
     TEST_FILE,
 )
 from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
-from alignxplore_trl.data.world import World, check_world
+from alignxplore_trl.data.world import Split, World, check_world
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.config import (
     AlignxData,
@@ -93,6 +93,12 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "reward.outage.share": (0, 1),
     "reward.outage.pause_seconds": (0, math.inf),
     "reward.outage.limit_seconds": (0, math.inf),
+    "data.cases_per_user": (1, math.inf),
+    "data.minimum_dimensions": (1, math.inf),
+    "data.test_posts.users": (0, math.inf),
+    "data.test_posts.signals": (1, math.inf),
+    "data.workers": (1, math.inf),
+    "inspection.cases": (1, math.inf),
     "report.cases": (1, math.inf),
     "report.bins": (1, math.inf),
     "trainer.per_device_train_batch_size": (1, math.inf),
@@ -281,12 +287,22 @@ def _check_setting(config: PrepareConfig, problems: Problems) -> None:
         )
 
 
+# What sources hold that can't be split into all sets.
+_SETS_OF: Mapping[str, tuple[Split, ...]] = {
+    "release": ("cold_start", "rl", "test"),
+    "psoups": ("test",),
+}
+
+
 def _check_data(data: AnyData, seed: int, problems: Problems) -> None:
     for split, count in data.counts.items():
         if count < 1:
             problems.add(f"data.counts.{split}: {count} found, expected 1 or more")
-    if isinstance(data, MappingData) and data.cases_per_user < 1:
-        problems.add(f"data.cases_per_user: {data.cases_per_user} found, expected 1 or more")
+    for split in sorted(data.counts.keys() - _SETS_OF.get(data.name, data.counts.keys())):
+        problems.add(
+            f"data.counts.{split}: found, but data={data.name} has no such set; expected no others "
+            f"than {', '.join(_SETS_OF[data.name])}"
+        )
     match data:
         case WorldData():
             _check_world(data, seed, problems)
@@ -297,7 +313,11 @@ def _check_data(data: AnyData, seed: int, problems: Problems) -> None:
                     "of such files, or owner/name on the Hub: make … DATA_PATH=<path>, or "
                     "data.path=<path>"
                 )
-            _check_refinement(data, problems)
+            if not 0 < data.same_post_similarity <= 1:
+                problems.add(
+                    f"data.same_post_similarity: {data.same_post_similarity:g} found, expected "
+                    "more than 0 and at most 1"
+                )
         case ReleaseData():
             if not Path(str(data.path)).is_dir():
                 problems.add(
@@ -331,22 +351,6 @@ def _is_source(path: str) -> bool:
         return True
     is_relative = not path.startswith((".", "~")) and not Path(path).is_absolute()
     return is_relative and path.count("/") == 1 and "." not in Path(path).name
-
-
-def _check_refinement(data: AlignxData, problems: Problems) -> None:
-    for key, value, least in (
-        ("minimum_dimensions", data.minimum_dimensions, 1),
-        ("test_posts.users", data.test_posts.users, 0),
-        ("test_posts.signals", data.test_posts.signals, 1),
-        ("workers", data.workers, 1),
-    ):
-        if value is not None and value < least:
-            problems.add(f"data.{key}: {value} found, expected {least} or more")
-    if not 0 < data.same_post_similarity <= 1:
-        problems.add(
-            f"data.same_post_similarity: {data.same_post_similarity:g} found, expected more than 0 "
-            "and at most 1"
-        )
 
 
 def _check_splits(config: PrepareConfig, problems: Problems) -> None:
@@ -384,12 +388,13 @@ def _check_splits(config: PrepareConfig, problems: Problems) -> None:
                 f"setting.signals: {setting.signals} found, expected {SIGNALS_IN_PROMPT}: that "
                 "many stand in a published prompt, which is used as it is"
             )
-        file = {
+        files = {
             "cold_start": COLD_START_FILE[setting.name],
             "rl": RL_FILE[setting.name],
             "test": TEST_FILE,
-        }[split]
-        if Path(str(data.path)).is_dir() and not (Path(str(data.path)) / file).is_file():
+        }
+        file = files.get(split)
+        if file and Path(str(data.path)).is_dir() and not (Path(str(data.path)) / file).is_file():
             problems.add(
                 f"data.path: {data.path} has no {file}, which {config.recipe} with "
                 f"setting={setting.name} reads; put it there"
@@ -508,8 +513,6 @@ def _check_robustness(config: EvaluateConfig, problems: Problems) -> None:
 def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:
     check_model_folder("model.backbone", config.model.backbone, problems)
     asked = config.inspection
-    if asked.cases < 1:
-        problems.add(f"inspection.cases: {asked.cases} found, expected 1 or more (N of make)")
     if asked.html is not None and Path(asked.html).is_dir():
         problems.add(
             f"inspection.html: {asked.html} found, which is a folder; expected a file's name "

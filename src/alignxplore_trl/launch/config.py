@@ -117,7 +117,8 @@ class MappingData(RowsData):
     mapping: AnyColumns
 
 
-AnyData = WorldData | AlignxData | ReleaseData | PsoupsData | MappingData
+AnyRows = AlignxData | ReleaseData | PsoupsData | MappingData
+AnyData = WorldData | AnyRows
 
 
 @dataclass(frozen=True)
