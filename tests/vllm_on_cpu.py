@@ -15,8 +15,8 @@ from alignxplore_trl.run.errors import Problems
 ROOT = Path(__file__).parents[1]
 
 
-def served_on_cpu(model: Path) -> Serve:
-    """What `make serve-judge` serves, under the name `judge`, on a free port, with one thread."""
+def served_on_cpu(model: Path, name: str = "judge") -> Serve:
+    """A model served as `make serve-judge` does it, under a name, on a free port, by one thread."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     values = {**compose_recipe("serve_judge", []), "run_name": "x"}
@@ -25,7 +25,7 @@ def served_on_cpu(model: Path) -> Serve:
     return replace(
         config.serve,
         model=str(model),
-        name="judge",
+        name=name,
         port=port,
         environment={"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"},
         python=str(_vllm_python()),
