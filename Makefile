@@ -70,12 +70,12 @@ OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
 .PHONY: help install data inspect synthesize cold-start rl rl-streaming evaluate results tiny-models \
-	serve-judge judge-report config lint test test-slow benchmark clean
+	serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@sed -nE 's/^## ?(.*)/  \1/p' $(firstword $(MAKEFILE_LIST))
 
@@ -157,6 +157,10 @@ tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 serve-judge: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
 	$(call only,SCALE RUN ARGS)
 	$(PYTHON) recipes/serve_judge.py scale=$(SCALE) $(NAMED)
+
+serve-teacher: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for TEACHER=server, until Ctrl-C
+	$(call only,SCALE RUN ARGS)
+	$(PYTHON) recipes/serve_teacher.py scale=$(SCALE) $(NAMED)
 
 config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
 	@$(PYTHON) recipes/$(RECIPE).py --print-config scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)

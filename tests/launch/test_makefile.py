@@ -54,6 +54,7 @@ def test_help_names_every_target() -> None:
         (["data", "REWARD=generated"], "REWARD: make data has no such variable"),
         (["results", "SEED=1"], "SEED: make results has no such variable; it has SCALE ARGS"),
         (["rl-streaming", "SETTING=base"], "SETTING: make rl-streaming has no such variable"),
+        (["serve-teacher", "JUDGE=server"], "JUDGE: make serve-teacher has no such variable"),
     ],
 )
 def test_a_variable_that_would_change_nothing_is_refused(given: list[str], message: str) -> None:
@@ -75,6 +76,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
         ("results", ["results"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
+        ("serve-teacher", ["serve_teacher"]),
         ("judge-report", ["prepare", "judge_report"]),
         ("config", ["rl"]),
     ],

@@ -19,6 +19,10 @@ from alignxplore_trl.launch.config import Serve, ServeJudgeConfig, read_values
 from alignxplore_trl.launch.serving import VllmServer, vllm_command, vllm_python
 from alignxplore_trl.run.errors import Problems, UserError
 
+HINTS = {
+    "serve_judge": "make rl-streaming JUDGE=server ARGS='judge.server.urls=[\"{url}\"]'",
+    "serve_teacher": "make synthesize TEACHER=server ARGS='teacher.server.urls=[\"{url}\"]'",
+}
 # Stands where vLLM would, with a child of its own: `python -m vllm.entrypoints…` runs it.
 FAKE = """#!{python}
 import http.server, subprocess, sys
@@ -67,6 +71,15 @@ def wait_until_gone(processes: list[int], seconds: float = 20.0) -> list[int]:
 
 def child_of(log: Path) -> int:
     return int(log.read_text().split("child ")[1].split()[0])
+
+
+def test_each_recipe_serves_its_own_model_at_its_own_port() -> None:
+    judge, teacher = (compose_recipe(recipe, []) for recipe in HINTS)
+    assert judge["serve"]["model"] == judge["serve"]["name"] == judge["model"]["judge"]
+    assert teacher["serve"]["model"] == teacher["serve"]["name"] == teacher["model"]["teacher"]
+    assert (judge["serve"]["port"], teacher["serve"]["port"]) == (8000, 8002)
+    own = dict.fromkeys(("model", "name", "port"))
+    assert {**judge["serve"], **own} == {**teacher["serve"], **own}
 
 
 def test_the_command_says_how_the_server_runs(serve: Serve) -> None:
@@ -127,12 +140,25 @@ def test_a_missing_vllm_is_said_with_the_command_that_makes_it(serve: Serve) -> 
         vllm_python(replace(serve, python="/nowhere/python"))
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("recipe", "end"),
+    [
+        ("serve_judge", signal.SIGINT),
+        ("serve_judge", signal.SIGTERM),
+        ("serve_judge", signal.SIGKILL),
+        ("serve_teacher", signal.SIGINT),
+    ],
+)
 def test_the_recipe_takes_the_server_along_when_it_ends(
-    serve: Serve, tmp_path: Path, end: signal.Signals
+    serve: Serve, tmp_path: Path, recipe: str, end: signal.Signals
 ) -> None:
-    process = recipe(serve, tmp_path)
-    started = wait_until_served(process, tmp_path)
+    process = subprocess.Popen(
+        command_of(recipe, serve, tmp_path),
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    started = wait_until_served(process, recipe, serve, tmp_path)
     process.send_signal(end)
     assert process.wait(30) == (0 if end is not signal.SIGKILL else -signal.SIGKILL)
     # Killed without a word, it can't stop the server's children; the server itself is told.
@@ -143,41 +169,44 @@ def test_the_recipe_takes_the_server_along_when_it_ends(
 
 def test_the_recipe_ends_with_its_parent(serve: Serve, tmp_path: Path) -> None:
     shell = subprocess.Popen(
-        ["sh", "-c", '"$@"; true', "sh", *command_of(serve, tmp_path)],
+        ["sh", "-c", '"$@"; true', "sh", *command_of("serve_judge", serve, tmp_path)],
         cwd=Path(__file__).parents[2],
         stderr=subprocess.PIPE,
         text=True,
     )
-    started = wait_until_served(shell, tmp_path)
+    started = wait_until_served(shell, "serve_judge", serve, tmp_path)
     shell.kill()
     shell.wait()
     assert wait_until_gone(started) == []
 
 
-def command_of(serve: Serve, outputs: Path) -> list[str]:
+def command_of(recipe: str, serve: Serve, outputs: Path) -> list[str]:
     return [
-        sys.executable, "recipes/serve_judge.py", f"serve.port={serve.port}",
+        sys.executable, f"recipes/{recipe}.py", f"serve.port={serve.port}",
         f"serve.python={serve.python}", f"paths.outputs={outputs}", "run_name=x",
     ]  # fmt: skip
 
 
-def recipe(serve: Serve, outputs: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command_of(serve, outputs),
-        cwd=Path(__file__).parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until_served(process: subprocess.Popen[str], outputs: Path) -> list[int]:
-    """The server and its child, once the recipe has said how to use them."""
+def wait_until_served(
+    process: subprocess.Popen[str], recipe: str, serve: Serve, outputs: Path
+) -> list[int]:
+    """The server and its child, once the recipe has said all that it says of them."""
+    folder = outputs / recipe / "x"
+    url = f"http://127.0.0.1:{serve.port}/v1"
+    model = compose_recipe(recipe, [])["serve"]["model"]
+    expected = [
+        f"{recipe}: starting {folder}",
+        f"{recipe}: loading {model}; its log: {folder / 'server.log'}",
+        f"{recipe}: {url} serves {model}; use it with",
+        f"  {HINTS[recipe].format(url=url)}",
+        f"{recipe}: Ctrl-C stops it",
+    ]
     assert process.stderr is not None
-    said = ""
-    while "JUDGE=server" not in said:
+    said: list[str] = []
+    while expected[-1] not in said:
         line = process.stderr.readline()
         assert line, said
-        said += line
-    folder = outputs / "serve_judge" / "x"
+        said.append(line.removesuffix("\n"))
+    assert said[-len(expected) :] == expected
     server = json.loads((folder / "server.json").read_text())["process"]
     return [server, child_of(folder / "server.log")]

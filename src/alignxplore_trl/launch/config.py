@@ -497,11 +497,19 @@ class TinyModelsConfig(RecipeConfig):
 
 
 @dataclass(frozen=True)
-class ServeJudgeConfig(RecipeConfig):
-    """conf/serve_judge.yaml."""
-
+class _ServeConfig(RecipeConfig):
     model: Model
     serve: Serve
+
+
+@dataclass(frozen=True)
+class ServeJudgeConfig(_ServeConfig):
+    """conf/serve_judge.yaml."""
+
+
+@dataclass(frozen=True)
+class ServeTeacherConfig(_ServeConfig):
+    """conf/serve_teacher.yaml."""
 
 
 CONFIGS: Mapping[str, type[RecipeConfig]] = {
@@ -514,6 +522,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "results": ResultsConfig,
     "tiny_models": TinyModelsConfig,
     "serve_judge": ServeJudgeConfig,
+    "serve_teacher": ServeTeacherConfig,
     "judge_report": JudgeReportConfig,
 }
 

@@ -13,15 +13,44 @@ import time
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from alignxplore_trl.launch.config import Serve
+from alignxplore_trl.launch.config import Serve, ServeJudgeConfig, ServeTeacherConfig
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.run.folder import write_json_atomic
+from alignxplore_trl.run.folder import RunFolder, write_json_atomic
+from alignxplore_trl.run.progress import say
 
 ROOT = Path(__file__).resolve().parents[3]
 _ANY_HOST = ("0.0.0.0", "::")
 _SECONDS_TO_STOP = 30.0
 _LAST_LINES = 15
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2).
+
+
+def serve_until_interrupted(
+    config: ServeJudgeConfig | ServeTeacherConfig, folder: RunFolder, hint: str
+) -> None:
+    """Serve a model until Ctrl-C, or until the process that started this one is gone.
+
+    Args:
+        config: of the recipe.
+        folder: where the server's command and log are kept.
+        hint: the make command that uses the server, with `{url}` where its address goes.
+
+    Raises:
+        UserError: the server can't be started, or ended by itself.
+    """
+    recipe, serve = config.recipe, config.serve
+    _stop_with_parent()
+    try:
+        with VllmServer(serve, config.seed, folder.path) as server:
+            say(f"{recipe}: loading {serve.model}; its log: {server.log}")
+            server.wait_until_healthy()
+            say(f"{recipe}: {server.url} serves {serve.name}; use it with")
+            say(f"  {hint.format(url=server.url)}")
+            say(f"{recipe}: Ctrl-C stops it")
+            server.process.wait()
+            raise UserError(server.last_words())
+    except KeyboardInterrupt:
+        say(f"{recipe}: stopped")
 
 
 def vllm_command(python: str | Path, serve: Serve, seed: int) -> list[str]:
@@ -189,7 +218,7 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def stop_with_parent() -> None:
+def _stop_with_parent() -> None:
     """Let SIGTERM, SIGHUP and the end of the parent end this process as Ctrl-C does.
 
     So `with` blocks are left in order, whoever stops it.
