@@ -131,19 +131,20 @@ def write_synthesis_card(
     frame = tidy(candidates)
     charts = _draw(folder, frame, threshold)
     card = synthesis_card(frame, facts, counts, threshold, charts)
-    # Half a pair of surrogates, which a model may have written, has no place in a file.
+    # Half a pair of surrogates, which a fact may hold, has no place in a file.
     write_text_atomic(folder / "card.md", card.encode("utf-8", "replace").decode("utf-8"))
 
 
 def tidy(candidates: pd.DataFrame) -> pd.DataFrame:
     """The columns that the card reads, each of one type, whatever a file has made of them.
 
-    Numbers that aren't known are NaN, and texts that aren't known `None`.
+    Numbers that aren't known or are infinite are NaN, and texts that aren't known `None`.
     """
     frame = candidates.reindex(columns=list(_COLUMNS)).reset_index(drop=True)
     for column in ("completion_tokens", "score", "reward"):
         numbers = pd.to_numeric(frame[column], errors="coerce")
-        frame[column] = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+        values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+        frame[column] = np.where(np.isfinite(values), values, np.nan)
     for column in ("earlier_from", "completion", "finish_reason", "unanswered", "outcome"):
         texts = [None if pd.isna(value) else str(value) for value in frame[column]]
         frame[column] = pd.Series(texts, dtype=object)
@@ -464,11 +465,11 @@ def _groups(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _known(frame: pd.DataFrame, column: str) -> dict[str, NDArray[np.float64]]:
-    """The finite numbers of a column, of each group."""
+    """The known numbers of a column, of each group."""
     values = {
         name: group[column].to_numpy(dtype=np.float64) for name, group in _groups(frame).items()
     }
-    return {name: of_group[np.isfinite(of_group)] for name, of_group in values.items()}
+    return {name: of_group[~np.isnan(of_group)] for name, of_group in values.items()}
 
 
 def _names(value: object) -> list[str]:
