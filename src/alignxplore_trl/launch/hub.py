@@ -83,8 +83,8 @@ def push_dataset(
                 commit_message="Add the examples and their card",
                 repo_type="dataset",
             )
-    # A README.md that the Hub refuses, or an answer that isn't the Hub's, is a ValueError.
-    except (HTTPError, OSError, ValueError) as error:
+    # A README.md that the Hub refuses is a ValueError; an answer that isn't the Hub's, any of both.
+    except (HTTPError, OSError, ValueError, LookupError) as error:
         raise UserError(_failure(repository, files, _reason(error))) from error
     if public:
         reason = "it is there already, and public; make it private in its settings, or name another"
