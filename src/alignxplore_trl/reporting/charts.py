@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from alignxplore_trl.evaluation.judge_quality import CalibrationBin, JudgeQuality
 from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
+from alignxplore_trl.text.budget import shorten
 
 # A blue and an orange that stay apart for colour-blind readers and in grey print, then two more.
 _COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f")
@@ -174,25 +176,115 @@ def balance_chart(
     _save(chart, path)
 
 
-def length_chart(lengths: Sequence[tuple[str, Sequence[int]]], path: Path) -> None:
-    """How long the histories of each set are, as the share that is at most so long.
+def length_chart(
+    lengths: Sequence[tuple[str, Sequence[int]]],
+    path: Path,
+    measured: str = "Tokens of a history",
+    counted: str = "Cases",
+) -> None:
+    """How long the texts of each set are, as the share that is at most so long.
 
     Args:
-        lengths: each set's name, and the tokens of each history.
+        lengths: each set's name, and the tokens of each of its texts.
         path: the PNG file to write.
+        measured: says whose tokens these are.
+        counted: what a set consists of.
     """
     chart = Chart(figsize=(6, 3.4), layout="constrained")
     axes = chart.add_subplot()
     for number, (name, values) in enumerate(lengths):
         colour, style = _COLOURS[number % len(_COLOURS)], ("-", "--")[number // len(_COLOURS)]
         axes.ecdf(values, label=name, color=colour, linestyle=style)
-    axes.set_xlabel("Tokens of a history")
+    axes.set_xlabel(measured)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylabel("Cases with at most so many")
+    axes.set_ylabel(f"{counted} with at most so many")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(chart, path)
+
+
+def acceptance_chart(groups: Mapping[str, Sequence[tuple[str, Figure]]], path: Path) -> None:
+    """Which share of the candidates was verified: a dot with its interval per round or dimension.
+
+    Args:
+        groups: rows by what they stand for (such as rounds), each a name and its share; a share
+            that isn't known has its row, but no dot.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: no share is known.
+    """
+    if not any(figure.value is not None for rows in groups.values() for _, figure in rows):
+        raise ValueError("no share of verified candidates is known")
+    rows = [(name, *row) for name, group in groups.items() for row in group]
+    chart = Chart(figsize=(8, 1.5 + 0.24 * len(rows)), layout="constrained")
+    axes = chart.add_subplot()
+    for place, (group, _, figure) in enumerate(rows):
+        _dot(axes, place, figure, _COLOURS[list(groups).index(group) % len(_COLOURS)])
+    handles = [
+        axes.plot([], [], "o", color=_COLOURS[number % len(_COLOURS)], label=name)[0]
+        for number, name in enumerate(groups)
+    ]
+    # Names are data: a dollar sign in them begins no formula.
+    axes.set_yticks(range(len(rows)), [_label(name) for _, name, _ in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.12)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("Verified candidates (95 % interval)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    chart.legend(handles=handles, loc="outside upper left", ncols=len(groups), frameon=False)
+    _save(chart, path)
+
+
+def score_chart(scores: Mapping[str, Sequence[float]], threshold: float, path: Path) -> None:
+    """What the verification measured, one histogram per group, with the threshold as a line.
+
+    Args:
+        scores: the finite scores of each group, by its name.
+        threshold: above it, a candidate is verified.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: there is no score.
+    """
+    found = [value for values in scores.values() for value in values]
+    if not found:
+        raise ValueError("no score to draw")
+    # Bins of all groups together, so that the heights can be compared.
+    bins = np.histogram_bin_edges([*found, threshold], bins=40).tolist()
+    chart = Chart(figsize=(6, 3.4), layout="constrained")
+    axes = chart.add_subplot()
+    for number, (name, values) in enumerate(scores.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        style: Any = {"histtype": "stepfilled", "alpha": 0.5, "color": colour, "edgecolor": colour}
+        axes.hist(values, bins=bins, label=name, **style)
+    axes.axvline(threshold, color=_GREY, linestyle="--", linewidth=1, label="threshold")
+    axes.set(xlabel="Score of the verification", ylabel="Candidates")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(chart, path)
+
+
+def _dot(axes: Axes, place: float, figure: Figure, colour: str) -> None:
+    if figure.value is None:
+        return
+    axes.plot([figure.value], [place], "o", color=colour, markersize=6, zorder=3)
+    end = figure.value
+    if figure.low is not None and figure.high is not None:
+        axes.hlines(place, figure.low, figure.high, color=colour, linewidth=1.5)
+        end = figure.high
+    axes.text(end + 0.015, place, f"{100 * figure.value:.1f}", va="center", fontsize=8.5)
+
+
+def _label(name: str) -> str:
+    """A name on one line that leaves room for the chart."""
+    return shorten(" ".join(name.split()), 48)
 
 
 def _bar(axes: Axes, place: float, height: float, figure: Figure, colour: str) -> None:
