@@ -243,7 +243,7 @@ def test_texts_of_others_stay_texts(frame, tmp_path):
     columns = ("prompt", "case_id", "finish_reason", "earlier_from")
     hostile = frame.assign(**dict.fromkeys(columns, HOSTILE))
     hostile["completion"] = frame.completion.where(frame.completion.isna(), HOSTILE)
-    hostile["dimensions"] = [[HOSTILE, "a $ b"] for _ in range(len(frame))]
+    hostile["dimensions"] = [[HOSTILE, r"costs $\nothing$ at all"] for _ in range(len(frame))]
     write_synthesis_card(tmp_path, hostile, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}, 0.5)
     _, _, body = (tmp_path / "card.md").read_text(encoding="utf-8").split("---\n", 2)
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(body)
