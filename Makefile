@@ -15,6 +15,12 @@ DATA_PATH ?=
 REWARD ?=
 ## JUDGE      local, server or sampled                                    [local]
 JUDGE ?=
+## TEACHER    of `make synthesize`: local, server or vllm                 [local]
+TEACHER ?=
+## LIMIT      of `make synthesize`: the first users                       [all]
+LIMIT ?=
+## BUDGET     of `make synthesize`: the most its answers may cost         [no limit]
+BUDGET ?=
 ## LAUNCH     cpu, cpu2, gpu1, ddp, zero2 or zero3                        [what SCALE says]
 LAUNCH ?= $(LAUNCH_OF_$(SCALE))
 ## SEED       everything drawn at random is a function of it              [0]
@@ -59,8 +65,8 @@ PREPARE = $(SHARED) setting=$(SETTING)
 RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
 # A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
-VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE LAUNCH SEED RUN ARGS N HTML \
-	RECIPE NAME
+VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET LAUNCH SEED \
+	RUN ARGS N HTML RECIPE NAME
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
 only = $(call refuse,$(filter-out $(1),$(GIVEN)),make $@,$(1))
@@ -110,10 +116,12 @@ inspect: $(VENV)/stamp ## N cases as the models read them, and what is trained o
 	$(PYTHON) recipes/prepare.py --for inspect_data $(INSPECT) $(NAMED)
 	$(PYTHON) recipes/inspect_data.py $(INSPECT) $(NAMED)
 
+SYNTHESIZE = $(strip $(PREPARE) $(call choice,teacher,$(TEACHER)) \
+	$(call choice,synthesis.limit,$(LIMIT)) $(call choice,synthesis.budget,$(BUDGET)))
 synthesize: $(VENV)/stamp ## The teacher's descriptions, kept where the judge confirms them
-	$(call only,$(OF_DATA) JUDGE)
-	$(PYTHON) recipes/prepare.py --for synthesize $(PREPARE) $(NAMED)
-	$(PYTHON) recipes/synthesize.py $(PREPARE) $(NAMED)
+	$(call only,$(OF_DATA) JUDGE TEACHER LIMIT BUDGET)
+	$(PYTHON) recipes/prepare.py --for synthesize $(SYNTHESIZE) $(NAMED)
+	$(PYTHON) recipes/synthesize.py $(SYNTHESIZE) $(NAMED)
 
 cold-start: $(VENV)/stamp ## Supervised training of the backbone on them (SETTING=base by default)
 	$(call only,$(OF_TRAINING))
@@ -167,7 +175,7 @@ config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
 
 CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
-CONFIG_OF_synthesize = $(CONFIG_STAGE)
+CONFIG_OF_synthesize = $(filter-out scale=%,$(SYNTHESIZE))
 CONFIG_OF_evaluate = $(CONFIG_STAGE)
 CONFIG_OF_judge_report = $(CONFIG_STAGE)
 CONFIG_OF_inspect_data = $(CONFIG_STAGE)

@@ -76,7 +76,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
 
     # Before GRPOConfig, which tells transformers to shard what is loaded after it under ZeRO-3: the
     # judge is asked by each process alone and has to be whole.
-    reward = load_reward(config, prompts)
+    reward = load_reward(config.reward, config, prompts)
     arguments = trainer_arguments(GRPOConfig, config, folder)
     trainer = RoundsGRPOTrainer(
         model=load_policy(config.model, start),

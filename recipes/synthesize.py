@@ -10,56 +10,62 @@ from alignxplore_trl.run.progress import say
 
 
 def main(config: SynthesizeConfig, folder: RunFolder) -> None:
-    """Sample candidates, verify them with the judge, write examples.parquet."""
+    """Sample candidates, verify them with the judge, write examples.parquet and a card."""
     # Imported here, so that a mistake in the command line is answered at once.
     import pandas as pd
 
     from alignxplore_trl.data.release import published_examples
     from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.launch.models import load_describer, load_judge
-    from alignxplore_trl.synthesis.candidates import SynthesisSettings, synthesize
-    from alignxplore_trl.text.rendering import PromptSet
+    from alignxplore_trl.launch.hub import push_dataset
+    from alignxplore_trl.launch.synthesis import facts_of, load_synthesis, threshold_of
+    from alignxplore_trl.reporting.synthesis_card import write_synthesis_card
+    from alignxplore_trl.synthesis.selection import count_kept, draw_unverified, keep_verified
 
+    prepared = upstream_folder(config, "prepare")
     if isinstance(config.data, ReleaseData):
         # The teacher's work, verified and published: there is nothing to write or to judge.
-        published = published_examples(upstream_folder(config, "prepare"))
+        published = published_examples(prepared)
         pd.DataFrame(published).to_parquet(folder.path / "examples.parquet")
         folder.finish({"examples": len(published), "examples/published": len(published)})
         return
 
     asked = config.synthesis
-    cases = read_split(upstream_folder(config, "prepare"), "cold_start")
-    prompts = PromptSet(config.prompts.folder)
-    # The judge first: a server that doesn't answer is found before the teacher is loaded.
-    judge = load_judge(config.judge.model, prompts, config.judge, config.seed)
-    teacher = load_describer(config.model.teacher, prompts, config, asked)
-    candidates, counts = synthesize(
-        teacher,
-        judge,
-        cases,
-        SynthesisSettings(
-            candidates=asked.candidates,
-            keep=asked.keep_per_prompt,
-            per_round=config.setting.signals,
-            rounds=config.setting.rounds,
-            order=config.judge.order,
-            seed=config.seed,
-        ),
-        report=lambda done: say(f"round {done} of {config.setting.rounds} is written and judged"),
+    cases = read_split(prepared, "cold_start")[: asked.limit]
+    synthesis = load_synthesis(config)
+    synthesis.run(cases)
+    candidates = keep_verified(
+        synthesis.candidates,
+        keep=asked.keep_per_prompt,
+        rule=asked.keep,
+        mix=asked.mix,
+        seed=config.seed,
     )
+    rows = pd.DataFrame([candidate.row() for candidate in candidates])
     folder.completions.mkdir(exist_ok=True)
-    pd.DataFrame([candidate.row() for candidate in candidates]).to_parquet(
-        folder.completions / "candidates.parquet"
-    )
+    rows.to_parquet(folder.completions / "candidates.parquet")
     examples = [candidate.example() for candidate in candidates if candidate.kept]
+    summary = {"cases": len(cases), "examples": len(examples), **synthesis.figures()}
+    summary |= count_kept(candidates)
     if not examples:
         raise UserError(
-            f"model.teacher: none of the {len(candidates)} candidates of {config.model.teacher} "
-            f"has reward 1 ({counts}); look at {folder.completions}, and choose another teacher or "
-            "judge"
+            f"teacher.model: none of the {len(candidates)} candidates of {config.teacher.model} "
+            f"has reward 1 ({summary}); look at {folder.completions}, and choose another teacher "
+            "or judge"
         )
     pd.DataFrame(examples).to_parquet(folder.path / "examples.parquet")
-    folder.finish({"cases": len(cases), "examples": len(examples), **counts})
+    unverified = [each.example() for each in draw_unverified(candidates, config.seed)]
+    pd.DataFrame(unverified).to_parquet(folder.path / "unverified.parquet")
+    write_synthesis_card(folder.path, rows, facts_of(config), summary, threshold_of(config))
+    if summary["not_asked"]:
+        say(
+            f"synthesize: {summary['cost']:.4g} of synthesis.budget={asked.budget} is spent, and "
+            f"{summary['not_asked']} completions weren't asked for; with a larger budget, those are"
+        )
+    if asked.push_to_hub is not None:
+        files = {path.name: path for path in folder.path.glob("*.p*") if path.is_file()}
+        url = push_dataset(asked.push_to_hub, {"README.md": folder.path / "card.md", **files})
+        say(f"synthesize: pushed to {url}")
+    folder.finish(summary)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def test_help_names_every_target() -> None:
     told = run_make("help")
     assert targets == set(re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE))
     for variable in ("SCALE", "SETTING", "SIGNALS", "DATA", "DATA_PATH", "REWARD", "JUDGE",
-                     "LAUNCH", "SEED", "RUN", "N", "HTML", "ARGS"):  # fmt: skip
+                     "TEACHER", "LIMIT", "BUDGET", "LAUNCH", "SEED", "RUN", "N", "HTML",
+                     "ARGS"):  # fmt: skip
         assert re.search(rf"^  {variable} ", told, re.MULTILINE)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,34 @@ class CaseDescription:
     def tokens(self) -> int:
         """Tokens written over all rounds."""
         return sum(record.completion.tokens for record in self.rounds)
+
+
+class RandomStream:
+    """A stream of torch's random numbers that goes on where it was left, whatever is drawn between.
+
+    Args:
+        seed: where it starts.
+    """
+
+    def __init__(self, seed: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._states = self._current()
+
+    @contextmanager
+    def drawn_from(self) -> Iterator[None]:
+        """Within it torch draws from this stream, on all devices; behind it from the global one."""
+        with torch.random.fork_rng():
+            states = self._states
+            torch.set_rng_state(states[0])
+            if len(states) > 1:
+                torch.cuda.set_rng_state_all(states[1:])
+            yield
+            self._states = self._current()
+
+    @staticmethod
+    def _current() -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
 
 
 class Describer:
@@ -144,16 +173,24 @@ class Describer:
 
         The global random state is left as it was.
         """
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         completions: dict[int, Completion] = {}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            starts = range(0, len(order), self.batch_size)
-            for start in progress(starts, "batches of completions", len(starts)):
-                batch = order[start : start + self.batch_size]
-                sampled = self._complete_batch([prompts[index] for index in batch])
-                completions.update(zip(batch, sampled, strict=True))
+        batches = self.complete_batches(prompts, seed)
+        total = -(-len(prompts) // self.batch_size)
+        for batch in progress(batches, "batches of completions", total):
+            completions.update(batch)
         return [completions[index] for index in range(len(prompts))]
+
+    def complete_batches(
+        self, prompts: Sequence[str], seed: int
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        """As `complete`, batch after batch, shortest prompts first: (place of the prompt, …)."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        stream = RandomStream(seed)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            with stream.drawn_from():
+                sampled = self._complete_batch([prompts[index] for index in batch])
+            yield list(zip(batch, sampled, strict=True))
 
     @torch.inference_mode()
     def _complete_batch(self, prompts: list[str]) -> list[Completion]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,10 +28,37 @@ from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.run.errors import Problems, UserError
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 # Not the global generator: waiting for a server must not change what a run draws at random.
 _JITTER = random.SystemRandom()
 _LONGEST_QUOTE = 300
+
+
+@dataclass(frozen=True)
+class ServerRole:
+    """What servers are for, in the words of messages.
+
+    Attributes:
+        section: the keys of the configuration that say where they are.
+        make_target: what starts one.
+        malformed: what an answer has to be.
+        refused: what may help where a request is refused (status 400).
+    """
+
+    section: str
+    make_target: str
+    malformed: str
+    refused: str
+
+
+JUDGING = ServerRole(
+    "judge.server",
+    "serve-judge",
+    malformed="the answer lacks the log-probabilities that were asked for; it has to be a server "
+    "of OpenAI-compatible completions with logprobs",
+    refused="a server other than vLLM may need judge.letters=top_logprobs",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,8 @@ class ServerSettings:
         model: the name under which they serve it.
         concurrency: requests under way at once, of all processes together.
         request_timeout: seconds from sending a request to the last byte of its answer.
-        deadline: seconds for all requests of one call, retries included.
+        deadline: seconds for all requests of one call of `ask`, or for each request of `ask_each`,
+            retries included.
         key_variable: the environment variable with the key; `None` for servers that ask for none.
         num_processes: processes that share the concurrency.
         max_retries: how often a failed request is repeated.
@@ -50,6 +79,7 @@ class ServerSettings:
         longest_wait: seconds that these waits don't exceed; a server's Retry-After may.
         dead_after: failures in a row after which a server is passed over, if there is another.
         dead_for: seconds until it is tried again.
+        role: what the servers are for, in the words of messages.
 
     Raises:
         UserError: an address that is none, or that holds a key.
@@ -67,26 +97,29 @@ class ServerSettings:
     longest_wait: float = 16.0
     dead_after: int = 3
     dead_for: float = 15.0
+    role: ServerRole = JUDGING
 
     def __post_init__(self) -> None:
-        problems = address_problems("judge.server.urls", self.urls)
+        problems = address_problems(self.role.section, "urls", self.urls)
         if not self.urls:
-            problems = ["judge.server.urls: found none, expected [http://127.0.0.1:8000/v1]"]
+            problems = [
+                f"{self.role.section}.urls: found none, expected [http://127.0.0.1:8000/v1]"
+            ]
         Problems(problems).raise_if_any()
 
 
-def address_problems(key: str, urls: Sequence[str]) -> list[str]:
+def address_problems(section: str, key: str, urls: Sequence[str]) -> list[str]:
     """What is wrong with base URLs. They aren't repeated: an address may hold a key."""
     problems = []
     for number, url in enumerate(urls):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            problems.append(f"{key}[{number}]: expected http://<host>:<port>/v1")
+            problems.append(f"{section}.{key}[{number}]: expected http://<host>:<port>/v1")
         elif parts.username or parts.password or parts.query:
             problems.append(
-                f"{key}[{number}]: found a user, a password or a query, which would reach files "
-                "and logs; put the key into an environment variable and name it by "
-                "judge.server.key_variable"
+                f"{section}.{key}[{number}]: found a user, a password or a query, which would "
+                "reach files and logs; put the key into an environment variable and name it by "
+                f"{section}.key_variable"
             )
     return problems
 
@@ -160,7 +193,7 @@ class CompletionsClient:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self._servers = [_Server(url.rstrip("/")) for url in settings.urls]
-        read_key(settings.key_variable)
+        read_key(settings.role.section, settings.key_variable)
 
     def ask(
         self, requests: Sequence[Request[T]], measurements: Measurements
@@ -171,6 +204,26 @@ class CompletionsClient:
         added to the measurements.
         """
         return run_in_own_loop(self._ask(requests, measurements)) if requests else []
+
+    def ask_each(
+        self,
+        pull: Callable[[], tuple[K, Request[T]] | None],
+        take: Callable[[K, T | Unanswered], None],
+        measurements: Measurements,
+    ) -> None:
+        """Ask for one request after another, and hand each answer over as it arrives.
+
+        As many are under way at once as the settings allow, and no more are held: for work that
+        takes hours. Both functions are called from the thread that calls this.
+
+        Args:
+            pull: the next request with whatever it is to be known by, `None` where there is none at
+                the moment. It is asked again whenever an answer has come, until nothing is under
+                way and it still gives none.
+            take: is given what the request is known by, and its answer or why there is none.
+            measurements: requests, retries and latencies are added to them.
+        """
+        run_in_own_loop(self._ask_each(pull, take, measurements))
 
     def check(self, request: Request[T]) -> None:
         """Ask each server once, without retries, before anything depends on it.
@@ -188,8 +241,30 @@ class CompletionsClient:
         self, requests: Sequence[Request[T]], measurements: Measurements
     ) -> list[T | Unanswered]:
         async with _Call(self.settings, self._servers, measurements) as call:
-            answers = await asyncio.gather(*map(call.answer, requests))
+            by_then = partial(call.answer, deadline=call.now() + self.settings.deadline)
+            answers = await asyncio.gather(*map(by_then, requests))
         return list(answers)
+
+    async def _ask_each(
+        self,
+        pull: Callable[[], tuple[K, Request[T]] | None],
+        take: Callable[[K, T | Unanswered], None],
+        measurements: Measurements,
+    ) -> None:
+        async with _Call(self.settings, self._servers, measurements) as call:
+
+            async def work() -> None:
+                while (pulled := pull()) is not None:
+                    known_by, request = pulled
+                    answer = await call.answer(request, call.now() + self.settings.deadline)
+                    take(known_by, answer)
+
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(call.slots):
+                        workers.create_task(work())
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
 
     async def _problems(self, request: Request[T]) -> list[str]:
         problems = []
@@ -211,9 +286,9 @@ class _Call:
         self._settings = settings
         self._servers = servers
         self._measurements = measurements
-        self._deadline = asyncio.get_running_loop().time() + settings.deadline
-        self._slots = asyncio.Semaphore(max(1, settings.concurrency // settings.num_processes))
-        self._key = read_key(settings.key_variable)
+        self.slots = max(1, settings.concurrency // settings.num_processes)
+        self._free_slots = asyncio.Semaphore(self.slots)
+        self._key = read_key(settings.role.section, settings.key_variable)
         self._connections: dict[str, openai.AsyncOpenAI] = {}
         self._exit = AsyncExitStack()
 
@@ -233,11 +308,15 @@ class _Call:
     async def __aexit__(self, *error: object) -> None:
         await self._exit.aclose()
 
-    async def answer(self, request: Request[T]) -> T | Unanswered:
+    def now(self) -> float:
+        """The time of the event loop, in seconds, which deadlines are moments of."""
+        return asyncio.get_running_loop().time()
+
+    async def answer(self, request: Request[T], deadline: float) -> T | Unanswered:
         """The answer, or the reason why there is none by the deadline."""
         try:
-            async with asyncio.timeout_at(self._deadline):
-                return await self._answer_with_retries(request)
+            async with asyncio.timeout_at(deadline):
+                return await self._answer_with_retries(request, deadline)
         except TimeoutError:
             return Unanswered("deadline")
 
@@ -278,11 +357,11 @@ class _Call:
         except (TimeoutError, openai.OpenAIError, ValueError, TypeError, AttributeError):
             return []
 
-    async def _answer_with_retries(self, request: Request[T]) -> T | Unanswered:
+    async def _answer_with_retries(self, request: Request[T], deadline: float) -> T | Unanswered:
         failures: Counter[str] = Counter()
         attempt = 0
         while True:
-            async with self._slots:
+            async with self._free_slots:
                 server = self._choose(request.key, failures)
                 outcome = await self.send(server, request, is_retry=attempt > 0)
             self._note_health(server, outcome)
@@ -294,7 +373,7 @@ class _Call:
                 wait = 0.0  # Another server hasn't been asked yet.
             attempt += 1
             gives_up = attempt > self._settings.max_retries or not outcome.may_pass
-            if gives_up or asyncio.get_running_loop().time() + wait >= self._deadline:
+            if gives_up or self.now() + wait >= deadline:
                 return Unanswered(outcome.reason)
             await asyncio.sleep(wait)
 
@@ -349,7 +428,7 @@ def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
         return executor.submit(asyncio.run, work).result()
 
 
-def read_key(variable: str | None) -> str | None:
+def read_key(section: str, variable: str | None) -> str | None:
     """The key in an environment variable; `None` where none is named.
 
     Raises:
@@ -360,18 +439,18 @@ def read_key(variable: str | None) -> str | None:
     if not variable.isidentifier():
         # It may be the key itself, given by mistake: it isn't repeated.
         raise UserError(
-            "judge.server.key_variable: found what can't be a name, expected that of an "
+            f"{section}.key_variable: found what can't be a name, expected that of an "
             "environment variable which holds the key"
         )
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UserError(
-            f"judge.server.key_variable: the environment variable {variable} isn't set; set it to "
+            f"{section}.key_variable: the environment variable {variable} isn't set; set it to "
             "the server's key"
         )
     if not (key.isascii() and key.isprintable()):
         raise UserError(
-            f"judge.server.key_variable: the value of {variable} can't be sent in a header; "
+            f"{section}.key_variable: the value of {variable} can't be sent in a header; "
             "expected printable ASCII characters"
         )
     return key
@@ -400,19 +479,18 @@ def _in_words(url: str, settings: ServerSettings, failure: _Failure, served: Seq
     if failure.quote:
         found += f" ({failure.quote})"
     names = f"it serves {', '.join(served)}" if served else "does the URL end as it should, in /v1?"
-    key = settings.key_variable
+    key, role = settings.key_variable, settings.role
     remedies: dict[int | str | None, str] = {
-        "connection": "nothing answers there; start a server with make serve-judge, or give the "
-        "right address by judge.server.urls",
+        "connection": f"nothing answers there; start a server with make {role.make_target}, or "
+        f"give the right address by {role.section}.urls",
         "timeout": f"no answer within {settings.request_timeout:g} s; is it still loading, or "
-        "judge.server.request_timeout too short?",
-        "malformed": "the answer lacks the log-probabilities that were asked for; it has to be a "
-        "server of OpenAI-compatible completions with logprobs",
-        400: "it refused the request; a server other than vLLM may need judge.letters=top_logprobs",
+        f"{role.section}.request_timeout too short?",
+        "malformed": role.malformed,
+        400: f"it refused the request; {role.refused}",
         401: f"the key in {key} was refused" if key else "it asks for a key: put it into an "
-        "environment variable and name that by judge.server.key_variable",
+        f"environment variable and name that by {role.section}.key_variable",
         403: f"the key in {key} may not do this" if key else "it asks for a key: put it into an "
-        "environment variable and name that by judge.server.key_variable",
+        f"environment variable and name that by {role.section}.key_variable",
         404: f"it doesn't know the model {settings.model!r} or the path; {names}",
     }  # fmt: skip
     remedy = remedies.get(failure.status or failure.reason, "see the server's own log")

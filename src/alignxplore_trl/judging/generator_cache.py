@@ -13,7 +13,7 @@ import numpy as np
 
 from alignxplore_trl.judging.generator import Continuation, Generator
 from alignxplore_trl.judging.measurements import Measurements
-from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.database import told_in_words
 from alignxplore_trl.text.rendering import PromptSet
 
 LogProbabilities = tuple[float, ...]
@@ -99,17 +99,12 @@ class CachedGenerator:
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         """A connection of its own for each use: none is carried into another process."""
-        try:
-            with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as database, database:
-                yield database
-        except sqlite3.OperationalError as error:
-            # Busy for too long, disk full, no access: the file itself may be whole.
-            raise UserError(f"{self.path}: the cache of log-probabilities: {error}") from error
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise UserError(
-                f"{self.path}: damaged, or no cache of log-probabilities ({error}); delete it, "
-                "and it is made again"
-            ) from error
+        with (
+            told_in_words(self.path, "the cache of log-probabilities"),
+            closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as database,
+            database,
+        ):
+            yield database
 
 
 def identity_of(source: str | Path, *, dtype: str, revision: str | None = None) -> str:

@@ -22,6 +22,7 @@ from alignxplore_trl.judging.encoding import EncodedQuestion, encode_questions, 
 from alignxplore_trl.judging.generator import Continuation
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
+from alignxplore_trl.judging.written import WrittenResponse
 from alignxplore_trl.text.rendering import Layout, PromptSet, Question
 
 Asked = TypeVar("Asked")
@@ -329,7 +330,7 @@ class ServerAnswerWriter:
         Raises:
             ValueError: there are none, or another number of them.
         """
-        response = _Written.model_validate_json(content)
+        response = WrittenResponse.model_validate_json(content)
         texts = [choice.read() for choice in response.choices]
         if len(texts) != samples:
             raise ValueError(f"found {len(texts)} answers, expected {samples}")
@@ -372,36 +373,6 @@ class _ScoredPrompt(BaseModel):
     """A response with log-probabilities of the prompt's tokens."""
 
     choices: Annotated[list[_ScoredChoice], Field(min_length=1, max_length=1)]
-
-
-class _Message(BaseModel):
-    # `None` where the tokens were used up by the reasoning.
-    content: str | None = None
-
-
-class _WrittenChoice(BaseModel):
-    """An answer: `text` of `/completions`, `message` of `/chat/completions`."""
-
-    text: str | None = None
-    message: _Message | None = None
-
-    def read(self) -> str:
-        if self.message is not None:
-            return self.message.content or ""
-        if self.text is None:
-            raise ValueError("found neither a text nor a message")
-        return self.text
-
-
-class _Usage(BaseModel):
-    total_tokens: int = 0
-
-
-class _Written(BaseModel):
-    """A response with answers."""
-
-    choices: list[_WrittenChoice]
-    usage: _Usage | None = None
 
 
 def _read_scores(head: list[int], tail: list[int], content: bytes) -> tuple[float, ...]:

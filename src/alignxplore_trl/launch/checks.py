@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from alignxplore_trl.launch.config import (
     AnyData,
     ColdStartConfig,
     EvaluateConfig,
+    GeneratorRewardSettings,
     InspectDataConfig,
     JudgedRewardSettings,
     JudgeReportConfig,
@@ -32,10 +34,14 @@ from alignxplore_trl.launch.config import (
     PsoupsData,
     RecipeConfig,
     ReleaseData,
+    RewardSettings,
     RLConfig,
     SampledJudgeSettings,
     ServerJudgeSettings,
+    ServerTeacherSettings,
     SynthesizeConfig,
+    TeacherServer,
+    VllmTeacherSettings,
     WorldData,
 )
 from alignxplore_trl.run.errors import Problems, UserError
@@ -58,8 +64,9 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_data(config.data, config.seed, problems)
         _check_splits(config, problems)
     if isinstance(config, SynthesizeConfig) and not isinstance(config.data, ReleaseData):
-        _check_writer("teacher", config, problems)
-        _check_judge(config.judge, 1, problems)
+        _check_teacher(config, problems)
+        _check_verification(config, problems)
+        _check_synthesis(config, problems)
     if isinstance(config, ColdStartConfig):
         check_model_folder("model.backbone", config.model.backbone, problems)
         _check_no_trl_evaluation(config.trainer, problems)
@@ -93,6 +100,23 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "reward.outage.share": (0, 1),
     "reward.outage.pause_seconds": (0, math.inf),
     "reward.outage.limit_seconds": (0, math.inf),
+    "teacher.temperature": (0, math.inf),
+    "teacher.top_p": (0, 1),
+    "teacher.top_k": (1, math.inf),
+    "teacher.max_new_tokens": (1, math.inf),
+    "teacher.batch_size": (1, math.inf),
+    "teacher.prices.prompt": (0, math.inf),
+    "teacher.prices.completion": (0, math.inf),
+    "teacher.server.concurrency": (1, math.inf),
+    "verification.max_batch_tokens": (1, math.inf),
+    "verification.outage.share": (0, 1),
+    "verification.outage.pause_seconds": (0, math.inf),
+    "verification.outage.limit_seconds": (0, math.inf),
+    "synthesis.candidates": (1, math.inf),
+    "synthesis.most_dimensions": (1, math.inf),
+    "synthesis.keep_per_prompt": (1, math.inf),
+    "synthesis.limit": (1, math.inf),
+    "synthesis.budget": (0, math.inf),
     "data.cases_per_user": (1, math.inf),
     "data.minimum_dimensions": (1, math.inf),
     "data.test_posts.users": (0, math.inf),
@@ -203,17 +227,28 @@ def _check_reward(config: RLConfig, problems: Problems) -> None:
                 f"judge.server.deadline: {settings.server.deadline:g} s found, expected less than "
                 f"trainer.ddp_timeout, {limit} s, after which waiting processes give up"
             )
-    if isinstance(config.reward, JudgedRewardSettings):
+    _check_reward_models("reward", config.reward, settings, processes, problems)
+
+
+def _check_reward_models(
+    key: str,
+    reward: RewardSettings,
+    settings: JudgeSettings,
+    processes: int,
+    problems: Problems,
+) -> None:
+    if isinstance(reward, JudgedRewardSettings):
         _check_judge(settings, processes, problems)
-        for number, name in enumerate(config.reward.panel):
-            check_model_folder(f"reward.panel[{number}]", name, problems)
+        for number, name in enumerate(reward.panel):
+            check_model_folder(f"{key}.panel[{number}]", name, problems)
         return
-    check_model_folder("reward.generator", config.reward.generator, problems)
+    assert isinstance(reward, GeneratorRewardSettings)
+    check_model_folder(f"{key}.generator", reward.generator, problems)
     if isinstance(settings, ServerJudgeSettings):
         _check_judge(settings, processes, problems)
-        if settings.server.urls and config.reward.generator != settings.model:
+        if settings.server.urls and reward.generator != settings.model:
             problems.add(
-                f"reward.generator: {config.reward.generator} found, expected judge.model, "
+                f"{key}.generator: {reward.generator} found, expected judge.model, "
                 f"{settings.model}, which judge.server.urls serve; give that, or judge=local"
             )
 
@@ -235,34 +270,115 @@ def _check_judge(settings: JudgeSettings, processes: int, problems: Problems) ->
 def _check_server(server: JudgeServer, processes: int, problems: Problems) -> None:
     if not (server.urls or server.test_urls):
         return
-    # Imported here: the client of the servers takes a second that other runs needn't wait for.
-    from alignxplore_trl.judging.client import address_problems, read_key
-
-    problems.found += address_problems("judge.server.urls", server.urls)
-    problems.found += address_problems("judge.server.test_urls", server.test_urls)
-    try:
-        read_key(server.key_variable)
-    except UserError as error:
-        problems.found += error.problems
+    addresses = {"urls": server.urls, "test_urls": server.test_urls}
+    _check_addresses("judge.server", addresses, server, problems)
     if server.concurrency < processes:
         problems.add(
             f"judge.server.concurrency: {server.concurrency} found, expected at least {processes}, "
             "one request for each process"
         )
+
+
+def _check_addresses(
+    section: str,
+    addresses: Mapping[str, list[str]],
+    server: JudgeServer | TeacherServer,
+    problems: Problems,
+) -> None:
+    # Imported here: the client of the servers takes a second that other runs needn't wait for.
+    from alignxplore_trl.judging.client import address_problems, read_key
+
+    for key, urls in addresses.items():
+        problems.found += address_problems(section, key, urls)
+    try:
+        read_key(section, server.key_variable)
+    except UserError as error:
+        problems.found += error.problems
     if not 0 < server.request_timeout <= server.deadline:
         problems.add(
-            f"judge.server.request_timeout: {server.request_timeout:g} s found, expected more than "
-            f"0 and at most judge.server.deadline, {server.deadline:g} s"
+            f"{section}.request_timeout: {server.request_timeout:g} s found, expected more than "
+            f"0 and at most {section}.deadline, {server.deadline:g} s"
         )
 
 
-def _check_writer(role: str, config: SynthesizeConfig | EvaluateConfig, problems: Problems) -> None:
+def _check_writer(role: str, config: EvaluateConfig, problems: Problems) -> None:
     """A model that writes completions: it must be there, and have room for them."""
     folder = {"teacher": config.model.teacher, "backbone": config.model.backbone}[role]
     check_model_folder(f"model.{role}", folder, problems)
     limit, prompt = config.model.max_completion_tokens, config.prompts.max_prompt_tokens
-    for problem in check_room("model.max_completion_tokens", limit, prompt, folder):
-        problems.add(problem)
+    problems.found += check_room("model.max_completion_tokens", limit, prompt, folder)
+
+
+def _check_teacher(config: SynthesizeConfig, problems: Problems) -> None:
+    """The teacher is there, or its server's address is one; and it has room for its answers."""
+    teacher = config.teacher
+    # The student's prompts are measured with its own tokenizer.
+    check_model_folder("model.backbone", config.model.backbone, problems)
+    if isinstance(teacher, ServerTeacherSettings):
+        check_model_folder("teacher.tokenizer", teacher.tokenizer, problems)
+        _check_addresses("teacher.server", {"urls": teacher.server.urls}, teacher.server, problems)
+        if not teacher.server.urls:
+            problems.add("teacher.server.urls: found none, expected [http://127.0.0.1:8002/v1]")
+        return
+    if isinstance(teacher, VllmTeacherSettings) and find_spec("vllm") is None:
+        problems.add(
+            "teacher.name: vllm found, but vLLM isn't installed here; install the gpu extra, or "
+            "serve the teacher (make serve-teacher) and choose TEACHER=server"
+        )
+    check_model_folder("teacher.model", teacher.model, problems)
+    problems.found += check_room(
+        "teacher.max_new_tokens",
+        teacher.max_new_tokens,
+        config.prompts.max_prompt_tokens,
+        teacher.model,
+    )
+
+
+def _check_verification(config: SynthesizeConfig, problems: Problems) -> None:
+    """The models that verify are there, and the reward is 0 or 1."""
+    settings = config.verification
+    _check_reward_models("verification", settings, config.judge, 1, problems)
+    if isinstance(settings, JudgedRewardSettings) and settings.score != "win":
+        problems.add(
+            f"verification.score: {settings.score} found, expected win: only what has reward 1 is "
+            "kept"
+        )
+    if not settings.shaping.is_off:
+        problems.add(
+            "verification.shaping: found on, expected off: only what has reward 1 is kept; "
+            "synthesis.keep=shortest prefers short completions"
+        )
+
+
+def _check_synthesis(config: SynthesizeConfig, problems: Problems) -> None:
+    asked, prices = config.synthesis, config.teacher.prices
+    if (prices.prompt is None) != (prices.completion is None):
+        problems.add(
+            f"teacher.prices: prompt={prices.prompt}, completion={prices.completion} found, "
+            "expected both or neither"
+        )
+    if asked.budget is not None and prices.prompt is None:
+        problems.add(
+            f"synthesis.budget: {asked.budget:g} found, but what tokens cost is not known; give "
+            "teacher.prices.prompt and teacher.prices.completion, per million tokens"
+        )
+    if asked.mix is not None:
+        is_mixture = all(0 <= share < math.inf for share in asked.mix) and any(asked.mix)
+        if len(asked.mix) != config.setting.rounds or not is_mixture:
+            problems.add(
+                f"synthesis.mix: {asked.mix} found, expected {config.setting.rounds} numbers, one "
+                "for each round, not below 0 and not all 0"
+            )
+    if asked.dimensions == "known" and isinstance(config.data, PsoupsData | MappingData):
+        problems.add(
+            f"synthesis.dimensions: known found, but data={config.data.name} doesn't know any; "
+            "choose teacher or none"
+        )
+    if asked.push_to_hub is not None:
+        # Imported here: only who pushes needs the Hub's client.
+        from alignxplore_trl.launch.hub import check_hub
+
+        problems.found += check_hub(asked.push_to_hub)
 
 
 def _check_setting(config: PrepareConfig, problems: Problems) -> None:

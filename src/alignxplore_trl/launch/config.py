@@ -297,15 +297,81 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Synthesis:
-    """How the teacher is asked."""
+class TokenPrices:
+    """What a million tokens cost; `None` where it isn't known."""
 
-    candidates: int
-    keep_per_prompt: int | None
+    prompt: float | None
+    completion: float | None
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """What every teacher has: its model, and how it samples."""
+
+    model: str
+    chat: bool
     temperature: float
     top_p: float
-    top_k: int
+    top_k: int | None
+    max_new_tokens: int
+    prices: TokenPrices
+
+
+@dataclass(frozen=True)
+class LocalTeacherSettings(TeacherSettings):
+    """A teacher in this process."""
+
+    name: Literal["local"]
+    dtype: Literal["float32", "bfloat16", "float16"]
     batch_size: int
+
+
+@dataclass(frozen=True)
+class VllmTeacherSettings(TeacherSettings):
+    """A teacher in vLLM in this process."""
+
+    name: Literal["vllm"]
+    batch_size: int
+    engine: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TeacherServer:
+    """Where teachers are served, and how much is asked of them."""
+
+    urls: list[str]
+    served_as: str
+    key_variable: str | None
+    concurrency: int
+    request_timeout: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class ServerTeacherSettings(TeacherSettings):
+    """A teacher behind an OpenAI-compatible endpoint."""
+
+    name: Literal["server"]
+    tokenizer: str
+    body: dict[str, Any]
+    server: TeacherServer
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What the teacher is asked for, and what is kept of it."""
+
+    candidates: int
+    dimensions: Literal["known", "teacher", "none"]
+    most_dimensions: int
+    keep_per_prompt: int | None
+    keep: Literal["first", "shortest", "highest_margin"]
+    earlier: Literal["well_formed", "verified"]
+    mix: list[float] | None
+    limit: int | None
+    budget: float | None
+    cache: str
+    push_to_hub: str | None
 
 
 @dataclass(frozen=True)
@@ -433,6 +499,8 @@ class _ModelRecipeConfig(PrepareConfig):
 class SynthesizeConfig(_ModelRecipeConfig):
     """conf/synthesize.yaml."""
 
+    teacher: LocalTeacherSettings | VllmTeacherSettings | ServerTeacherSettings
+    verification: JudgedRewardSettings | GeneratedRewardSettings
     synthesis: Synthesis
 
 
@@ -446,6 +514,8 @@ class _TrainingConfig(_ModelRecipeConfig):
 @dataclass(frozen=True)
 class ColdStartConfig(_TrainingConfig):
     """conf/cold_start.yaml."""
+
+    examples: Literal["verified", "unverified"]
 
 
 @dataclass(frozen=True)

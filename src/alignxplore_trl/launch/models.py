@@ -20,13 +20,13 @@ from alignxplore_trl.judging.server import ServerAnswerWriter, ServerGenerator, 
 from alignxplore_trl.launch.config import (
     EvaluateConfig,
     Evaluation,
+    GeneratedRewardSettings,
     JudgedRewardSettings,
     LocalJudgeSettings,
     LogProbabilityRewardSettings,
     RLConfig,
     SampledJudgeSettings,
     ServerJudgeSettings,
-    Synthesis,
     SynthesizeConfig,
 )
 from alignxplore_trl.rewards.described import DescriptionReward
@@ -150,9 +150,12 @@ def _load_generator(
     return generator
 
 
-def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
-    """The reward that the configuration asks for, with the models it asks."""
-    settings = config.reward
+def load_reward(
+    settings: JudgedRewardSettings | GeneratedRewardSettings | LogProbabilityRewardSettings,
+    config: RLConfig | SynthesizeConfig,
+    prompts: PromptSet,
+) -> DescriptionReward:
+    """A reward with the models it asks: that of RL, or the one that verifies a teacher's work."""
     opposites = OPPOSITE if config.data.name == "world" else None
     if isinstance(settings, JudgedRewardSettings):
         judges = [
@@ -192,10 +195,7 @@ def load_reward(config: RLConfig, prompts: PromptSet) -> DescriptionReward:
 
 
 def load_describer(
-    source: str,
-    prompts: PromptSet,
-    config: SynthesizeConfig | EvaluateConfig,
-    asked: Synthesis | Evaluation,
+    source: str, prompts: PromptSet, config: EvaluateConfig, asked: Evaluation
 ) -> Describer:
     """A model that writes descriptions, sampled as the recipe asks for."""
     return Describer.from_folder(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from alignxplore_trl.run.folder import is_main_process
 
@@ -32,22 +32,63 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         what: what is being done, for the person who waits.
         total: how many items there are.
     """
-    if not is_main_process():
-        yield from items
-    elif shows_bars():
-        from tqdm import tqdm
-
-        yield from tqdm(items, desc=what, total=total)
-    else:
-        yield from _with_lines(items, what, total)
+    with Bar(what, total) as bar:
+        for item in items:
+            yield item
+            bar.advance(1)
 
 
-def _with_lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    started = told = time.monotonic()
-    for done, item in enumerate(items):
-        now = time.monotonic()
-        if now - told >= SECONDS_BETWEEN_LINES:
-            told = now
-            sys.stderr.write(f"{what}: {done}/{total}, {now - started:.0f} s\n")
-        yield item
-    sys.stderr.write(f"{what}: {total}/{total}, {time.monotonic() - started:.0f} s\n")
+class Bar:
+    """How far some work is, with rate and time left: a bar on a terminal, lines in a log file.
+
+    Args:
+        what: what is being done, for the person who waits.
+        total: how much there is to do.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what = what
+        self.total = total
+        self._done = 0
+        self._details = ""
+        self._started = self._told = time.monotonic()
+        self._told_the_end = False
+        self._bar: Any = None
+
+    def __enter__(self) -> Bar:
+        if is_main_process() and shows_bars():
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=self.what, total=self.total)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif is_main_process() and not self._told_the_end:
+            self._tell()
+
+    def advance(self, count: int, details: str = "") -> None:
+        """More of it is done.
+
+        Args:
+            count: how much more.
+            details: what else there is to say now.
+        """
+        self._done += count
+        self._details = details
+        if self._bar is not None:
+            self._bar.set_postfix_str(details, refresh=False)
+            self._bar.update(count)
+        elif is_main_process() and time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        self._told_the_end = self._done == self.total
+        seconds = self._told - self._started
+        line = f"{self.what}: {self._done}/{self.total}, {seconds:.0f} s"
+        if 0 < self._done < self.total:
+            left = seconds * (self.total - self._done) / self._done
+            line += f", {self._done / seconds:.3g}/s, {left:.0f} s left"
+        sys.stderr.write(f"{line}, {self._details}\n" if self._details else f"{line}\n")

@@ -17,6 +17,7 @@ from alignxplore_trl.text.parsing import DESCRIPTION_PLACEHOLDER, REASONING_PLAC
 
 SHIPPED_PROMPTS = Path(__file__).parent / "prompts"
 TEMPLATE_NAMES = ("inference", "teacher", "judgement", "reply")
+_OPTIONAL = ("problem", "dimensions")
 
 # Where the description stands in a judge's prompt. First: before what it is to be compared with.
 # Last: the rollouts of a case then share all that comes before it, which is quicker to read.
@@ -54,9 +55,11 @@ class PromptSet:
     where the JSON selection starts) and `reply.jinja` (post and description, ends where the
     response starts). `judgement_description_last.jinja`, the judgement in which the description
     comes after post and responses, is needed by judges of that layout only; `problem.jinja`, which
-    leads from a problem text to the completion, by published RL rows only. Tags such as `<post>`
-    and markers such as `*Post:*` that stand in any of them are reserved, and so are the control
-    tokens of models, such as `<|im_end|>`: inside a value their first character is escaped.
+    leads from a problem text to the completion, by published RL rows only; `dimensions.jinja`,
+    which asks for a JSON list of names about one signal, where the teacher names the dimensions.
+    Tags such as `<post>` and markers such as `*Post:*` that stand in any of them are reserved, and
+    so are the control tokens of models, such as `<|im_end|>`: inside a value their first character
+    is escaped.
 
     Args:
         folder: a path, or the name of a set that ships (`default`, `compact`).
@@ -83,7 +86,7 @@ class PromptSet:
         try:
             self._templates = {
                 name: environment.get_template(f"{name}.jinja")
-                for name in (*TEMPLATE_NAMES, "problem", _JUDGEMENTS["description_last"])
+                for name in (*TEMPLATE_NAMES, *_OPTIONAL, _JUDGEMENTS["description_last"])
                 if (self.folder / f"{name}.jinja").is_file()
             }
             self._render_each_once()
@@ -146,6 +149,19 @@ class PromptSet:
             )
         return self._templates["problem"].render(problem=problem)
 
+    def dimensions(self, signal: Signal) -> str:
+        """The teacher's prompt for the names of the dimensions that one signal speaks to.
+
+        Raises:
+            UserError: the set has no template for it.
+        """
+        if "dimensions" not in self._templates:
+            raise UserError(
+                f"prompts.folder: {self.folder} has no dimensions.jinja, with which a teacher is "
+                "asked for dimensions; add it, or choose synthesis.dimensions=known or none"
+            )
+        return self._templates["dimensions"].render(signals=[signal_to_dict(signal)], earlier=None)
+
     def _render_each_once(self) -> None:
         """Meet a name that isn't defined now, and not after the models are loaded."""
         signals: list[Signal] = [
@@ -163,6 +179,9 @@ class PromptSet:
             self.reply("a", earlier)
         if "problem" in self._templates:
             self.problem("a")
+        if "dimensions" in self._templates:
+            for signal in signals:
+                self.dimensions(signal)
 
     def _guard(self, value: object) -> str:
         """Escape what would read as a tag or marker of the templates, or as a control token."""

@@ -1,0 +1,209 @@
+"""From the configuration to a synthesis: the teacher, what verifies it, and what is asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from accelerate import PartialState
+from transformers import AutoTokenizer
+
+from alignxplore_trl.inference.describing import Describer, SamplingSettings
+from alignxplore_trl.judging.client import ServerSettings
+from alignxplore_trl.judging.encoding import as_message
+from alignxplore_trl.judging.generator_cache import identity_of
+from alignxplore_trl.launch.config import (
+    JudgedRewardSettings,
+    LocalTeacherSettings,
+    ServerTeacherSettings,
+    SynthesizeConfig,
+    VllmTeacherSettings,
+)
+from alignxplore_trl.launch.models import load_reward
+from alignxplore_trl.signals import Attributes
+from alignxplore_trl.synthesis.answers import TeacherAnswers
+from alignxplore_trl.synthesis.asking import Asking, Prices, Spending
+from alignxplore_trl.synthesis.candidates import PromptBudget, Synthesis, SynthesisSettings
+from alignxplore_trl.synthesis.teachers import (
+    TEACHING,
+    LocalTeacher,
+    Sampling,
+    ServerTeacher,
+    Teacher,
+    VllmTeacher,
+)
+from alignxplore_trl.synthesis.verification import Verifier
+from alignxplore_trl.text.rendering import PromptSet
+from alignxplore_trl.training.outage import OutageSettings
+
+
+def load_synthesis(config: SynthesizeConfig) -> Synthesis:
+    """A synthesis that is ready to run, with its models.
+
+    Raises:
+        UserError: a server doesn't answer as it should.
+    """
+    prompts = PromptSet(config.prompts.folder)
+    if config.synthesis.dimensions == "teacher":
+        prompts.dimensions(Attributes(""))  # Missed now, and not after the models are loaded.
+    answers = TeacherAnswers(config.synthesis.cache)
+    # The judge first: a server that doesn't answer is found before the teacher is loaded.
+    verifier = _load_verifier(config, prompts, answers)
+    teacher = _load_teacher(config, prompts)
+    backbone = AutoTokenizer.from_pretrained(config.model.backbone)
+    longest = config.prompts.max_prompt_tokens
+    return Synthesis(
+        Asking(teacher, answers, Spending(_prices(config))),
+        verifier,
+        prompts,
+        student=PromptBudget(lambda text: len(backbone(text)["input_ids"]), longest),
+        teacher=PromptBudget(teacher.count_tokens, longest),
+        settings=SynthesisSettings(
+            candidates=config.synthesis.candidates,
+            per_round=config.setting.signals,
+            rounds=config.setting.rounds,
+            earlier=config.synthesis.earlier,
+            guidance=config.synthesis.dimensions,
+            most_dimensions=config.synthesis.most_dimensions,
+            budget=config.synthesis.budget,
+            outage=OutageSettings(**asdict(config.verification.outage)),
+            seed=config.seed,
+        ),
+    )
+
+
+def facts_of(config: SynthesizeConfig) -> dict[str, str]:
+    """What a card says of how a data set was made."""
+    teacher, asked = config.teacher, config.synthesis
+    sampling = Sampling(teacher.max_new_tokens, teacher.temperature, teacher.top_p, teacher.top_k)
+    return {
+        "teacher": f"{teacher.model} ({teacher.name})",
+        "sampling": ", ".join(f"{key} {value}" for key, value in asdict(sampling).items()),
+        "verified by": f"{config.verification.name}, {config.judge.model}",
+        "users": f"{config.data.name} {config.data.path or ''}".strip(),
+        "setting": f"{config.setting.rounds} x {config.setting.signals} signals",
+        "candidates per prompt": str(asked.candidates),
+        "dimensions": asked.dimensions,
+        "kept per prompt": f"{asked.keep_per_prompt or 'all'}, {asked.keep}",
+        "earlier descriptions": asked.earlier,
+        "seed": str(config.seed),
+    }
+
+
+def threshold_of(config: SynthesizeConfig) -> float:
+    """The score above which a completion has reward 1."""
+    verification = config.verification
+    return 0.5 if isinstance(verification, JudgedRewardSettings) else verification.margin
+
+
+def _prices(config: SynthesizeConfig) -> Prices | None:
+    prices = config.teacher.prices
+    if prices.prompt is None or prices.completion is None:
+        return None
+    return Prices(prices.prompt, prices.completion)
+
+
+def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
+    """The writer of cold-start candidates: in this process, in vLLM, or behind an endpoint.
+
+    Raises:
+        UserError: its server doesn't answer as it should.
+    """
+    asked = config.teacher
+    sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, asked.top_k)
+    match asked:
+        case ServerTeacherSettings():
+            return _server_teacher(asked, sampling)
+        case VllmTeacherSettings():
+            return VllmTeacher(
+                asked.model,
+                sampling,
+                identity_of(asked.model, dtype=str(asked.engine.get("dtype", "auto"))),
+                seed=config.seed,
+                batch_size=asked.batch_size,
+                chat=asked.chat,
+                engine=asked.engine,
+            )
+        case LocalTeacherSettings():
+            return _local_teacher(asked, sampling, config, prompts)
+
+
+def _local_teacher(
+    asked: LocalTeacherSettings, sampling: Sampling, config: SynthesizeConfig, prompts: PromptSet
+) -> LocalTeacher:
+    describer = Describer.from_folder(
+        asked.model,
+        prompts,
+        dtype=asked.dtype,
+        device=PartialState().device,
+        sampling=SamplingSettings(
+            sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k or 0
+        ),
+        max_prompt_tokens=config.prompts.max_prompt_tokens,
+        batch_size=asked.batch_size,
+    )
+    return LocalTeacher(
+        describer,
+        sampling,
+        identity_of(asked.model, dtype=asked.dtype),
+        config.seed,
+        render=partial(as_message, describer.tokenizer) if asked.chat else None,
+    )
+
+
+def _server_teacher(asked: ServerTeacherSettings, sampling: Sampling) -> ServerTeacher:
+    tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer)
+    server = asked.server
+    teacher = ServerTeacher(
+        ServerSettings(
+            tuple(server.urls),
+            server.served_as,
+            concurrency=server.concurrency,
+            request_timeout=server.request_timeout,
+            deadline=server.deadline,
+            key_variable=server.key_variable,
+            role=TEACHING,
+        ),
+        sampling,
+        lambda text: len(tokenizer(text)["input_ids"]),
+        chat=asked.chat,
+        body=asked.body,
+    )
+    teacher.check()
+    return teacher
+
+
+def _load_verifier(
+    config: SynthesizeConfig, prompts: PromptSet, answers: TeacherAnswers
+) -> Verifier:
+    """What verifies a teacher's completions: a reward of RL, whose verdicts are kept."""
+    settings = config.verification
+    how: dict[str, Any] = {"seed": config.seed}
+    if isinstance(settings, JudgedRewardSettings):
+        how |= {
+            "reward": [settings.agreement],
+            "judges": [
+                identity_of(source, dtype=config.judge.dtype)
+                for source in (config.judge.model, *settings.panel)
+            ],
+            "judge": _without(asdict(config.judge), "server", "max_batch_tokens", "test_model"),
+            "prompts": _templates_of(prompts, "judgement"),
+        }
+    else:
+        how |= {
+            "reward": [settings.aggregation, settings.margin],
+            "generator": identity_of(settings.generator, dtype=config.judge.dtype),
+            "prompts": _templates_of(prompts, "reply"),
+        }
+    reward = load_reward(settings, config, prompts)
+    return Verifier(reward, json.dumps(how, sort_keys=True), answers)
+
+
+def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def _templates_of(prompts: PromptSet, start: str) -> list[str]:
+    return [file.read_text() for file in sorted(prompts.folder.glob(f"{start}*.jinja"))]

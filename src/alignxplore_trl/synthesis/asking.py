@@ -1,0 +1,180 @@
+"""Asking a teacher for what isn't there yet, within a budget, and giving up where it is no use."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from alignxplore_trl.judging.client import Unanswered
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.synthesis.answers import TeacherAnswers
+from alignxplore_trl.synthesis.teachers import Arrival, Ask, Teacher, Written
+
+# So many requests without an answer in a row, each with its retries: the teacher is out.
+GIVE_UP_AFTER = 50
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a million tokens cost, read and written, in any one currency."""
+
+    prompt: float
+    completion: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What so many tokens cost."""
+        total = self.prompt * prompt_tokens + self.completion * completion_tokens
+        return total / _MILLION
+
+
+class Spending:
+    """Tokens and their cost, with what may be spent.
+
+    What is under way is reserved at the most that it can cost, so that the limit holds, too, when
+    every answer is as long as it may be.
+
+    Args:
+        prices: `None`: nothing is known of the cost.
+        limit: the most that may be spent, `None` without one; needs prices.
+    """
+
+    def __init__(self, prices: Prices | None, limit: float | None = None) -> None:
+        self.prices = prices
+        self.limit = limit
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self._reserved = 0.0
+
+    @property
+    def cost(self) -> float:
+        """What the answers cost so far."""
+        if self.prices is None:
+            return 0.0
+        return self.prices.of(self.prompt_tokens, self.completion_tokens)
+
+    def reserve(self, prompt_tokens: int, completion_tokens: int) -> bool:
+        """Set aside what a request can cost; `False` where it would be more than there is left."""
+        if self.prices is None or self.limit is None:
+            return True
+        most = self.prices.of(prompt_tokens, completion_tokens)
+        if self.cost + self._reserved + most > self.limit:
+            return False
+        self._reserved += most
+        return True
+
+    def release(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Give back what was reserved for a request that has ended."""
+        if self.prices is not None and self.limit is not None:
+            self._reserved -= self.prices.of(prompt_tokens, completion_tokens)
+
+    def add(self, written: Written) -> None:
+        """Count an answer."""
+        self.prompt_tokens += written.prompt_tokens
+        self.completion_tokens += written.completion_tokens
+
+
+class Asking:
+    """Asks a teacher for what the kept answers lack.
+
+    Args:
+        teacher: who is asked.
+        answers: what was written before, and where answers are kept as they arrive.
+        spending: counts what they cost, whenever they were paid for.
+
+    Attributes:
+        counts: of `asked`, `cached`, `not_asked` (no budget), and `unanswered/<reason>`.
+    """
+
+    def __init__(self, teacher: Teacher, answers: TeacherAnswers, spending: Spending) -> None:
+        self.teacher = teacher
+        self.answers = answers
+        self.spending = spending
+        self.counts: Counter[str] = Counter()
+
+    def fulfil(self, asks: Sequence[Ask], seed: int) -> Iterator[list[Arrival]]:
+        """What was asked for, as it arrives; what was there already first.
+
+        Args:
+            asks: all different; earlier ones come first where the budget ends.
+            seed: of sampling. Where a part of them is there already the rest is sampled from a
+                stream of its own: the same one would give the same texts again.
+
+        Raises:
+            UserError: too many requests in a row had no answer.
+        """
+        cached = self.answers.find(self.teacher.identity, asks)
+        for written in cached.values():
+            self.spending.add(written)
+        self.counts["cached"] += len(cached)
+        if cached:
+            yield list(cached.items())
+        missing = [ask for ask in asks if ask not in cached]
+        if missing:
+            of_rest = seed if not cached else _seed_of(seed, missing[0])
+            yield from _Errand(self, missing).arrivals(of_rest)
+
+
+class _Errand:
+    """One list of asks on its way; the teacher may call from several threads."""
+
+    def __init__(self, asking: Asking, asks: Sequence[Ask]) -> None:
+        self._asking = asking
+        self._asks = asks
+        self._sent = 0
+        self._prompt_tokens: dict[Ask, int] = {}
+        self._unanswered_in_a_row = 0
+        self._lock = threading.Lock()
+
+    def arrivals(self, seed: int) -> Iterator[list[Arrival]]:
+        teacher, counts = self._asking.teacher, self._asking.counts
+        yield from teacher.write(self._pull, self._keep, seed)
+        if self._gives_up:
+            reasons = {name: count for name, count in counts.items() if "unanswered/" in name}
+            raise UserError(
+                f"teacher: no answer to {self._unanswered_in_a_row} requests in a row ({reasons}); "
+                "what was answered is kept. See that the teacher answers, and give the same "
+                "command again: it asks for the rest"
+            )
+        counts["not_asked"] += len(self._asks) - self._sent
+
+    @property
+    def _gives_up(self) -> bool:
+        return self._unanswered_in_a_row >= GIVE_UP_AFTER
+
+    def _pull(self) -> Ask | None:
+        with self._lock:
+            if self._sent == len(self._asks) or self._gives_up:
+                return None
+            ask, teacher = self._asks[self._sent], self._asking.teacher
+            limited = self._asking.spending.limit is not None
+            tokens = teacher.count_tokens(ask.prompt) if limited else 0
+            if not self._asking.spending.reserve(tokens, teacher.sampling.max_new_tokens):
+                return None
+            self._prompt_tokens[ask] = tokens
+            self._sent += 1
+            return ask
+
+    def _keep(self, arrivals: Sequence[Arrival]) -> None:
+        asking = self._asking
+        written = [(ask, own) for ask, own in arrivals if isinstance(own, Written)]
+        asking.answers.keep(asking.teacher.identity, written)
+        with self._lock:
+            for ask, answer in arrivals:
+                reserved = self._prompt_tokens.pop(ask), asking.teacher.sampling.max_new_tokens
+                asking.spending.release(*reserved)
+                if isinstance(answer, Unanswered):
+                    asking.counts[f"unanswered/{answer.reason}"] += 1
+                    self._unanswered_in_a_row += 1
+                else:
+                    asking.spending.add(answer)
+                    asking.counts["asked"] += 1
+                    self._unanswered_in_a_row = 0
+
+
+def _seed_of(seed: int, first: Ask) -> int:
+    key = f"{seed}/{first.kind}/{first.case_id}/{first.round}/{first.number}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4])
