@@ -4,6 +4,7 @@ import sys
 
 from alignxplore_trl.launch.config import ColdStartConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder
 
 
@@ -26,8 +27,15 @@ def main(config: ColdStartConfig, folder: RunFolder) -> None:
     set_seed(config.seed)
     arguments = trainer_arguments(SFTConfig, config, folder)
     tokenizer = AutoTokenizer.from_pretrained(config.model.backbone)
-    written = pq.read_table(upstream_folder(config, "synthesize") / "examples.parquet")
-    examples, counts = fit_examples(written.to_pylist(), tokenizer, config.trainer["max_length"])
+    file = {"verified": "examples.parquet", "unverified": "unverified.parquet"}[config.examples]
+    path = upstream_folder(config, "synthesize") / file
+    if not path.is_file():
+        raise UserError(
+            f"examples: {config.examples} found, but {path} isn't there: published examples come "
+            "with verified ones only"
+        )
+    written = pq.read_table(path).to_pylist()
+    examples, counts = fit_examples(written, tokenizer, config.trainer["max_length"])
     trainer = ColdStartTrainer(
         model=load_policy(config.model, config.model.backbone),
         args=arguments,

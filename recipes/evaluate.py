@@ -12,10 +12,14 @@ from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.signals import PreferenceCase
 
-POLICIES = tuple(
-    f"{stage}_{setting}"
-    for stage in ("cold_start", "rl")
-    for setting in ("base4", "base8", "streaming")
+POLICIES = (
+    "cold_start_unverified_base4",
+    "cold_start_unverified_streaming",
+    *(
+        f"{stage}_{setting}"
+        for stage in ("cold_start", "rl")
+        for setting in ("base4", "base8", "streaming")
+    ),
 )
 
 

@@ -23,11 +23,14 @@ def main(config: ResultsConfig, folder: RunFolder) -> None:
     for seed in config.seeds:
         paths = [f"paths.outputs={config.paths.outputs}", f"paths.assets={config.paths.assets}"]
         common = [f"SCALE={config.scale.name}", f"SEED={seed}"]
-        common.append(f"ARGS={' '.join([*paths, *config.overrides])}")
-        _make("rl", "SIGNALS=4", *common)
-        _make("rl", "SIGNALS=8", *common)
+        arguments = f"ARGS={' '.join([*paths, *config.overrides])}"
+        _make("rl", "SIGNALS=4", *common, arguments)
+        _make("rl", "SIGNALS=8", *common, arguments)
+        # What verification is worth: as many examples, drawn whatever the judge said of them.
+        for setting in ("base", "streaming"):
+            _make("cold-start", f"SETTING={setting}", *common, f"{arguments} examples=unverified")
         # Last, because it ends in the evaluation of everything that is trained.
-        _make("rl-streaming", *common)
+        _make("rl-streaming", *common, arguments)
         overrides = [f"scale={config.scale.name}", f"seed={seed}", "setting=streaming"]
         evaluated = resolve("evaluate", "rl", [*overrides, *config.overrides])
         benchmark = evaluated["data"]["name"]

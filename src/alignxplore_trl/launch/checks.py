@@ -325,13 +325,14 @@ def _check_teacher(config: SynthesizeConfig, problems: Problems) -> None:
             "teacher.name: vllm found, but vLLM isn't installed here; install the gpu extra, or "
             "serve the teacher (make serve-teacher) and choose TEACHER=server"
         )
-    check_model_folder("teacher.model", teacher.model, problems)
-    problems.found += check_room(
-        "teacher.max_new_tokens",
-        teacher.max_new_tokens,
-        config.prompts.max_prompt_tokens,
-        teacher.model,
-    )
+    # By the keys that other recipes have, too: the commands of later stages can set those alone.
+    model, limit = config.model, teacher.max_new_tokens
+    key = "model.teacher" if teacher.model == model.teacher else "teacher.model"
+    check_model_folder(key, teacher.model, problems)
+    key = "teacher.max_new_tokens"
+    if limit == model.max_completion_tokens:
+        key = "model.max_completion_tokens"
+    problems.found += check_room(key, limit, config.prompts.max_prompt_tokens, teacher.model)
 
 
 def _check_verification(config: SynthesizeConfig, problems: Problems) -> None:
@@ -369,11 +370,6 @@ def _check_synthesis(config: SynthesizeConfig, problems: Problems) -> None:
                 f"synthesis.mix: {asked.mix} found, expected {config.setting.rounds} numbers, one "
                 "for each round, not below 0 and not all 0"
             )
-    if asked.dimensions == "known" and isinstance(config.data, PsoupsData | MappingData):
-        problems.add(
-            f"synthesis.dimensions: known found, but data={config.data.name} doesn't know any; "
-            "choose teacher or none"
-        )
     if asked.push_to_hub is not None:
         # Imported here: only who pushes needs the Hub's client.
         from alignxplore_trl.launch.hub import check_hub

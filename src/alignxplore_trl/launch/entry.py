@@ -25,6 +25,7 @@ from alignxplore_trl.launch.runs import (
     TAKE_WHAT_IS_THERE,
     make_command,
     name_of_run,
+    needed_stages,
     overrides_for,
     stage_of,
     upstream_names,
@@ -76,6 +77,10 @@ def run_recipe(
         refused = refused_overrides(command, parsed.overrides)
         overrides = [each for each in parsed.overrides if each not in refused]
         values = resolve(recipe, command, overrides)
+        chain = CHAINS.get(command, ())
+        if recipe in chain and recipe not in needed_stages(chain, parsed.then, overrides):
+            say(f"{recipe}: not needed, since the command names the run that takes its place")
+            return
         folder = Path(values["paths"]["outputs"]) / recipe / values["run_name"]
         problems = Problems(list(refused.values()))
         if parsed.print_run_name or parsed.print_config:

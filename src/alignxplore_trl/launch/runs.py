@@ -36,6 +36,8 @@ TAKE_WHAT_IS_THERE = ("evaluate", "inspect_data")
 # Keys that a name spells out, and groups that say where a run is kept and shown.
 _SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "seed")
 _NEUTRAL = ("tracking", "paths", "run_name")
+# Of policies whose cold start was on unverified examples: cold_start_unverified_base4.
+_UNVERIFIED = "unverified_"
 _MAKE_VARIABLES = {
     "scale": "SCALE",
     "setting": "SETTING",
@@ -140,6 +142,23 @@ def stage_of(key: str) -> str:
     return next((stage for stage in ("rl", "cold_start") if key.startswith(f"{stage}_")), key)
 
 
+def needed_stages(chain: Sequence[str], then: Sequence[str], overrides: Sequence[str]) -> set[str]:
+    """The stages of a command that have to run: those whose run isn't given by `upstream.<stage>`.
+
+    Args:
+        chain: the command's stages, itself the last.
+        then: recipes that the same command runs at its end.
+        overrides: of the command.
+    """
+    given = compose_recipe(chain[-1], overrides).get("upstream", {})
+    needed = {chain[-1], *then}
+    for stage in (*then, *reversed(chain)):
+        if stage in needed:
+            keys = compose_recipe(stage, ()).get("upstream", {})
+            needed |= {key for key in keys if key in chain and not given.get(key)}
+    return needed
+
+
 def policy_name(stage: str, setting: Mapping[str, Any]) -> str:
     """What a policy is called by its stage and setting: cold_start_base4, rl_streaming."""
     if setting["name"] == "streaming":
@@ -157,7 +176,7 @@ def _upstream_stage(
         return stage, chosen
     # Another policy than the command's own: its setting, and nothing that was tuned for this one.
     shared = [override for override in chosen if _top_key(override) not in (*OWN_KEYS, "setting")]
-    trained_in = key.removeprefix(f"{stage}_")
+    trained_in = key.removeprefix(f"{stage}_").removeprefix(_UNVERIFIED)
     name, signals = (
         ("streaming", 4) if trained_in == "streaming" else ("base", int(trained_in[len("base") :]))
     )
@@ -165,6 +184,7 @@ def _upstream_stage(
         *shared,
         f"setting={name}",
         *([f"setting.signals={signals}"] if signals != 4 else []),
+        *(["examples=unverified"] if _UNVERIFIED in key else []),
     )
 
 

@@ -297,11 +297,14 @@ class Synthesis:
             case "none":
                 return list(tasks)
             case "known":
-                return [
+                guided = [
                     replace(task, dimensions=tuple(task.case.directions or ())) for task in tasks
                 ]
             case "teacher":
-                return self._guided_by_teacher(number, tasks)
+                guided = self._guided_by_teacher(number, tasks)
+        without = sum(not task.dimensions for task in guided)
+        self.counts[f"round_{number}/dimensions/cases_without"] = without
+        return guided
 
     def _guided_by_teacher(self, number: int, tasks: Sequence[_Task]) -> list[_Task]:
         """First the teacher is asked about each signal, then it reasons with what it named."""
@@ -329,7 +332,6 @@ class Synthesis:
             merged = merge_dimensions(of_signals, self.settings.most_dimensions)
             guided.append(replace(task, dimensions=merged))
         counts["dimensions/signals"] = len(asks)
-        counts["dimensions/cases_without"] = sum(not task.dimensions for task in guided)
         self.counts.update({f"round_{number}/{name}": count for name, count in counts.items()})
         return guided
 
