@@ -29,8 +29,11 @@ RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
 _FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _RECIPE = re.compile(r"recipes/(\w+)\.py")
-# Files that a reader has, or that are made first: the only part of a command that isn't tried.
-_ABOUT_FILES = re.compile(r"(data\.path|model\.(backbone|teacher)|judge\.(test_)?model): ")
+# Files that a reader has, or that are made first, and keys: the only parts that aren't tried.
+_ABOUT_FILES = re.compile(
+    r"(data\.path|model\.(backbone|teacher)|judge\.(test_)?model): |"
+    r"teacher\.server\.key_variable: the environment variable TEACHER_KEY isn't set"
+)
 
 
 def make_commands(markdown: str) -> Iterator[str]:
