@@ -62,8 +62,9 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
             f"{summary['not_asked']} completions weren't asked for; with a larger budget, those are"
         )
     if asked.push_to_hub is not None:
-        files = {path.name: path for path in folder.path.glob("*.p*") if path.is_file()}
-        url = push_dataset(asked.push_to_hub, {"README.md": folder.path / "card.md", **files})
+        shown = [folder.path / "examples.parquet", *folder.path.glob("*.png")]
+        files = {"README.md": folder.path / "card.md", **{path.name: path for path in shown}}
+        url = push_dataset(asked.push_to_hub, files)
         say(f"synthesize: pushed to {url}")
     folder.finish(summary)
 

@@ -29,6 +29,7 @@ from alignxplore_trl.launch.config import (
     JudgeReportConfig,
     JudgeServer,
     JudgeSettings,
+    LocalTeacherSettings,
     MappingData,
     PrepareConfig,
     PsoupsData,
@@ -320,6 +321,8 @@ def _check_teacher(config: SynthesizeConfig, problems: Problems) -> None:
         if not teacher.server.urls:
             problems.add("teacher.server.urls: found none, expected [http://127.0.0.1:8002/v1]")
         return
+    if isinstance(teacher, LocalTeacherSettings) and teacher.temperature == 0:
+        problems.add("teacher.temperature: 0 found, expected more than 0: candidates are samples")
     if isinstance(teacher, VllmTeacherSettings) and find_spec("vllm") is None:
         problems.add(
             "teacher.name: vllm found, but vLLM isn't installed here; install the gpu extra, or "
