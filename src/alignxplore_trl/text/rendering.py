@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignxplore_trl.run.errors import UserError
@@ -119,13 +119,12 @@ class PromptSet:
         Raises:
             UserError: the set has no template of this layout.
         """
-        name = _JUDGEMENTS[layout]
-        if name not in self._templates:
-            raise UserError(
-                f"prompts.folder: {self.folder} has no {name}.jinja, which a judge with layout "
-                f"{layout} is asked with; add it, or choose layout description_first"
-            )
-        return self._templates[name].render(
+        template = self._template(
+            _JUDGEMENTS[layout],
+            f"which a judge with layout {layout} is asked with; add it, or choose layout "
+            "description_first",
+        )
+        return template.render(
             post=question.post,
             description=question.description,
             response_a=question.response_a,
@@ -142,12 +141,10 @@ class PromptSet:
         Raises:
             UserError: the set has no template for it.
         """
-        if "problem" not in self._templates:
-            raise UserError(
-                f"prompts.folder: {self.folder} has no problem.jinja, which leads from a published "
-                "problem text to the completion; add it"
-            )
-        return self._templates["problem"].render(problem=problem)
+        template = self._template(
+            "problem", "which leads from a published problem text to the completion; add it"
+        )
+        return template.render(problem=problem)
 
     def dimensions(self, signal: Signal) -> str:
         """The teacher's prompt for the names of the dimensions that one signal speaks to.
@@ -155,12 +152,18 @@ class PromptSet:
         Raises:
             UserError: the set has no template for it.
         """
-        if "dimensions" not in self._templates:
-            raise UserError(
-                f"prompts.folder: {self.folder} has no dimensions.jinja, with which a teacher is "
-                "asked for dimensions; add it, or choose synthesis.dimensions=known or none"
-            )
-        return self._templates["dimensions"].render(signals=[signal_to_dict(signal)], earlier=None)
+        template = self._template(
+            "dimensions",
+            "with which a teacher is asked for dimensions; add it, or choose "
+            "synthesis.dimensions=known or none",
+        )
+        return template.render(signals=[signal_to_dict(signal)], earlier=None)
+
+    def _template(self, name: str, purpose: str) -> Template:
+        """A template that not every set has."""
+        if name not in self._templates:
+            raise UserError(f"prompts.folder: {self.folder} has no {name}.jinja, {purpose}")
+        return self._templates[name]
 
     def _render_each_once(self) -> None:
         """Meet a name that isn't defined now, and not after the models are loaded."""
