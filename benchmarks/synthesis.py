@@ -13,8 +13,9 @@ asyncio and httpx with a semaphore, which parses the answers as JSON and keeps n
 line is one JSON object, where `32x1s` stands for 32 at once and 1 second:
 
     own_32x1s, own_64x1s, own_32x2s, own_64x2s    own time of ours / ideal
-    own_64x1s_budget           the same with a budget: the tokens of each prompt are counted, by the
-                               shipped teacher's tokenizer
+    own_64x1s_budget           the same with a budget: each prompt's tokens are counted before it is
+                               sent, by the shipped teacher's tokenizer (which makes many of them)
+    count_ms_per_prompt        CPU milliseconds of that: what it took beyond own_64x1s
     plain_32x1s, plain_64x1s   own time of the plain loop / ideal
     cpu_ms_per_answer          CPU milliseconds of ours for each answer at 64x1s, all threads
     plain_cpu_ms_per_answer    the same of the plain loop
@@ -46,7 +47,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
-from transformers import AutoTokenizer
 
 from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.synthesis.answers import TeacherAnswers
@@ -197,6 +197,8 @@ class Benchmark:
     """
 
     def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer  # Here: the stub's process imports this file, too.
+
         self.folder = folder
         self.asks = make_asks()
         self.tokenizer = AutoTokenizer.from_pretrained(str(TEACHER))
@@ -319,7 +321,8 @@ def measure(benchmark: Benchmark) -> tuple[dict[str, Measured], dict[str, Measur
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):  # The openai package has the second one.
+        logging.getLogger(name).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(Path(folder))
         ours, plain = measure(benchmark)
@@ -329,6 +332,7 @@ def main() -> None:
         **{f"plain_{name}": each.own for name, each in plain.items()},
         "cpu_ms_per_answer": milliseconds * ours["64x1s"].cpu,
         "plain_cpu_ms_per_answer": milliseconds * plain["64x1s"].cpu,
+        "count_ms_per_prompt": milliseconds * (ours["64x1s_budget"].cpu - ours["64x1s"].cpu),
         "cached_seconds": benchmark.cached_seconds,
         **{f"peak_{number}": peak(ours, number) for number in CONCURRENCIES},
         "answers_in_file": min(each.in_file for each in ours.values()),
