@@ -13,7 +13,7 @@ asyncio and httpx with a semaphore, which parses the answers as JSON and keeps n
 line is one JSON object, where `32x1s` stands for 32 at once and 1 second:
 
     own_32x1s, own_64x1s, own_32x2s, own_64x2s    own time of ours / ideal
-    own_64x1s_budget           the same with a budget: each prompt's tokens are counted before it is
+    own_64x1s_budget           the same with a budget: the tokens of a case's prompt are counted before it is
                                sent, by the shipped teacher's tokenizer (which makes many of them)
     count_ms_per_prompt        CPU milliseconds of that: what it took beyond own_64x1s
     plain_32x1s, plain_64x1s   own time of the plain loop / ideal
@@ -181,10 +181,10 @@ def make_text(tokens: int, seed: int) -> str:
 
 
 def make_asks() -> list[Ask]:
-    """What is asked for: two candidates of each case, from prompts of their own."""
+    """What is asked for: four candidates of each case, as by default, from prompts of their own."""
     prompts = [make_text(PROMPT_TOKENS, seed) for seed in range(2, 12)]
     return [
-        Ask(f"case-{n // 2}", 1, n % 2, f"{n // 2}: {prompts[n % 10]}\n<think>\n")
+        Ask(f"case-{n // 4}", 1, n % 4, f"{n // 4}: {prompts[n // 4 % 10]}\n<think>\n")
         for n in range(COMPLETIONS)
     ]
 

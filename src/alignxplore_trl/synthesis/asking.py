@@ -126,6 +126,7 @@ class _Errand:
         self._asks = asks
         self._sent = 0
         self._prompt_tokens: dict[Ask, int] = {}
+        self._counted = "", 0
         self._unanswered_in_a_row = 0
         self._lock = threading.Lock()
 
@@ -150,13 +151,20 @@ class _Errand:
             if self._sent == len(self._asks) or self._gives_up:
                 return None
             ask, teacher = self._asks[self._sent], self._asking.teacher
-            limited = self._asking.spending.limit is not None
-            tokens = teacher.count_tokens(ask.prompt) if limited else 0
+            tokens = self._tokens_of(ask.prompt)
             if not self._asking.spending.reserve(tokens, teacher.sampling.max_new_tokens):
                 return None
             self._prompt_tokens[ask] = tokens
             self._sent += 1
             return ask
+
+    def _tokens_of(self, prompt: str) -> int:
+        """Tokens of a prompt where there is a budget, counted once for candidates in a row."""
+        if self._asking.spending.limit is None:
+            return 0
+        if prompt != self._counted[0]:
+            self._counted = prompt, self._asking.teacher.count_tokens(prompt)
+        return self._counted[1]
 
     def _keep(self, arrivals: Sequence[Arrival]) -> None:
         asking = self._asking
