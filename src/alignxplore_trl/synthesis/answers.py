@@ -110,10 +110,10 @@ class TeacherAnswers:
     def _keep(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         if not rows:
             return
-        with told_in_words(self.path, _WHAT), self._lock:
+        # The connection commits at the end; or rolls back, so that the next entries can be kept.
+        with told_in_words(self.path, _WHAT), self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(statement, rows)
-            self._database.execute("COMMIT")
 
 
 def _key(identity: str, ask: Ask) -> bytes:
