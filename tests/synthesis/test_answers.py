@@ -6,6 +6,7 @@ import multiprocessing
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -151,6 +152,23 @@ def test_two_processes_that_write_lose_nothing(answers: TeacherAnswers) -> None:
         number: str(number) for number in range(300)
     }
     assert len(answers.find_verdicts(map(str, range(400)))) == 300
+
+
+def open_together(folder: Path, barrier: Barrier) -> None:
+    for number in range(150):
+        barrier.wait()
+        TeacherAnswers(folder / f"{number}.sqlite").close()
+
+
+def test_processes_that_make_the_same_file_wait_for_each_other(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4, timeout=30)
+    processes = [context.Process(target=open_together, args=(tmp_path, barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def test_verdicts_are_found_by_what_was_asked(answers: TeacherAnswers) -> None:
