@@ -80,10 +80,11 @@ def test_what_was_written_and_judged_serves_every_later_selection(
     second = summary(outputs, "second")
     assert (second["asked"], second["cached"]) == (0, 24)
     assert 0 < second["examples"] < first["examples"]
-    tables = [
-        table(outputs, name, "completions/candidates.parquet") for name in ("first", "second")
-    ]
-    pd.testing.assert_frame_equal(*(each.drop(columns="kept") for each in tables))
+    one, other = (
+        table(outputs, name, "completions/candidates.parquet").drop(columns="kept")
+        for name in ("first", "second")
+    )
+    pd.testing.assert_frame_equal(one, other)
     examples, unverified = (
         table(outputs, "first", f"{name}.parquet") for name in ("examples", "unverified")
     )

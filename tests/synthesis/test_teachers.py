@@ -381,7 +381,7 @@ def test_a_local_teacher_writes_what_its_describer_does(describer: Describer) ->
     asks = [ask(number, prompt=prompt) for number, prompt in enumerate(PROMPTS)]
     expected = describer.complete(PROMPTS, seed=7)
     before = torch.get_rng_state()
-    batches = []
+    batches: list[list[Arrival]] = []
     kept: list[Arrival] = []
     for batch in local(describer).write(pulling(asks), kept.extend, 7):
         assert kept[-len(batch) :] == batch

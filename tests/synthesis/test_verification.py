@@ -44,7 +44,7 @@ def test_verdicts_are_those_of_the_reward(answers: TeacherAnswers) -> None:
     found = verifier(answers, judge).verify(cases, completions)
     assert [own and own.reward for own in found[:8]] == rewards[:8] == [1.0] * 4 + [0.0] * 4
     assert found[8:] == [None] * 4
-    assert found[0] == Verified(pytest.approx(0.9), 1.0)
+    assert found[0] == Verified(0.9, 1.0)
 
 
 def test_each_is_asked_about_once_over_runs(answers: TeacherAnswers) -> None:
