@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
@@ -428,3 +430,31 @@ def test_a_local_teacher_that_chats_is_sent_its_template(
 
 def count_tokens(describer: Describer, text: str) -> int:
     return len(describer.tokenizer(text)["input_ids"])
+
+
+def test_a_template_writes_the_special_tokens_itself(
+    describer: Describer, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer that begins each text with a token: a prompt has it once, and so has a chat."""
+    own = copy.deepcopy(tokenizer)
+    start, template = str(own.eos_token), "{{ eos_token }}{{ messages[0].content }}"
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, own.eos_token_id)]
+    )
+    own.chat_template = template
+    describer.tokenizer = own
+    generated: list[list[int]] = []
+
+    def generate(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        generated.extend(input_ids.tolist())
+        return input_ids
+
+    monkeypatch.setattr(describer.model, "generate", generate)
+    words = own("Who?", add_special_tokens=False)["input_ids"]
+    for render in (None, lambda text: in_template(own, text)):
+        describer.add_special_tokens = render is None
+        teacher = local(describer, render=render)
+        [(_, answer)] = answers_of(teacher, [ask(prompt="Who?")])
+        assert generated.pop() == [own.eos_token_id, *words]
+        assert isinstance(answer, Written)
+        assert answer.prompt_tokens == 1 + len(words)
