@@ -724,3 +724,130 @@ def test_a_sampled_judge_on_a_server_votes_by_what_can_be_read(
         letters = list(map(read_selection, true_answers(prompts.judgement(question), 8)))
         readable = [letter for letter in letters if letter]
         assert verdict == Verdict(readable.count("A") / len(readable), len(readable) / 8)
+
+
+# --- one request after another -------------------------------------------------------------------
+
+
+def numbered(number: int) -> tuple[int, Request[str]]:
+    """A request that is answered by its own number."""
+    read: Callable[[bytes], str] = lambda content: json.loads(content)["echo"]  # noqa: E731
+    return number, Request(f"key {number}", {"prompt": str(number)}, read)
+
+
+def echo(body: Body, _: int) -> Reply:
+    return Reply(json.dumps({"echo": body["prompt"]}).encode(), delay=0.005)
+
+
+def asked_each(
+    where: ServerSettings, count: int, measurements: Measurements | None = None
+) -> list[tuple[int, str | Unanswered]]:
+    numbers, taken = iter(range(count)), []
+    CompletionsClient(where).ask_each(
+        lambda: next(map(numbered, numbers), None),
+        lambda number, answer: taken.append((number, answer)),
+        measurements or Measurements(),
+    )
+    return taken
+
+
+def test_each_answer_is_handed_over_with_what_it_is_known_by() -> None:
+    measured = Measurements()
+    with FaultServer(echo) as server:
+        taken = asked_each(settings(server.url, concurrency=7), 50, measured)
+        assert server.peak == 7
+        assert len(server.received) == 50
+    assert sorted(taken) == [(number, str(number)) for number in range(50)]
+    assert (measured.requests, measured.retries, len(measured.latencies)) == (50, 0, 50)
+    assert asked_each(settings("http://127.0.0.1:9/v1"), 0) == []
+
+
+def test_no_more_is_pulled_than_is_under_way() -> None:
+    pulled = taken = 0
+    ahead: list[int] = []
+
+    def pull() -> tuple[int, Request[str]] | None:
+        nonlocal pulled
+        if pulled == 40:
+            return None
+        pulled += 1
+        ahead.append(pulled - taken)
+        return numbered(pulled)
+
+    def take(number: int, answer: str | Unanswered) -> None:
+        nonlocal taken
+        taken += 1
+
+    with FaultServer(echo) as server:
+        CompletionsClient(settings(server.url, concurrency=5)).ask_each(pull, take, Measurements())
+    assert taken == 40
+    assert max(ahead) == 5
+
+
+def test_what_is_there_only_after_an_answer_is_pulled_then() -> None:
+    waiting = [0]
+    taken: list[int] = []
+
+    def take(number: int, answer: str | Unanswered) -> None:
+        taken.append(number)
+        if number < 5:
+            waiting.append(number + 1)
+
+    with FaultServer(echo) as server:
+        CompletionsClient(settings(server.url)).ask_each(
+            lambda: numbered(waiting.pop()) if waiting else None, take, Measurements()
+        )
+    assert taken == [0, 1, 2, 3, 4, 5]
+
+
+def test_each_request_has_its_own_deadline() -> None:
+    def third_hangs(body: Body, _: int) -> Reply:
+        delay = TOO_LATE if body["prompt"] == "3" else 0.1
+        return replace(echo(body, 0), delay=delay)
+
+    with FaultServer(third_hangs) as server:
+        where = settings(server.url, concurrency=2, deadline=0.8)
+        taken = dict(asked_each(where, 24))
+    assert taken.pop(3) == Unanswered("deadline")
+    assert taken == {number: str(number) for number in range(24) if number != 3}
+
+
+def test_failures_are_told_one_by_one() -> None:
+    def by_number(body: Body, attempt: int) -> Reply:
+        faults = {"1": refusal(400), "2": Reply(b"<html>"), "3": Reply(cut=0)}
+        if body["prompt"] == "4" and attempt == 0:
+            return refusal(429)
+        return faults.get(body["prompt"], echo(body, attempt))
+
+    measured = Measurements()
+    with FaultServer(by_number) as server:
+        taken = dict(asked_each(settings(server.url, max_retries=1), 6, measured))
+    assert taken == {
+        0: "0",
+        1: Unanswered("status_400"),
+        2: Unanswered("malformed"),
+        3: Unanswered("connection"),
+        4: "4",
+        5: "5",
+    }
+    assert measured.retries == 2
+
+
+@pytest.mark.parametrize("where", ["pull", "take"])
+def test_an_error_of_who_asks_ends_all_requests(where: str) -> None:
+    numbers = iter(range(100))
+
+    def pull() -> tuple[int, Request[str]]:
+        if (number := next(numbers)) == 20 and where == "pull":
+            raise UserError("pull")
+        return numbered(number)
+
+    def take(number: int, answer: str | Unanswered) -> None:
+        if where == "take":
+            raise UserError("take")
+
+    with FaultServer(echo) as server:
+        client = CompletionsClient(settings(server.url))
+        with pytest.raises(UserError, match=where):
+            client.ask_each(pull, take, Measurements())
+        assert len(server.received) <= 20 + 32

@@ -113,6 +113,8 @@ class Describer:
         sampling: how completions are sampled.
         max_prompt_tokens: the budget that prompts are shortened to, by rule.
         batch_size: prompts per call of `generate`.
+        add_special_tokens: begin prompts as the tokenizer does; not those that a chat template has
+            written, which begins them itself.
     """
 
     def __init__(
@@ -124,12 +126,14 @@ class Describer:
         sampling: SamplingSettings,
         max_prompt_tokens: int,
         batch_size: int,
+        add_special_tokens: bool = True,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.max_prompt_tokens = max_prompt_tokens
         self.batch_size = batch_size
+        self.add_special_tokens = add_special_tokens
         self._generation = GenerationConfig(
             do_sample=True,
             temperature=sampling.temperature,
@@ -151,6 +155,7 @@ class Describer:
         sampling: SamplingSettings,
         max_prompt_tokens: int,
         batch_size: int,
+        add_special_tokens: bool = True,
     ) -> Describer:
         """Load a model and its tokenizer from a folder or the name of a model."""
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -162,11 +167,12 @@ class Describer:
             sampling=sampling,
             max_prompt_tokens=max_prompt_tokens,
             batch_size=batch_size,
+            add_special_tokens=add_special_tokens,
         )
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in this model's tokens."""
-        return len(self.tokenizer(text)["input_ids"])
+        return len(self.tokenizer(text, add_special_tokens=self.add_special_tokens)["input_ids"])
 
     def complete(self, prompts: Sequence[str], seed: int) -> list[Completion]:
         """One completion per prompt: a function of the prompts and the seed.
@@ -199,6 +205,7 @@ class Describer:
             return_tensors="pt",
             padding=True,
             padding_side="left",
+            add_special_tokens=self.add_special_tokens,
             return_token_type_ids=False,
         ).to(self.model.device)
         output = self.model.generate(**inputs, generation_config=self._generation)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+# Numbers that a sum, a price or a file can hold.
+_Tokens = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class WrittenMessage(BaseModel):
@@ -47,9 +52,9 @@ class WrittenChoice(BaseModel):
 class Usage(BaseModel):
     """Tokens that were read and written."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+    total_tokens: _Tokens = 0
 
 
 class WrittenResponse(BaseModel):

@@ -143,6 +143,7 @@ def _local_teacher(
         ),
         max_prompt_tokens=config.prompts.max_prompt_tokens,
         batch_size=asked.batch_size,
+        add_special_tokens=not asked.chat,
     )
     return LocalTeacher(
         describer,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -58,7 +59,7 @@ class TeacherAnswers:
                 self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None
             )
             # With a write-ahead log a commit needn't wait for the disk, and the file stays whole.
-            self._database.execute("PRAGMA journal_mode = WAL")
+            _keep_a_write_ahead_log(self._database)
             self._database.execute("PRAGMA synchronous = NORMAL")
             for table in _TABLES:
                 self._database.execute(table)
@@ -110,10 +111,24 @@ class TeacherAnswers:
     def _keep(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         if not rows:
             return
-        with told_in_words(self.path, _WHAT), self._lock:
+        # The connection commits at the end; or rolls back, so that the next entries can be kept.
+        with told_in_words(self.path, _WHAT), self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(statement, rows)
-            self._database.execute("COMMIT")
+
+
+def _keep_a_write_ahead_log(database: sqlite3.Connection) -> None:
+    """Turn it on, or find that it is; SQLite doesn't wait here for others that do the same."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _key(identity: str, ask: Ask) -> bytes:

@@ -308,10 +308,15 @@ class Synthesis:
 
     def _guided_by_teacher(self, number: int, tasks: Sequence[_Task]) -> list[_Task]:
         """First the teacher is asked about each signal, then it reasons with what it named."""
-        asks = [
-            Ask(task.case.case_id, number, place, self._dimensions_prompt(signal), "dimensions")
+        prompts = {
+            (task.case.case_id, place): self._dimensions_prompt(signal)
             for task in tasks
             for place, signal in enumerate(task.signals)
+        }
+        asks = [
+            Ask(case_id, number, place, prompt, "dimensions")
+            for (case_id, place), prompt in prompts.items()
+            if prompt is not None
         ]
         named: dict[tuple[str, int], tuple[str, ...]] = {}
         counts: Counter[str] = Counter()
@@ -331,15 +336,21 @@ class Synthesis:
             ]
             merged = merge_dimensions(of_signals, self.settings.most_dimensions)
             guided.append(replace(task, dimensions=merged))
-        counts["dimensions/signals"] = len(asks)
+        counts["dimensions/signals"] = len(prompts)
+        counts["dimensions/too_long"] = len(prompts) - len(asks)
         self.counts.update({f"round_{number}/{name}": count for name, count in counts.items()})
         return guided
 
-    def _dimensions_prompt(self, signal: Signal) -> str:
+    def _dimensions_prompt(self, signal: Signal) -> str | None:
+        """The prompt about one signal; `None` where no shortening makes it fit."""
+
         def render(signals: Sequence[Signal], earlier: str | None) -> str:
             return self.prompts.dimensions(signals[0])
 
-        return self.teacher.fit(render, [signal], None).text
+        try:
+            return self.teacher.fit(render, [signal], None).text
+        except PromptTooLongError:
+            return None
 
     def _with_prompts(self, number: int, tasks: Sequence[_Task]) -> list[_Task]:
         """The tasks with both prompts; those that no shortening makes fit are counted and left."""

@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
-_LIST = re.compile(r"\[[^\[\]]*\]")
+# A bracket within a name ends no list.
+_LIST = re.compile(r'\[(?:[^\[\]"]|"(?:[^"\\\n]|\\.)*")*\]')
+# JSON may escape half a character, which no tokenizer takes.
+_HALF = re.compile(r"[\ud800-\udfff]")
 # `- name`, `* name`, `1. name`, `2) name`.
 _ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*$", re.MULTILINE)
 _LONGEST_NAME = 80
@@ -53,6 +56,10 @@ def merge_dimensions(of_signals: Sequence[Sequence[str]], most: int) -> tuple[st
 
 def _checked(names: Sequence[object]) -> tuple[str, ...] | None:
     texts = [" ".join(name.split()) for name in names if isinstance(name, str)]
-    if len(texts) < len(names) or any(not 0 < len(text) <= _LONGEST_NAME for text in texts):
+    if len(texts) < len(names) or not all(map(_is_name, texts)):
         return None
     return tuple(dict.fromkeys(texts))
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_NAME and _HALF.search(text) is None
