@@ -13,7 +13,7 @@ asyncio and httpx with a semaphore, which parses the answers as JSON and keeps n
 line is one JSON object, where `32x1s` stands for 32 at once and 1 second:
 
     own_32x1s, own_64x1s, own_32x2s, own_64x2s    own time of ours / ideal
-    own_64x1s_budget           the same with a budget: the tokens of a prompt are counted before it is
+    own_64x1s_budget           the same with a budget: a prompt's tokens are counted before it is
                                sent, by the shipped teacher's tokenizer (which makes many of them)
     count_ms_per_prompt        CPU milliseconds of that: what it took beyond own_64x1s
     plain_32x1s, plain_64x1s   own time of the plain loop / ideal
@@ -252,7 +252,9 @@ class Benchmark:
         settings = ServerSettings(
             (server.url,), "teacher", concurrency, 600.0, 1800.0, role=TEACHING
         )
-        return ServerTeacher(settings, SAMPLING, self.count_tokens, chat=False, body={})
+        return ServerTeacher(
+            settings, SAMPLING, self.count_tokens, model="stub", chat=False, body={}
+        )
 
     def _fulfil(self, asking: Asking) -> dict[Ask, object]:
         return {

@@ -46,6 +46,11 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     examples = [candidate.example() for candidate in candidates if candidate.kept]
     summary = {"cases": len(cases), "examples": len(examples), **synthesis.figures()}
     summary |= count_kept(candidates)
+    if not candidates:
+        raise UserError(
+            f"synthesis: nothing was written for {len(cases)} cases ({summary}); give a larger "
+            "synthesis.budget, or users with enough signals whose prompts fit"
+        )
     if not examples:
         raise UserError(
             f"teacher.model: none of the {len(candidates)} candidates of {config.teacher.model} "

@@ -208,7 +208,12 @@ def test_a_teacher_that_refuses_everything_ends_with_what_was_found(
         (["teacher.prices.prompt=1"], "teacher.prices: prompt=1"),
         (["synthesis.mix=[1]"], "synthesis.mix: [1.0] found, expected 2 numbers"),
         (["synthesis.mix=[0,0]"], "synthesis.mix: [0.0, 0.0] found"),
-        (["data=psoups", "data.path=x"], "synthesis.dimensions: known found"),
+        (["synthesis.budget=0"], "synthesis.budget: 0.0 found"),
+        (["teacher.temperature=0"], "teacher.temperature: 0 found"),
+        (
+            ["teacher=server", "synthesis.budget=1", "+teacher.body.max_tokens=null"],
+            "any number of tokens, expected teacher.max_new_tokens, 24",
+        ),
         (["teacher.top_p=2"], "teacher.top_p: 2.0 found"),
         (["teacher.top_k=0"], "teacher.top_k: 0 found"),
         (["verification.score=probability"], "verification.score: probability found"),
@@ -227,9 +232,8 @@ def test_what_can_not_work_is_refused_at_once(
     overrides: list[str],
     named: str,
 ) -> None:
-    given = [each for each in FEW if not (overrides[0] == "data=psoups" and "data." in each)]
     with pytest.raises(SystemExit) as exit_info:
-        run("synthesize", outputs, *given, *overrides, "run_name=refused")
+        run("synthesize", outputs, *FEW, *overrides, "run_name=refused")
     assert exit_info.value.code == 2
     assert named in capsys.readouterr().err
     assert not (outputs / "synthesize" / "refused" / "summary.json").exists()

@@ -124,7 +124,7 @@ def server_teacher(
     **changes: Any,
 ) -> ServerTeacher:
     where = server_settings(url, **changes)
-    return ServerTeacher(where, sampling, count_words, chat=chat, body=body or {})
+    return ServerTeacher(where, sampling, count_words, model="m", chat=chat, body=body or {})
 
 
 def pulling(asks: Sequence[Ask]) -> Pull:

@@ -354,6 +354,19 @@ def _check_verification(config: SynthesizeConfig, problems: Problems) -> None:
         )
 
 
+def _check_bounded_answers(teacher: ServerTeacherSettings, problems: Problems) -> None:
+    """With a budget, an answer may be no longer than what is reserved for it."""
+    limits = {"max_tokens": teacher.max_new_tokens, **teacher.body}
+    longest = limits["max_tokens"] or limits.get("max_completion_tokens")
+    if longest != teacher.max_new_tokens:
+        problems.add(
+            f"teacher.body: it lets an answer have {longest or 'any number of'} tokens, expected "
+            f"teacher.max_new_tokens, {teacher.max_new_tokens}, for synthesis.budget to hold; "
+            f"+teacher.body.max_completion_tokens={teacher.max_new_tokens} takes the place of a "
+            "max_tokens that is null"
+        )
+
+
 def _check_synthesis(config: SynthesizeConfig, problems: Problems) -> None:
     asked, prices = config.synthesis, config.teacher.prices
     if (prices.prompt is None) != (prices.completion is None):
@@ -361,6 +374,10 @@ def _check_synthesis(config: SynthesizeConfig, problems: Problems) -> None:
             f"teacher.prices: prompt={prices.prompt}, completion={prices.completion} found, "
             "expected both or neither"
         )
+    if asked.budget == 0:
+        problems.add("synthesis.budget: 0.0 found, expected more, or null for no limit")
+    if asked.budget is not None and isinstance(config.teacher, ServerTeacherSettings):
+        _check_bounded_answers(config.teacher, problems)
     if asked.budget is not None and prices.prompt is None:
         problems.add(
             f"synthesis.budget: {asked.budget:g} found, but what tokens cost is not known; give "

@@ -169,6 +169,7 @@ def _server_teacher(asked: ServerTeacherSettings, sampling: Sampling) -> ServerT
         ),
         sampling,
         lambda text: len(tokenizer(text)["input_ids"]),
+        model=asked.model,
         chat=asked.chat,
         body=asked.body,
     )

@@ -259,8 +259,8 @@ class Synthesis:
     def _round(
         self, number: int, cases: Sequence[PreferenceCase], earlier: Mapping[str, Earlier]
     ) -> list[Candidate]:
-        if self.settings.budget is not None:
-            self.asking.spending.limit = self.settings.budget * number / self.settings.rounds
+        # Names of dimensions may take half of the round's part.
+        self._allow(number - 0.5)
         tasks = self._guided(number, self._tasks(number, cases, earlier))
         tasks = self._with_prompts(number, tasks)
         by_case = {task.case.case_id: task for task in tasks}
@@ -269,6 +269,7 @@ class Synthesis:
             for task in tasks
             for candidate in range(self.settings.candidates)
         ]
+        self._allow(number)
         found: dict[tuple[str, int, int], Candidate] = {}
         with Bar(f"candidates of round {number} of {self.settings.rounds}", len(asks)) as bar:
             for arrivals in self.asking.fulfil(asks, self.settings.seed + number):
@@ -279,6 +280,11 @@ class Synthesis:
         self._verify_the_rest(found, by_case)
         places = [(ask.case_id, ask.round, ask.number) for ask in asks]
         return [found[place] for place in places if place in found]
+
+    def _allow(self, rounds: float) -> None:
+        """Let so many rounds' parts of the budget be spent."""
+        if self.settings.budget is not None:
+            self.asking.spending.limit = self.settings.budget * rounds / self.settings.rounds
 
     def _tasks(
         self, number: int, cases: Sequence[PreferenceCase], earlier: Mapping[str, Earlier]

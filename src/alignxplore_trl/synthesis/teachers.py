@@ -19,7 +19,7 @@ from alignxplore_trl.judging.client import (
     Unanswered,
 )
 from alignxplore_trl.judging.measurements import Measurements
-from alignxplore_trl.judging.written import WrittenResponse
+from alignxplore_trl.judging.written import Usage, WrittenResponse
 from alignxplore_trl.text.parsing import Inference, parse_completion
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ class ServerTeacher:
         settings: where the servers are, and how much is asked of them.
         sampling: how they are to sample.
         count_tokens: length of a text in the model's tokens, where a server doesn't say.
+        model: what tells it from other models that are served under the same name.
         chat: send prompts as messages, through `/chat/completions`.
         body: further fields of each request; `None` takes one of ours out.
 
@@ -288,6 +289,7 @@ class ServerTeacher:
         sampling: Sampling,
         count_tokens: Callable[[str], int],
         *,
+        model: str,
         chat: bool,
         body: Mapping[str, Any],
     ) -> None:
@@ -295,7 +297,9 @@ class ServerTeacher:
         self.chat = chat
         self.body = body
         self.client = CompletionsClient(settings)
-        self.identity = identity(settings.model, sampling, chat=chat, body=dict(body))
+        self.identity = identity(
+            model, sampling, chat=chat, served_as=settings.model, body=dict(body)
+        )
         self.measurements = Measurements()
         self._count_tokens = count_tokens
 
@@ -374,14 +378,14 @@ class ServerTeacher:
         if len(response.choices) != 1:
             raise ValueError(f"found {len(response.choices)} answers, expected 1")
         [choice] = response.choices
-        text, usage = choice.read(), response.usage
+        text, usage = choice.read(), response.usage or Usage()
         written = f"{choice.reasoning or ''}{text}"
         return Written(
             text,
             choice.reasoning,
             choice.finish_reason,
-            usage.prompt_tokens if usage else self._count_tokens(ask.prompt),
-            usage.completion_tokens if usage else self._count_tokens(written),
+            usage.prompt_tokens or self._count_tokens(ask.prompt),
+            usage.completion_tokens or self._count_tokens(written),
         )
 
 
