@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from alignxplore_trl.launch.entry import resolve
+from alignxplore_trl.launch.entry import CHAINS, resolve
 from alignxplore_trl.launch.runs import (
     make_command,
     name_of_run,
+    needed_stages,
     overrides_for,
     policy_name,
     upstream_names,
@@ -156,3 +157,35 @@ def test_policies_are_named_by_their_stage_and_setting() -> None:
     assert policy_name("cold_start", {"name": "base", "signals": 4}) == "cold_start_base4"
     assert policy_name("rl", {"name": "base", "signals": 8}) == "rl_base8"
     assert policy_name("rl", {"name": "streaming", "signals": 4}) == "rl_streaming"
+
+
+@pytest.mark.parametrize(
+    ("command", "then", "given", "needed"),
+    [
+        ("rl", [], [], {"prepare", "synthesize", "cold_start", "rl"}),
+        ("rl", [], ["upstream.cold_start=x"], {"prepare", "rl"}),
+        ("rl", ["evaluate"], ["upstream.cold_start=x"], {"prepare", "rl", "evaluate"}),
+        ("rl", [], ["upstream.cold_start=x", "upstream.prepare=y"], {"rl"}),
+        ("cold_start", [], ["upstream.synthesize=x"], {"cold_start"}),
+        ("cold_start", [], [], {"prepare", "synthesize", "cold_start"}),
+        ("evaluate", [], ["upstream.rl_base4=x"], {"prepare", "evaluate"}),
+    ],
+)
+def test_a_stage_whose_run_is_given_is_not_needed(
+    command: str, then: list[str], given: list[str], needed: set[str]
+) -> None:
+    assert needed_stages(CHAINS[command], then, given) == needed
+
+
+def test_the_evaluation_finds_the_policies_of_unverified_examples_by_their_own_name(
+    tmp_path: Path,
+) -> None:
+    paths = f"paths.outputs={tmp_path}"
+    trained = ["setting=streaming", "examples=unverified", paths]
+    name = name_of_run("cold_start", trained)
+    assert name != name_of_run("cold_start", ["setting=streaming", paths])
+    RunFolder.open(tmp_path / "cold_start" / name, {}).finish({})
+    upstream = upstream_names("evaluate", "evaluate", [paths])
+    assert upstream["cold_start_unverified_streaming"] == name
+    assert upstream["cold_start_unverified_base4"] is None
+    assert upstream["cold_start_streaming"] is None

@@ -70,6 +70,25 @@ def test_synthesize_keeps_only_verified_candidates(outputs: Path) -> None:
     assert set(candidates.loc[candidates["kept"], "reward"]) == {1.0}
 
 
+def test_cold_start_trains_on_unverified_examples_for_comparison(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthesized = only_run(outputs, "synthesize")
+    given = (f"upstream.synthesize={synthesized.name}", "examples=unverified", "run_name=other")
+    run("synthesize", outputs, "--for", "cold_start", *COLD_START, *given)
+    assert "synthesize: not needed" in capsys.readouterr().err
+    run("cold_start", outputs, *COLD_START, *given)
+    figures = json.loads((outputs / "cold_start" / "other" / "summary.json").read_text())
+    assert figures["data/examples"] == len(pd.read_parquet(synthesized / "unverified.parquet"))
+    (synthesized / "unverified.parquet").rename(synthesized / "away")
+    try:
+        with pytest.raises(SystemExit):
+            run("cold_start", outputs, *COLD_START, *given[:2], "run_name=none")
+    finally:
+        (synthesized / "away").rename(synthesized / "unverified.parquet")
+    assert "examples: unverified found, but" in capsys.readouterr().err
+
+
 def test_trained_models_load_with_their_tokenizer(outputs: Path) -> None:
     for recipe in ("cold_start", "rl"):
         folder = only_run(outputs, recipe) / "model"
