@@ -74,7 +74,7 @@ class Comparison:
 
     The server's samples are others in each run, and 95 % for each row would fail now and then: the
     intervals hold together instead, so that chance leaves any of them in at most 0.1 % of runs. (In
-    12,000 simulated runs with these users' rates it did in 0.03 %.)
+    12,000 simulated runs with such users it did in 0.03 %.)
     """
 
     names: tuple[str, ...]
@@ -114,11 +114,11 @@ def compare(
     differences = found - expected
     users = len(differences)
     errors = differences.std(axis=0, ddof=1) / np.sqrt(users)
-    errors = np.maximum(errors, least_errors)
     weights = np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), RESAMPLES)
     deviations = np.abs(weights @ differences / users - differences.mean(axis=0)) / errors
     factor = np.quantile(deviations.max(axis=1), LEVEL)
-    return Comparison(tuple(names), found.mean(axis=0), expected.mean(axis=0), factor * errors)
+    widths = factor * np.maximum(errors, least_errors)
+    return Comparison(tuple(names), found.mean(axis=0), expected.mean(axis=0), widths)
 
 
 def compare_groups(names: Sequence[str], found: np.ndarray, expected: np.ndarray) -> Comparison:
@@ -319,9 +319,7 @@ def main(source: str, said: Path) -> None:
     said.write_text(json.dumps({"arrived": arrived, "tokens": tokens}))
 
 
-# vLLM starts its engine in a process that imports this file again.
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+main(sys.argv[1], Path(sys.argv[2]))
 """
 
 
@@ -357,7 +355,13 @@ def write_in_vllm(serve: Serve, prompts: Sequence[str], folder: Path) -> dict[st
     ran = subprocess.run(
         [str(serve.python), str(program), str(TEACHER), str(said)],
         input=json.dumps(asked),
-        env={**os.environ, **serve.environment, "PYTHONPATH": str(ROOT / "src")},
+        # In one process instead of three, each of which takes long to import vLLM.
+        env={
+            **os.environ,
+            **serve.environment,
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "PYTHONPATH": str(ROOT / "src"),
+        },
         capture_output=True,
         text=True,
         timeout=600,
@@ -421,21 +425,26 @@ def test_the_local_teacher_and_the_server_sample_from_the_same_distribution(
 ) -> None:
     """As many samples of each, so that the differences are symmetric about 0."""
     some = [candidate for candidate in served.candidates if candidate.number < LOCAL_SAMPLES]
-    local = measure_local(SAMPLING, workshop, cases, tmp_path)
+    local = measure_local(SAMPLING, LOCAL_SAMPLES, workshop, cases, tmp_path)
     found = compare(MEASURES, measures(some), local, 0.0)
     assert found.agrees, f"\n{found}"
-    narrow = measure_local(replace(SAMPLING, temperature=0.3), workshop, cases, tmp_path)
+    cool = replace(SAMPLING, temperature=0.3)
+    narrow = measure_local(cool, GROUPS[-1], workshop, cases, tmp_path)
     other = compare(MEASURES, measures(some), narrow, 0.0)
     assert not other.agrees, f"another temperature is not told apart\n{other}"
 
 
 def measure_local(
-    sampling: Sampling, workshop: Workshop, cases: list[PreferenceCase], folder: Path
+    sampling: Sampling,
+    samples: int,
+    workshop: Workshop,
+    cases: list[PreferenceCase],
+    folder: Path,
 ) -> np.ndarray:
     """What the teacher in this process comes to."""
     teacher = local_teacher(workshop.prompts, sampling)
     answers = TeacherAnswers(folder / f"{sampling.temperature}.sqlite")
-    synthesis = workshop.synthesis(teacher, answers, LOCAL_SAMPLES)
+    synthesis = workshop.synthesis(teacher, answers, samples)
     synthesis.run(cases)
     return measures(synthesis.candidates)
 
