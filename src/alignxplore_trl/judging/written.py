@@ -50,10 +50,10 @@ class WrittenChoice(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that were read and written."""
+    """Tokens that were read and written, as far as a server says."""
 
-    prompt_tokens: _Tokens = 0
-    completion_tokens: _Tokens = 0
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
     total_tokens: _Tokens = 0
 
 

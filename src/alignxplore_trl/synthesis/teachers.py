@@ -73,7 +73,7 @@ class Written:
         reasoning: what the server separated from it.
         finish_reason: why it ends, as a server says it: `stop`, `length`, ….
         prompt_tokens: that were read.
-        completion_tokens: that were written, reasoning included.
+        completion_tokens: that were written, reasoning and the token that ends it included.
     """
 
     text: str
@@ -185,7 +185,7 @@ class LocalTeacher:
                             None,
                             "stop" if completion.ended else "length",
                             self.count_tokens(prompts[place]),
-                            completion.tokens,
+                            completion.tokens + completion.ended,
                         ),
                     )
                     for place, completion in batch
@@ -379,13 +379,13 @@ class ServerTeacher:
             raise ValueError(f"found {len(response.choices)} answers, expected 1")
         [choice] = response.choices
         text, usage = choice.read(), response.usage or Usage()
-        written = f"{choice.reasoning or ''}{text}"
+        read, written = usage.prompt_tokens, usage.completion_tokens
         return Written(
             text,
             choice.reasoning,
             choice.finish_reason,
-            usage.prompt_tokens or self._count_tokens(ask.prompt),
-            usage.completion_tokens or self._count_tokens(written),
+            self._count_tokens(ask.prompt) if read is None else read,
+            self._count_tokens((choice.reasoning or "") + text) if written is None else written,
         )
 
 
