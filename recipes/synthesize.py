@@ -19,7 +19,12 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     from alignxplore_trl.launch.hub import push_dataset
     from alignxplore_trl.launch.synthesis import facts_of, load_synthesis, threshold_of
     from alignxplore_trl.reporting.synthesis_card import write_synthesis_card
-    from alignxplore_trl.synthesis.selection import count_kept, draw_unverified, keep_verified
+    from alignxplore_trl.synthesis.selection import (
+        count_kept,
+        draw_unverified,
+        keep_verified,
+        outcomes_in_words,
+    )
 
     prepared = upstream_folder(config, "prepare")
     if isinstance(config.data, ReleaseData):
@@ -46,26 +51,21 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     examples = [candidate.example() for candidate in candidates if candidate.kept]
     summary = {"cases": len(cases), "examples": len(examples), **synthesis.figures()}
     summary |= count_kept(candidates)
-    if not candidates:
-        raise UserError(
-            f"synthesis: nothing was written for {len(cases)} cases ({summary}); give a larger "
-            "synthesis.budget, or users with enough signals whose prompts fit"
-        )
-    if not examples:
-        raise UserError(
-            f"teacher.model: none of the {len(candidates)} candidates of {config.teacher.model} "
-            f"has reward 1 ({summary}); look at {folder.completions}, and choose another teacher "
-            "or judge"
-        )
-    pd.DataFrame(examples).to_parquet(folder.path / "examples.parquet")
-    unverified = [each.example() for each in draw_unverified(candidates, config.seed)]
-    pd.DataFrame(unverified).to_parquet(folder.path / "unverified.parquet")
     write_synthesis_card(folder.path, rows, facts_of(config), summary, threshold_of(config))
+    say(f"synthesize: {outcomes_in_words(candidates)}; {len(examples)} kept")
     if summary["not_asked"]:
         say(
             f"synthesize: {summary['cost']:.4g} of synthesis.budget={asked.budget} is spent, and "
             f"{summary['not_asked']} completions weren't asked for; with a larger budget, those are"
         )
+    if not examples:
+        raise UserError(
+            f"synthesis: nothing to train on: {outcomes_in_words(candidates)}, for {len(cases)} "
+            f"cases; {folder.path / 'card.md'} says more"
+        )
+    pd.DataFrame(examples).to_parquet(folder.path / "examples.parquet")
+    unverified = [each.example() for each in draw_unverified(candidates, config.seed)]
+    pd.DataFrame(unverified).to_parquet(folder.path / "unverified.parquet")
     if asked.push_to_hub is not None:
         shown = [folder.path / "examples.parquet", *folder.path.glob("*.png")]
         files = {"README.md": folder.path / "card.md", **{path.name: path for path in shown}}

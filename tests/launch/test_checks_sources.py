@@ -55,6 +55,11 @@ def test_the_published_files_are_good_for_every_stage(recipe: str, setting: str)
         ),
         ("inspect_data", ["data=psoups", "inspection.split=test_posts"], "has no test_posts"),
         (
+            "synthesize",
+            ["data=release", "synthesis.limit=3"],
+            "synthesis.limit: 3 found, expected null with data=release",
+        ),
+        (
             "evaluate",
             ["data=release", "+data.counts.validation=3", "evaluation.split=validation"],
             "data.counts.validation: found, but data=release has no such set",

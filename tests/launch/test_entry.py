@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignxplore_trl.launch.config import CONFIGS
+from alignxplore_trl.launch.config import CONFIGS, PrepareConfig
+from alignxplore_trl.launch.entry import run_recipe
+from alignxplore_trl.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,3 +152,24 @@ def test_a_launch_with_other_processes_than_it_says_is_refused() -> None:
     assert done.returncode == 2
     assert "launch.num_processes: 1 processes were started, expected 2" in done.stderr
     assert "accelerate launch --config_file conf/launch/accelerate/cpu2.yaml" in done.stderr
+
+
+def test_a_valid_override_is_not_blamed_for_another_one(tmp_path: Path) -> None:
+    counts = "data.counts={cold_start: 5, rl: 24, validation: 4, test: 6}"
+    done = recipe("synthesize", counts, "synthesis.candidats=3", f"paths.outputs={tmp_path}")
+    assert done.returncode == 2
+    assert "synthesis.candidats: the synthesize recipe has no such key" in done.stderr
+    assert "data.counts" not in done.stderr
+
+
+def test_ctrl_c_ends_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: PrepareConfig, folder: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as exit_info:
+        run_recipe(PrepareConfig, main, [f"paths.outputs={tmp_path}"])
+    assert exit_info.value.code == 130
+    assert "prepare: interrupted; the same command goes on in" in capsys.readouterr().err

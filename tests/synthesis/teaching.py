@@ -57,6 +57,9 @@ class ScriptedTeacher:
     def count_tokens(self, text: str) -> int:
         return count_words(text)
 
+    def check(self) -> None:
+        pass
+
     def write(self, pull: Pull, keep: Keep, seed: int) -> Iterator[list[Arrival]]:
         self.seeds.append(seed)
         while asks := [own for _ in range(self.batch) if (own := pull()) is not None]:
@@ -115,16 +118,25 @@ def server_settings(*urls: str, **changes: Any) -> ServerSettings:
     return replace(usual, **changes)
 
 
+class TriedServerTeacher(ServerTeacher):
+    """Its servers aren't tried: that request would be among those that a test counts."""
+
+    def check(self) -> None:
+        pass
+
+
 def server_teacher(
     url: str,
     *,
     chat: bool = False,
     body: dict[str, Any] | None = None,
     sampling: Sampling = SAMPLING,
+    is_tried: bool = True,
     **changes: Any,
 ) -> ServerTeacher:
     where = server_settings(url, **changes)
-    return ServerTeacher(where, sampling, count_words, model="m", chat=chat, body=body or {})
+    kind = TriedServerTeacher if is_tried else ServerTeacher
+    return kind(where, sampling, count_words, model="m", chat=chat, body=body or {})
 
 
 def pulling(asks: Sequence[Ask]) -> Pull:

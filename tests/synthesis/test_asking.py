@@ -172,8 +172,43 @@ def test_a_larger_budget_asks_for_what_was_left(answers: TeacherAnswers) -> None
     assert asking.counts == Counter({"asked": 7, "not_asked": 0, "cached": 3})
     assert teacher.asked == asks
     assert asking.spending.cost == 50
-    _, asking = fulfilled(teacher, answers, asks, Spending(prices, 1))
-    assert asking.counts == Counter({"cached": 10})
+    _, asking = fulfilled(teacher, answers, asks, Spending(prices, 12))
+    assert asking.counts == Counter({"cached": 2, "not_asked": 8})
+    assert asking.spending.cost == 10
+    assert teacher.asked == asks
+
+
+def test_what_a_teacher_costs_beyond_our_count_is_reserved_from_its_first_answer_on(
+    answers: TeacherAnswers,
+) -> None:
+    """Each answer costs five times what was counted for it; many could be under way at once."""
+    under_way: list[int] = []
+
+    def plan(body: Body, _: int) -> Reply:
+        under_way.append(server.peak)
+        usage = {"prompt_tokens": 0, "completion_tokens": 5 * SAMPLING.max_new_tokens}
+        return Reply(json.dumps({"choices": [{"text": "a"}], "usage": usage}).encode(), delay=0.05)
+
+    spending = Spending(Prices(0, 1e6 / SAMPLING.max_new_tokens), 26)
+    asks = [ask(number, prompt=f"prompt {number}") for number in range(60)]
+    with FaultServer(plan) as server:
+        _, asking = fulfilled(server_teacher(server.url), answers, asks, spending)
+    assert spending.cost == pytest.approx(25)
+    assert (asking.counts["asked"], asking.counts["not_asked"]) == (5, 55)
+    assert under_way[0] == 1 < max(under_way)
+
+
+def test_a_teacher_is_tried_only_where_something_is_missing(answers: TeacherAnswers) -> None:
+    class Tried(ScriptedTeacher):
+        tries = 0
+
+        def check(self) -> None:
+            self.tries += 1
+
+    teacher = Tried(numbered)
+    for tries, asks in ((1, [ask()]), (1, [ask()]), (2, [ask(), ask(1)])):
+        fulfilled(teacher, answers, asks)
+        assert teacher.tries == tries
 
 
 def test_without_a_limit_tokens_are_not_counted_beforehand(answers: TeacherAnswers) -> None:
@@ -201,7 +236,7 @@ def test_what_is_not_answered_is_counted_by_reason_and_asked_again(
     )
     assert found[asks[0]] == Unanswered("timeout")
     assert spending.cost == 3 * 8
-    assert spending.reserve(1_000_000 - 24, 0)
+    assert spending.reserve(1_000_000 - 24, 0) is not None
     teacher = ScriptedTeacher(numbered)
     fulfilled(teacher, answers, asks)
     assert teacher.asked == [own for own in asks if own.number % 3 < 2]

@@ -138,7 +138,7 @@ def test_a_key_is_sent_and_told_to_nobody_else(
     caplog.set_level("DEBUG")
     refused = refusal(401, f"Incorrect API key provided: {KEY}")
     with FaultServer(lambda _, __: refused) as server:
-        teacher = server_teacher(server.url, key_variable="TEACHER_KEY")
+        teacher = server_teacher(server.url, key_variable="TEACHER_KEY", is_tried=False)
         [(_, answer)] = answers_of(teacher, [ask()])
         with pytest.raises(UserError, match="TEACHER_KEY") as error_info:
             teacher.check()
@@ -148,15 +148,15 @@ def test_a_key_is_sent_and_told_to_nobody_else(
     assert not any(KEY in text for text in (*told, caplog.text))
     monkeypatch.delenv("TEACHER_KEY")
     with pytest.raises(UserError, match=r"teacher\.server\.key_variable"):
-        server_teacher(server.url, key_variable="TEACHER_KEY")
+        server_teacher(server.url, key_variable="TEACHER_KEY", is_tried=False)
 
 
 def test_a_server_that_is_not_there_is_told_with_what_starts_one() -> None:
     with FaultServer(lambda _, __: choice()) as server:
-        server_teacher(server.url).check()
-        server_teacher(server.url, chat=True).check()
+        server_teacher(server.url, is_tried=False).check()
+        server_teacher(server.url, chat=True, is_tried=False).check()
     with pytest.raises(UserError, match="make serve-teacher"):
-        server_teacher(server.url).check()
+        server_teacher(server.url, is_tried=False).check()
 
 
 def test_no_more_requests_are_under_way_than_allowed() -> None:
@@ -237,7 +237,17 @@ REPLIES = {
     "fewer than none": b'{"choices": [{"text": "a"}], "usage": {"completion_tokens": -5}}',
     "tokens as text": b'{"choices": [{"text": "a"}], "usage": {"completion_tokens": "many"}}',
 }  # fmt: skip
-READ = {"a whole one in halves": "😀", "zero bytes": "a\0b"}
+# What was written and paid for is read, whatever else a server says.
+READ = {
+    "half a character": "\ufffd",
+    "a whole one in halves": "😀",
+    "zero bytes": "a\0b",
+    "unknown finish": "a",
+    "more tokens than there are": "a",
+    "far more tokens": "a",
+    "fewer than none": "a",
+    "tokens as text": "a",
+}
 
 
 @pytest.mark.parametrize("name", REPLIES)
@@ -279,6 +289,15 @@ def test_every_fault_ends_in_an_answer_or_in_its_reason(chat: bool) -> None:
             assert isinstance(answer, Unanswered), own.prompt
             assert answer.reason == ("malformed" if reason == "label_mass" else reason), own.prompt
     assert teacher.measurements.retries == sum(fault.reason in PASSING for fault in FAULTS.values())
+
+
+def test_a_server_is_tried_once_with_one_short_request() -> None:
+    with FaultServer(lambda _, __: choice("hello")) as server:
+        teacher = server_teacher(server.url, is_tried=False)
+        teacher.check()
+        teacher.check()
+        [received] = server.received
+    assert received.body["max_tokens"] == 16
 
 
 def test_what_passes_is_asked_again() -> None:

@@ -252,17 +252,24 @@ class CompletionsClient:
         measurements: Measurements,
     ) -> None:
         async with _Call(self.settings, self._servers, measurements) as call:
+            under_way = 0
 
-            async def work() -> None:
-                while (pulled := pull()) is not None:
-                    known_by, request = pulled
-                    answer = await call.answer(request, call.now() + self.settings.deadline)
-                    take(known_by, answer)
+            def fill() -> None:
+                nonlocal under_way
+                while under_way < call.slots and (pulled := pull()) is not None:
+                    under_way += 1
+                    workers.create_task(work(*pulled))
+
+            async def work(known_by: K, request: Request[T]) -> None:
+                nonlocal under_way
+                answer = await call.answer(request, call.now() + self.settings.deadline)
+                under_way -= 1
+                take(known_by, answer)
+                fill()
 
             try:
                 async with asyncio.TaskGroup() as workers:
-                    for _ in range(call.slots):
-                        workers.create_task(work())
+                    fill()
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None
 

@@ -330,11 +330,11 @@ class ServerAnswerWriter:
         Raises:
             ValueError: there are none, or another number of them.
         """
-        response = WrittenResponse.model_validate_json(content)
+        response = WrittenResponse.from_bytes(content)
         texts = [choice.read() for choice in response.choices]
         if len(texts) != samples:
             raise ValueError(f"found {len(texts)} answers, expected {samples}")
-        self._measurements.tokens += response.usage.total_tokens if response.usage else 0
+        self._measurements.tokens += (response.usage and response.usage.total_tokens) or 0
         return [self.answer_start + text + self.answer_end for text in texts]
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
-# Numbers that a sum, a price or a file can hold.
-_Tokens = Annotated[int, Field(ge=0, lt=2**31)]
+
+def _tokens(value: Any) -> int | None:
+    """A number of tokens; `None` where it can't be one: the text that it is about was paid for."""
+    return value if type(value) is int and 0 <= value < 2**31 else None
+
+
+def _mapping(value: Any) -> Any:
+    return value if isinstance(value, dict) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_Tokens = Annotated[int | None, BeforeValidator(_tokens)]
 
 
 class WrittenMessage(BaseModel):
@@ -27,7 +41,7 @@ class WrittenChoice(BaseModel):
 
     text: str | None = None
     message: WrittenMessage | None = None
-    finish_reason: str | None = None
+    finish_reason: Annotated[str | None, BeforeValidator(_text)] = None
 
     def read(self) -> str:
         """The answer without what the server separates from it.
@@ -54,11 +68,39 @@ class Usage(BaseModel):
 
     prompt_tokens: _Tokens | None = None
     completion_tokens: _Tokens | None = None
-    total_tokens: _Tokens = 0
+    total_tokens: _Tokens = None
 
 
 class WrittenResponse(BaseModel):
     """A response with answers."""
 
     choices: list[WrittenChoice]
-    usage: Usage | None = None
+    usage: Annotated[Usage | None, BeforeValidator(_mapping)] = None
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> WrittenResponse:
+        """The response in these bytes; halves of characters, which no file takes, are replaced.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError:
+            # Python's own reader takes what JSON may escape and Unicode doesn't know.
+            try:
+                values = json.loads(content)
+            except RecursionError as error:
+                raise ValueError("found lists within lists") from error
+            return cls.model_validate(_whole_characters(values))
+
+
+def _whole_characters(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case list():
+            return [_whole_characters(each) for each in value]
+        case dict():
+            return {key: _whole_characters(each) for key, each in value.items()}
+    return value

@@ -68,6 +68,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_teacher(config, problems)
         _check_verification(config, problems)
         _check_synthesis(config, problems)
+    if isinstance(config, SynthesizeConfig) and isinstance(config.data, ReleaseData):
+        _check_nothing_is_asked(config, problems)
     if isinstance(config, ColdStartConfig):
         check_model_folder("model.backbone", config.model.backbone, problems)
         _check_no_trl_evaluation(config.trainer, problems)
@@ -352,6 +354,16 @@ def _check_verification(config: SynthesizeConfig, problems: Problems) -> None:
             "verification.shaping: found on, expected off: only what has reward 1 is kept; "
             "synthesis.keep=shortest prefers short completions"
         )
+
+
+def _check_nothing_is_asked(config: SynthesizeConfig, problems: Problems) -> None:
+    """Published examples are handed on as they are."""
+    for key in ("limit", "budget", "push_to_hub"):
+        if (found := getattr(config.synthesis, key)) is not None:
+            problems.add(
+                f"synthesis.{key}: {found} found, expected null with data=release, whose examples "
+                "were written, verified and published by others"
+            )
 
 
 def _check_bounded_answers(teacher: ServerTeacherSettings, problems: Problems) -> None:

@@ -107,7 +107,7 @@ def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
         elif not override.startswith("+") and not _is_known(key, known):
             near = did_you_mean(key, _all_keys(known))
             problem = f"{key}: the {recipe} recipe has no such key{near}"
-        elif _adds_keys(override, known):
+        elif _adds_keys(override, known) and not _composes(recipe, override):
             problem = (
                 f"{override}: there are no such keys yet, expected a plus to add them: "
                 f"+{key}.<name>=<value>"
@@ -138,6 +138,16 @@ def _adds_keys(override: str, known: Mapping[str, Any]) -> bool:
     for part in override_key(override).split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return isinstance(value, Mapping)
+
+
+def _composes(recipe: str, override: str) -> bool:
+    """Whether Hydra takes it, alone."""
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            compose(recipe, overrides=[override])
+    except (HydraException, OmegaConfBaseException):
+        return False
+    return True
 
 
 def _without_effect(overrides: tuple[str, ...], config: DictConfig) -> list[str]:

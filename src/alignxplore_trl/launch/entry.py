@@ -43,6 +43,8 @@ from alignxplore_trl.run.progress import say, shows_bars
 
 Config = TypeVar("Config", bound=RecipeConfig)
 
+# The exit status of a shell's command that Ctrl-C ended.
+_INTERRUPTED = 130
 # A name of one folder.
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
@@ -102,8 +104,12 @@ def run_recipe(
             # Read by tqdm when it is imported; libraries draw bars of their own.
             os.environ["TQDM_DISABLE"] = "1"
         say(f"{recipe}: {'resuming' if run.resumed else 'starting'} {folder}")
-        with run.held():
-            main(config, run)
+        try:
+            with run.held():
+                main(config, run)
+        except KeyboardInterrupt:
+            say(f"{recipe}: interrupted; the same command goes on in {folder}")
+            raise SystemExit(_INTERRUPTED) from None
         say(f"{recipe}: finished {folder}")
 
 

@@ -43,13 +43,14 @@ def load_synthesis(config: SynthesizeConfig) -> Synthesis:
     """A synthesis that is ready to run, with its models.
 
     Raises:
-        UserError: a server doesn't answer as it should.
+        UserError: the judge's server doesn't answer as it should, or a template is missing.
     """
     prompts = PromptSet(config.prompts.folder)
     if config.synthesis.dimensions == "teacher":
         prompts.dimensions(Attributes(""))  # Missed now, and not after the models are loaded.
     answers = TeacherAnswers(config.synthesis.cache)
-    # The judge first: a server that doesn't answer is found before the teacher is loaded.
+    # The judge first: a server that doesn't answer is found before the teacher is loaded. That of a
+    # teacher is asked when it turns out that something isn't there yet.
     verifier = _load_verifier(config, prompts, answers)
     teacher = _load_teacher(config, prompts)
     backbone = AutoTokenizer.from_pretrained(config.model.backbone)
@@ -76,8 +77,7 @@ def load_synthesis(config: SynthesizeConfig) -> Synthesis:
 
 def facts_of(config: SynthesizeConfig) -> dict[str, str]:
     """What a card says of how a data set was made."""
-    teacher, asked = config.teacher, config.synthesis
-    sampling = Sampling(teacher.max_new_tokens, teacher.temperature, teacher.top_p, teacher.top_k)
+    teacher, asked, sampling = config.teacher, config.synthesis, _sampling(config)
     return {
         "teacher": f"{teacher.model} ({teacher.name})",
         "sampling": ", ".join(f"{key} {value}" for key, value in asdict(sampling).items()),
@@ -88,6 +88,7 @@ def facts_of(config: SynthesizeConfig) -> dict[str, str]:
         "dimensions": asked.dimensions,
         "kept per prompt": f"{asked.keep_per_prompt or 'all'}, {asked.keep}",
         "earlier descriptions": asked.earlier,
+        "limits": f"users {asked.limit or 'all'}, budget {asked.budget or 'none'}",
         "seed": str(config.seed),
     }
 
@@ -105,14 +106,14 @@ def _prices(config: SynthesizeConfig) -> Prices | None:
     return Prices(prices.prompt, prices.completion)
 
 
-def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
-    """The writer of cold-start candidates: in this process, in vLLM, or behind an endpoint.
-
-    Raises:
-        UserError: its server doesn't answer as it should.
-    """
+def _sampling(config: SynthesizeConfig) -> Sampling:
     asked = config.teacher
-    sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, asked.top_k)
+    return Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, asked.top_k)
+
+
+def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
+    """The writer of cold-start candidates: in this process, in vLLM, or behind an endpoint."""
+    asked, sampling = config.teacher, _sampling(config)
     match asked:
         case ServerTeacherSettings():
             return _server_teacher(asked, sampling)
@@ -157,7 +158,7 @@ def _local_teacher(
 def _server_teacher(asked: ServerTeacherSettings, sampling: Sampling) -> ServerTeacher:
     tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer)
     server = asked.server
-    teacher = ServerTeacher(
+    return ServerTeacher(
         ServerSettings(
             tuple(server.urls),
             server.served_as,
@@ -173,8 +174,6 @@ def _server_teacher(asked: ServerTeacherSettings, sampling: Sampling) -> ServerT
         chat=asked.chat,
         body=asked.body,
     )
-    teacher.check()
-    return teacher
 
 
 def _load_verifier(

@@ -25,7 +25,9 @@ def told_in_words(path: Path, what: str) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         # The file itself may be whole.
-        raise UserError(f"{path}: {what}: {error}") from error
+        raise UserError(
+            f"{path}: {what}: {error}; see that it can be written to, or name another file"
+        ) from error
     except (sqlite3.DatabaseError, ValueError) as error:
         raise UserError(
             f"{path}: damaged, or not {what} ({error}); delete it, and it is made again"

@@ -31,11 +31,20 @@ class Prices:
         return total / _MILLION
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """What a request may cost: by our count of its tokens, and what is set aside for it."""
+
+    counted: float
+    amount: float
+
+
 class Spending:
     """Tokens and their cost, with what may be spent.
 
     What is under way is reserved at the most that it can cost, so that the limit holds, too, when
-    every answer is as long as it may be.
+    every answer is as long as it may be. Where an answer costs more than was reserved for it (a
+    server may count otherwise), as many times more are reserved from then on.
 
     Args:
         prices: `None`: nothing is known of the cost.
@@ -48,6 +57,7 @@ class Spending:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._reserved = 0.0
+        self._times_more = 1.0
 
     @property
     def cost(self) -> float:
@@ -56,20 +66,33 @@ class Spending:
             return 0.0
         return self.prices.of(self.prompt_tokens, self.completion_tokens)
 
-    def reserve(self, prompt_tokens: int, completion_tokens: int) -> bool:
-        """Set aside what a request can cost; `False` where it would be more than there is left."""
+    def affords(self, written: Written) -> bool:
+        """Whether an answer that was paid for before is within the limit."""
         if self.prices is None or self.limit is None:
             return True
-        most = self.prices.of(prompt_tokens, completion_tokens)
-        if self.cost + self._reserved + most > self.limit:
-            return False
-        self._reserved += most
-        return True
+        more = self.prices.of(written.prompt_tokens, written.completion_tokens)
+        return self.cost + more <= self.limit
 
-    def release(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Give back what was reserved for a request that has ended."""
-        if self.prices is not None and self.limit is not None:
-            self._reserved -= self.prices.of(prompt_tokens, completion_tokens)
+    def reserve(self, prompt_tokens: int, completion_tokens: int) -> Reservation | None:
+        """Set aside what a request can cost; `None` where it would be more than there is left."""
+        if self.prices is None or self.limit is None:
+            return Reservation(0.0, 0.0)
+        counted = self.prices.of(prompt_tokens, completion_tokens)
+        amount = counted * self._times_more
+        if self.cost + self._reserved + amount > self.limit:
+            return None
+        self._reserved += amount
+        return Reservation(counted, amount)
+
+    def settle(self, reservation: Reservation, written: Written | None) -> None:
+        """Give back what was reserved for a request that has ended, and count its answer."""
+        self._reserved -= reservation.amount
+        if written is None:
+            return
+        self.add(written)
+        if reservation.counted and self.prices is not None:
+            cost = self.prices.of(written.prompt_tokens, written.completion_tokens)
+            self._times_more = max(self._times_more, cost / reservation.counted)
 
     def add(self, written: Written) -> None:
         """Count an answer."""
@@ -104,16 +127,21 @@ class Asking:
                 stream of its own: the same one would give the same texts again.
 
         Raises:
-            UserError: too many requests in a row had no answer.
+            UserError: the teacher isn't there, or too many requests in a row had no answer.
         """
         cached = self.answers.find(self.teacher.identity, asks)
-        for written in cached.values():
-            self.spending.add(written)
-        self.counts["cached"] += len(cached)
-        if cached:
-            yield list(cached.items())
+        affordable: list[Arrival] = []
+        for ask in asks:
+            if ask in cached and self.spending.affords(cached[ask]):
+                self.spending.add(cached[ask])
+                affordable.append((ask, cached[ask]))
+        self.counts["cached"] += len(affordable)
+        self.counts["not_asked"] += len(cached) - len(affordable)
+        if affordable:
+            yield affordable
         missing = [ask for ask in asks if ask not in cached]
         if missing:
+            self.teacher.check()
             of_rest = seed if not cached else _seed_of(seed, missing[0])
             yield from _Errand(self, missing).arrivals(of_rest)
 
@@ -124,8 +152,8 @@ class _Errand:
     def __init__(self, asking: Asking, asks: Sequence[Ask]) -> None:
         self._asking = asking
         self._asks = asks
-        self._sent = 0
-        self._prompt_tokens: dict[Ask, int] = {}
+        self._sent = self._answered = 0
+        self._reserved: dict[Ask, Reservation] = {}
         self._counted = "", 0
         self._unanswered_in_a_row = 0
         self._lock = threading.Lock()
@@ -150,11 +178,16 @@ class _Errand:
         with self._lock:
             if self._sent == len(self._asks) or self._gives_up:
                 return None
+            spending = self._asking.spending
+            if spending.limit is not None and self._sent > 0 == self._answered:
+                return None  # The first answer shows how the teacher counts.
             ask, teacher = self._asks[self._sent], self._asking.teacher
-            tokens = self._tokens_of(ask.prompt)
-            if not self._asking.spending.reserve(tokens, teacher.sampling.max_new_tokens):
+            reserved = spending.reserve(
+                self._tokens_of(ask.prompt), teacher.sampling.max_new_tokens
+            )
+            if reserved is None:
                 return None
-            self._prompt_tokens[ask] = tokens
+            self._reserved[ask] = reserved
             self._sent += 1
             return ask
 
@@ -171,14 +204,14 @@ class _Errand:
         written = [(ask, own) for ask, own in arrivals if isinstance(own, Written)]
         asking.answers.keep(asking.teacher.identity, written)
         with self._lock:
+            self._answered += len(arrivals)
             for ask, answer in arrivals:
-                reserved = self._prompt_tokens.pop(ask), asking.teacher.sampling.max_new_tokens
-                asking.spending.release(*reserved)
+                own = answer if isinstance(answer, Written) else None
+                asking.spending.settle(self._reserved.pop(ask), own)
                 if isinstance(answer, Unanswered):
                     asking.counts[f"unanswered/{answer.reason}"] += 1
                     self._unanswered_in_a_row += 1
                 else:
-                    asking.spending.add(answer)
                     asking.counts["asked"] += 1
                     self._unanswered_in_a_row = 0
 

@@ -259,6 +259,7 @@ class Synthesis:
     def _round(
         self, number: int, cases: Sequence[PreferenceCase], earlier: Mapping[str, Earlier]
     ) -> list[Candidate]:
+        self._accepted = self._rewarded = 0
         # Names of dimensions may take half of the round's part.
         self._allow(number - 0.5)
         tasks = self._guided(number, self._tasks(number, cases, earlier))
@@ -449,7 +450,8 @@ class Synthesis:
                     f"(a share of {outage.share:g} is accepted), after {waited:.0f} s; what the "
                     "teacher wrote is kept. See that the judge answers, and give the same "
                     "command again: the teacher is not asked again. verification.outage says when "
-                    "to wait"
+                    "to wait; if it's the descriptions that are too long for the judge, "
+                    "verification.outage.share=1 goes on without them"
                 )
             self._sleep(outage.pause_seconds)
             for candidate in self._verified(open_ones, by_case):

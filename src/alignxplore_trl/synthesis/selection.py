@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from alignxplore_trl.judging.client import Unanswered
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.candidates import Candidate
 from alignxplore_trl.synthesis.teachers import Written
-from alignxplore_trl.text.parsing import Inference
+from alignxplore_trl.text.parsing import FormatProblem, Inference
 
 KeepRule = Literal["first", "shortest", "highest_margin"]
 
@@ -63,6 +64,22 @@ def count_kept(candidates: Sequence[Candidate]) -> dict[str, int]:
         counts[f"round_{number}/kept"] = len(kept)
         counts[f"round_{number}/cases_with_one_kept"] = len({each.case_id for each in kept})
     return counts
+
+
+def outcomes_in_words(candidates: Sequence[Candidate]) -> str:
+    """How many candidates ended how, most first: `12 rejected by the judge, 3 no_answer`."""
+    counts = Counter(map(_outcome, candidates))
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no candidates"
+
+
+def _outcome(candidate: Candidate) -> str:
+    if isinstance(candidate.answer, Unanswered):
+        return f"unanswered ({candidate.answer.reason})"
+    if isinstance(candidate.outcome, FormatProblem):
+        return f"malformed ({candidate.outcome})"
+    if candidate.reward is None:
+        return "not judged"
+    return "verified" if candidate.reward == 1 else "rejected by the judge"
 
 
 def draw_unverified(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:

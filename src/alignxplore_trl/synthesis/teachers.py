@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -33,6 +33,7 @@ TEACHING = ServerRole(
     "teacher.chat=true",
 )
 _OPEN_THINK = "<think>"
+_PROBE_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,14 @@ class Teacher(Protocol):
         """Length of a text in the teacher's tokens."""
         ...
 
+    def check(self) -> None:
+        """See that it can write, before it is asked to.
+
+        Raises:
+            UserError: it can't, and how to mend it.
+        """
+        ...
+
     def write(self, pull: Pull, keep: Keep, seed: int) -> Iterator[list[Arrival]]:
         """Write what `pull` gives, until it gives nothing and nothing is under way.
 
@@ -171,6 +180,9 @@ class LocalTeacher:
     def count_tokens(self, text: str) -> int:
         """Length of a text in the model's tokens."""
         return self.describer.count_tokens(text)
+
+    def check(self) -> None:
+        """Nothing to see: it is loaded."""
 
     def write(self, pull: Pull, keep: Keep, seed: int) -> Iterator[list[Arrival]]:
         """See `Teacher`. Prompts of similar length are sampled together, from one stream."""
@@ -239,6 +251,9 @@ class VllmTeacher:
         """Length of a text in the model's tokens."""
         return len(self._tokenizer(text)["input_ids"])
 
+    def check(self) -> None:
+        """Nothing to see: it is loaded."""
+
     def write(self, pull: Pull, keep: Keep, seed: int) -> Iterator[list[Arrival]]:
         """See `Teacher`. The engine was given its seed when it was made."""
         while asks := list(islice(iter(pull, None), self.batch_size)):
@@ -302,14 +317,21 @@ class ServerTeacher:
         )
         self.measurements = Measurements()
         self._count_tokens = count_tokens
+        self._is_checked = False
 
     def check(self) -> None:
-        """Ask each server for one short text, before anything depends on it.
+        """Ask each server for one short text, once, before anything depends on it.
 
         Raises:
             UserError: a server isn't there, refuses, or gives no text.
         """
-        self.client.check(self._request(Ask("", 0, 0, f"Say hello.\n{_OPEN_THINK}")))
+        if self._is_checked:
+            return
+        request = self._request(Ask("", 0, 0, f"Say hello.\n{_OPEN_THINK}"))
+        limits = {"max_tokens", "max_completion_tokens"} & request.body.keys()
+        short = {**request.body, **dict.fromkeys(limits, _PROBE_TOKENS)}
+        self.client.check(replace(request, body=short))
+        self._is_checked = True
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in the model's tokens."""
@@ -374,7 +396,7 @@ class ServerTeacher:
         Raises:
             ValueError: there is not exactly one answer.
         """
-        response = WrittenResponse.model_validate_json(content)
+        response = WrittenResponse.from_bytes(content)
         if len(response.choices) != 1:
             raise ValueError(f"found {len(response.choices)} answers, expected 1")
         [choice] = response.choices
