@@ -19,6 +19,7 @@ from alignxplore_trl.synthesis.selection import (
     count_kept,
     draw_unverified,
     keep_verified,
+    outcomes_in_words,
 )
 from alignxplore_trl.text.parsing import FormatProblem, Inference
 from tests.synthesis.teaching import written
@@ -185,3 +186,13 @@ def test_what_is_kept_is_counted_by_round() -> None:
         "round_2/kept": 0,
         "round_2/cases_with_one_kept": 0,
     }
+
+
+def test_every_fate_is_told_in_words() -> None:
+    fates = ["verified", "wrong", "wrong", "unjudged", "malformed", "unanswered"]
+    found = [candidate(0, number, fate) for number, fate in enumerate(fates)]
+    assert outcomes_in_words(found) == (
+        "2 rejected by the judge, 1 verified, 1 not judged, 1 malformed (no_answer), "
+        "1 unanswered (timeout)"
+    )
+    assert outcomes_in_words([]) == "no candidates"
