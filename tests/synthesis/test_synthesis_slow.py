@@ -246,7 +246,7 @@ def server_teacher(server: VllmServer, **changes: float) -> ServerTeacher:
         role=TEACHING,
     )  # fmt: skip
     settings = replace(usual, **changes)  # type: ignore[arg-type]
-    return ServerTeacher(settings, SAMPLING, count_tokens, chat=False, body={})
+    return ServerTeacher(settings, SAMPLING, count_tokens, model="teacher", chat=False, body={})
 
 
 def local_teacher(prompts: PromptSet, sampling: Sampling) -> LocalTeacher:
