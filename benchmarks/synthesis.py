@@ -5,8 +5,8 @@
 A stub of an OpenAI-compatible server, in a process of its own, answers each request so many seconds
 after the whole of it has arrived. It is asked for 1,000 completions by `Asking.fulfil`, with a
 `ServerTeacher` and answers that are kept in a file, at 32 and 64 requests at once and 1 and 2
-seconds. Prompts have 6,750 characters and answers 9,000: 1,500 and 2,000 tokens of English. (A real
-teacher takes tens of seconds for such an answer, of which the same own time is a smaller share.)
+seconds. Prompts have 6,750 characters and answers 9,000: 1,500 and 2,000 tokens of English. (Of
+answers that take longer the same own time is a smaller share.)
 The ideal is ceil(1,000 / requests at once) times the seconds of an answer; own time is what is
 measured beyond it, as a share of the ideal. Side by side with it, at 1 second: a plain loop of
 asyncio and httpx with a semaphore, which parses the answers as JSON and keeps nothing. The last
@@ -48,10 +48,11 @@ from pathlib import Path
 
 import httpx
 
+from alignxplore_trl.inference.describing import SamplingSettings
 from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.synthesis.answers import TeacherAnswers
 from alignxplore_trl.synthesis.asking import Asking, Prices, Spending
-from alignxplore_trl.synthesis.teachers import TEACHING, Ask, Sampling, ServerTeacher, Written
+from alignxplore_trl.synthesis.teachers import TEACHING, Ask, ServerTeacher, Written
 
 logger = logging.getLogger("benchmark")
 
@@ -59,7 +60,7 @@ COMPLETIONS = 1000
 PROMPT_TOKENS, ANSWER_TOKENS, CHARACTERS_PER_TOKEN = 1500, 2000, 4.5
 CONCURRENCIES, SECONDS = (32, 64), (1, 2)
 TEACHER = Path(__file__).parents[1] / "assets" / "teacher"
-SAMPLING = Sampling(max_new_tokens=4096, temperature=0.9, top_p=0.95, top_k=10)
+SAMPLING = SamplingSettings(max_new_tokens=4096, temperature=0.9, top_p=0.95, top_k=10)
 
 
 @dataclass(frozen=True)

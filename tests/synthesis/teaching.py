@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from alignxplore_trl.inference.describing import SamplingSettings
 from alignxplore_trl.judging.client import ServerSettings, Unanswered
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
@@ -17,14 +18,13 @@ from alignxplore_trl.synthesis.teachers import (
     Ask,
     Keep,
     Pull,
-    Sampling,
     ServerTeacher,
     Written,
 )
 from alignxplore_trl.text.rendering import Question
 from tests.judging.fault_server import Reply
 
-SAMPLING = Sampling(max_new_tokens=8, temperature=0.9, top_p=0.95, top_k=10)
+SAMPLING = SamplingSettings(max_new_tokens=8, temperature=0.9, top_p=0.95, top_k=10)
 Script = Callable[[Ask], Written | Unanswered]
 
 
@@ -130,7 +130,7 @@ def server_teacher(
     *,
     chat: bool = False,
     body: dict[str, Any] | None = None,
-    sampling: Sampling = SAMPLING,
+    sampling: SamplingSettings = SAMPLING,
     is_tried: bool = True,
     **changes: Any,
 ) -> ServerTeacher:

@@ -23,7 +23,6 @@ from alignxplore_trl.synthesis.teachers import (
     Arrival,
     Ask,
     LocalTeacher,
-    Sampling,
     Teacher,
     Written,
 )
@@ -114,7 +113,7 @@ def test_further_candidates_of_a_local_teacher_are_not_the_first_ones_again(
         max_prompt_tokens=100,
         batch_size=4,
     )
-    teacher = LocalTeacher(describer, Sampling(6, 1.0, 1.0, 50), "random", seed=0)
+    teacher = LocalTeacher(describer, "random", seed=0)
     first, _ = fulfilled(teacher, answers, [ask(number) for number in range(4)])
     more, _ = fulfilled(teacher, answers, [ask(number) for number in range(8)])
     assert {own: more[own] for own in first} == first

@@ -39,7 +39,6 @@ from alignxplore_trl.synthesis.selection import keep_verified
 from alignxplore_trl.synthesis.teachers import (
     TEACHING,
     LocalTeacher,
-    Sampling,
     ServerTeacher,
     Teacher,
     Written,
@@ -55,7 +54,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TEACHER = ROOT / "assets" / "teacher"
 JUDGE = ROOT / "assets" / "judge"
 TOKENIZER = AutoTokenizer.from_pretrained(TEACHER)
-SAMPLING = Sampling(max_new_tokens=96, temperature=0.9, top_p=0.95, top_k=10)
+SAMPLING = SamplingSettings(max_new_tokens=96, temperature=0.9, top_p=0.95, top_k=10)
 MAX_PROMPT_TOKENS = 320
 USERS = 96
 # The first candidates of a user are looked at in groups; the others say how often it succeeds.
@@ -249,18 +248,16 @@ def server_teacher(server: VllmServer, **changes: float) -> ServerTeacher:
     return ServerTeacher(settings, SAMPLING, count_tokens, model="teacher", chat=False, body={})
 
 
-def local_teacher(prompts: PromptSet, sampling: Sampling) -> LocalTeacher:
+def local_teacher(prompts: PromptSet, sampling: SamplingSettings) -> LocalTeacher:
     describer = Describer.from_folder(
         TEACHER,
         prompts,
         dtype="float32",
-        sampling=SamplingSettings(
-            sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k or 0
-        ),
+        sampling=sampling,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         batch_size=128,
     )
-    return LocalTeacher(describer, sampling, "the shipped teacher", seed=0)
+    return LocalTeacher(describer, "the shipped teacher", seed=0)
 
 
 def rewards(candidates: Sequence[Candidate]) -> np.ndarray:
@@ -295,7 +292,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from alignxplore_trl.synthesis.teachers import Ask, Sampling, VllmTeacher
+from alignxplore_trl.synthesis.teachers import Ask, VllmTeacher
+from alignxplore_trl.inference.describing import SamplingSettings
 
 
 def main(source: str, said: Path) -> None:
@@ -304,7 +302,7 @@ def main(source: str, said: Path) -> None:
     left = list(asks)
     teacher = VllmTeacher(
         source,
-        Sampling(**asked["sampling"]),
+        SamplingSettings(**asked["sampling"]),
         "the shipped teacher",
         seed=0,
         batch_size=2,
@@ -435,7 +433,7 @@ def test_the_local_teacher_and_the_server_sample_from_the_same_distribution(
 
 
 def measure_local(
-    sampling: Sampling,
+    sampling: SamplingSettings,
     samples: int,
     workshop: Workshop,
     cases: list[PreferenceCase],

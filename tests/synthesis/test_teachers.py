@@ -25,7 +25,6 @@ from alignxplore_trl.synthesis.teachers import (
     Arrival,
     Ask,
     LocalTeacher,
-    Sampling,
     ServerTeacher,
     Written,
     as_message,
@@ -396,7 +395,7 @@ def describer(
 
 
 def local(describer: Describer, **options: Any) -> LocalTeacher:
-    return LocalTeacher(describer, Sampling(6, 0.9, 0.95, 10), "random", 0, **options)
+    return LocalTeacher(describer, "random", 0, **options)
 
 
 def test_a_local_teacher_writes_what_its_describer_does(describer: Describer) -> None:

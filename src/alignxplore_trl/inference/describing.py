@@ -25,12 +25,15 @@ from alignxplore_trl.text.rendering import PromptSet
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are sampled; the defaults are the method's at inference (METHOD: RL)."""
+    """How completions are sampled; the defaults are the method's at inference (METHOD: RL).
+
+    `top_k` is `None` where all tokens may be drawn.
+    """
 
     max_new_tokens: int
     temperature: float = 0.9
     top_p: float = 0.95
-    top_k: int = 10
+    top_k: int | None = 10
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Describer:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.prompts = prompts
+        self.sampling = sampling
         self.max_prompt_tokens = max_prompt_tokens
         self.batch_size = batch_size
         self.add_special_tokens = add_special_tokens
@@ -138,7 +142,7 @@ class Describer:
             do_sample=True,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            top_k=sampling.top_k,
+            top_k=sampling.top_k or 0,
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -96,7 +96,8 @@ def refused_overrides(recipe: str, overrides: Sequence[str]) -> dict[str, str]:
 
 def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
     groups = set(group_names())
-    known = _known_values(recipe, overrides, groups)
+    chosen = _chosen_groups(recipe, overrides, groups)
+    known = compose_recipe(recipe, chosen)
     refused = {}
     for override in overrides:
         key = override_key(override)
@@ -107,7 +108,7 @@ def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
         elif not override.startswith("+") and not _is_known(key, known):
             near = did_you_mean(key, _all_keys(known))
             problem = f"{key}: the {recipe} recipe has no such key{near}"
-        elif _adds_keys(override, known) and not _composes(recipe, override):
+        elif _adds_keys(recipe, override, chosen):
             problem = (
                 f"{override}: there are no such keys yet, expected a plus to add them: "
                 f"+{key}.<name>=<value>"
@@ -117,8 +118,8 @@ def _refused(recipe: str, overrides: tuple[str, ...]) -> dict[str, str]:
     return refused
 
 
-def _known_values(recipe: str, overrides: tuple[str, ...], groups: set[str]) -> dict[str, Any]:
-    """The recipe's values with those choices of groups that are there."""
+def _chosen_groups(recipe: str, overrides: tuple[str, ...], groups: set[str]) -> tuple[str, ...]:
+    """The overrides that choose something which is there; none where these can't go together."""
     plain = compose_recipe(recipe, ()) if overrides else {}
     chosen = tuple(
         each
@@ -127,27 +128,19 @@ def _known_values(recipe: str, overrides: tuple[str, ...], groups: set[str]) -> 
         and _check_choice(recipe, key, each.split("=", 1)[-1], plain) is None
     )
     # Where nothing else was given, these are what can't be composed.
-    return plain if chosen in ((), overrides) else compose_recipe(recipe, chosen)
+    return () if chosen == overrides else chosen
 
 
-def _adds_keys(override: str, known: Mapping[str, Any]) -> bool:
-    """Whether it gives an open mapping keys that it doesn't have."""
+def _adds_keys(recipe: str, override: str, chosen: tuple[str, ...]) -> bool:
+    """Whether it gives a mapping keys that it doesn't have, which Hydra refuses without a plus."""
     if override.startswith(("+", "~")) or "={" not in override:
         return False
-    value: Any = known
-    for part in override_key(override).split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return isinstance(value, Mapping)
-
-
-def _composes(recipe: str, override: str) -> bool:
-    """Whether Hydra takes it, alone."""
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            compose(recipe, overrides=[override])
+            compose(recipe, overrides=[*chosen, override])
     except (HydraException, OmegaConfBaseException):
-        return False
-    return True
+        return True
+    return False
 
 
 def _without_effect(overrides: tuple[str, ...], config: DictConfig) -> list[str]:

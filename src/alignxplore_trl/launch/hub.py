@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    OIDCError,
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -103,8 +104,7 @@ def _is_repository(name: str) -> bool:
 def _has_token() -> bool:
     try:
         return get_token() is not None
-    # A token that another service would have to give, and doesn't.
-    except Exception:
+    except OIDCError:  # A service that gives out tokens, and doesn't.
         return False
 
 

@@ -29,7 +29,6 @@ from alignxplore_trl.synthesis.candidates import PromptBudget, Synthesis, Synthe
 from alignxplore_trl.synthesis.teachers import (
     TEACHING,
     LocalTeacher,
-    Sampling,
     ServerTeacher,
     Teacher,
     VllmTeacher,
@@ -106,9 +105,9 @@ def _prices(config: SynthesizeConfig) -> Prices | None:
     return Prices(prices.prompt, prices.completion)
 
 
-def _sampling(config: SynthesizeConfig) -> Sampling:
+def _sampling(config: SynthesizeConfig) -> SamplingSettings:
     asked = config.teacher
-    return Sampling(asked.max_new_tokens, asked.temperature, asked.top_p, asked.top_k)
+    return SamplingSettings(asked.max_new_tokens, asked.temperature, asked.top_p, asked.top_k)
 
 
 def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
@@ -132,30 +131,30 @@ def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
 
 
 def _local_teacher(
-    asked: LocalTeacherSettings, sampling: Sampling, config: SynthesizeConfig, prompts: PromptSet
+    asked: LocalTeacherSettings,
+    sampling: SamplingSettings,
+    config: SynthesizeConfig,
+    prompts: PromptSet,
 ) -> LocalTeacher:
     describer = Describer.from_folder(
         asked.model,
         prompts,
         dtype=asked.dtype,
         device=PartialState().device,
-        sampling=SamplingSettings(
-            sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k or 0
-        ),
+        sampling=sampling,
         max_prompt_tokens=config.prompts.max_prompt_tokens,
         batch_size=asked.batch_size,
         add_special_tokens=not asked.chat,
     )
     return LocalTeacher(
         describer,
-        sampling,
         identity_of(asked.model, dtype=asked.dtype),
         config.seed,
         render=partial(as_message, describer.tokenizer) if asked.chat else None,
     )
 
 
-def _server_teacher(asked: ServerTeacherSettings, sampling: Sampling) -> ServerTeacher:
+def _server_teacher(asked: ServerTeacherSettings, sampling: SamplingSettings) -> ServerTeacher:
     tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer)
     server = asked.server
     return ServerTeacher(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from alignxplore_trl.reporting.charts import acceptance_chart, length_chart, score_chart
 from alignxplore_trl.reporting.results import Figure
@@ -47,8 +48,6 @@ _MOST_DIMENSIONS = 25
 _EXAMPLES = 3
 # Characters of a prompt and of a completion that an example shows.
 _SHOWN_PROMPT, _SHOWN_COMPLETION = 2000, 4000
-# Of the standard normal distribution: 95 % lie between it and its opposite.
-_Z = 1.959963984540054
 # What begins something in Markdown; an underscore does where it isn't inside a word.
 _MARKS = re.compile(r"[\\`*\[\]|<>~$&]|(?<![^\W_])_|_(?![^\W_])")
 _FRONT_MATTER = """\
@@ -103,10 +102,8 @@ def wilson_interval(successes: int, trials: int) -> Figure:
     """
     if not trials:
         return Figure(None)
-    share, weight = successes / trials, _Z**2 / trials
-    middle = (share + weight / 2) / (1 + weight)
-    half = _Z * math.sqrt((share * (1 - share) + weight / 4) / trials) / (1 + weight)
-    return Figure(share, max(0.0, middle - half), min(1.0, middle + half))
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return Figure(successes / trials, interval.low, interval.high)
 
 
 def write_synthesis_card(

@@ -142,8 +142,9 @@ class Asking:
         missing = [ask for ask in asks if ask not in cached]
         if missing:
             self.teacher.check()
-            of_rest = seed if not cached else _seed_of(seed, missing[0])
-            yield from _Errand(self, missing).arrivals(of_rest)
+            first = missing[0]
+            of_rest = seed_of(seed, first.kind, first.case_id, first.round, first.number)
+            yield from _Errand(self, missing).arrivals(of_rest if cached else seed)
 
 
 class _Errand:
@@ -216,6 +217,7 @@ class _Errand:
                     self._unanswered_in_a_row = 0
 
 
-def _seed_of(seed: int, first: Ask) -> int:
-    key = f"{seed}/{first.kind}/{first.case_id}/{first.round}/{first.number}"
+def seed_of(*parts: object) -> int:
+    """A seed that is a function of these, and of nothing else."""
+    key = "/".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4])

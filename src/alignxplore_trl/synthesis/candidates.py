@@ -14,7 +14,7 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import Bar
 from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
 from alignxplore_trl.synthesis.answers import Verified
-from alignxplore_trl.synthesis.asking import Asking
+from alignxplore_trl.synthesis.asking import Asking, seed_of
 from alignxplore_trl.synthesis.dimensions import merge_dimensions, read_dimensions
 from alignxplore_trl.synthesis.teachers import Ask, Written, completion_of
 from alignxplore_trl.synthesis.verification import Verifier
@@ -81,6 +81,11 @@ class Candidate:
     def place(self) -> tuple[str, int, int]:
         """What tells it from all others."""
         return self.case_id, self.round, self.number
+
+    def rank(self, salt: str) -> bytes:
+        """Its place in an order that no generator's state matters to."""
+        key = "/".join(map(str, (salt, *self.place)))
+        return hashlib.sha256(key.encode()).digest()
 
     @property
     def is_unjudged(self) -> bool:
@@ -328,9 +333,8 @@ class Synthesis:
         named: dict[tuple[str, int], tuple[str, ...]] = {}
         counts: Counter[str] = Counter()
         with Bar(f"dimensions of round {number} of {self.settings.rounds}", len(asks)) as bar:
-            for arrivals in self.asking.fulfil(
-                asks, _seed_of_dimensions(self.settings.seed, number)
-            ):
+            seed = seed_of(self.settings.seed, "dimensions", number)
+            for arrivals in self.asking.fulfil(asks, seed):
                 for ask, answer in arrivals:
                     names = read_dimensions(answer.text) if isinstance(answer, Written) else None
                     counts["dimensions/unread"] += names is None
@@ -479,7 +483,7 @@ def draw_earlier(
     for candidate in candidates:
         if _may_be_drawn(candidate, rule):
             best = drawn.get(candidate.case_id)
-            if best is None or _rank(candidate, seed) < _rank(best, seed):
+            if best is None or candidate.rank(str(seed)) < best.rank(str(seed)):
                 drawn[candidate.case_id] = candidate
     earlier = {candidate.case_id: Earlier("none_found") for candidate in candidates}
     for case_id, candidate in drawn.items():
@@ -492,15 +496,6 @@ def _may_be_drawn(candidate: Candidate, rule: EarlierRule) -> bool:
     if rule == "verified":
         return candidate.reward == 1
     return isinstance(candidate.outcome, Inference)
-
-
-def _rank(candidate: Candidate, seed: int) -> bytes:
-    key = f"{seed}/{candidate.case_id}/{candidate.round}/{candidate.number}"
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _seed_of_dimensions(seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/dimensions/{number}".encode()).digest()[:4])
 
 
 def _count(candidates: Sequence[Candidate], number: int) -> Counter[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -95,7 +94,7 @@ def draw_unverified(candidates: Sequence[Candidate], seed: int) -> list[Candidat
             for each in candidates
             if each.round == number and isinstance(each.outcome, Inference)
         ]
-        ranked = sorted(well_formed, key=lambda each: _rank(each, "unverified", seed))
+        ranked = sorted(well_formed, key=lambda each: each.rank(f"{seed}/unverified"))
         chosen = {each.place for each in ranked[: sizes[number]]}
         drawn += [each for each in well_formed if each.place in chosen]
     return drawn
@@ -124,12 +123,7 @@ def _mixed(kept: Sequence[Candidate], mix: Sequence[float], seed: int) -> list[C
     chosen: set[tuple[str, int, int]] = set()
     for number, share in asked.items():
         of_round = [candidate for candidate in kept if candidate.round == number]
-        ranked = sorted(of_round, key=lambda each: _rank(each, "mix", seed))
+        ranked = sorted(of_round, key=lambda each: each.rank(f"{seed}/mix"))
         # Rounded down, but for what floating-point division takes from a whole number.
         chosen |= {each.place for each in ranked[: int(parts * share + 1e-9)]}
     return [candidate for candidate in kept if candidate.place in chosen]
-
-
-def _rank(candidate: Candidate, purpose: str, seed: int) -> bytes:
-    key = f"{seed}/{purpose}/{candidate.case_id}/{candidate.round}/{candidate.number}"
-    return hashlib.sha256(key.encode()).digest()

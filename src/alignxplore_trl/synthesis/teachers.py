@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from alignxplore_trl.inference.describing import Describer, SamplingSettings
 from alignxplore_trl.judging.client import (
     CompletionsClient,
     Request,
@@ -22,9 +23,6 @@ from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.written import Usage, WrittenResponse
 from alignxplore_trl.text.parsing import Inference, parse_completion
 
-if TYPE_CHECKING:
-    from alignxplore_trl.inference.describing import Describer
-
 TEACHING = ServerRole(
     "teacher.server",
     "serve-teacher",
@@ -34,16 +32,6 @@ TEACHING = ServerRole(
 )
 _OPEN_THINK = "<think>"
 _PROBE_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a teacher samples; `None` is not sent, where a server doesn't know it."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +87,7 @@ class Teacher(Protocol):
     """
 
     identity: str
-    sampling: Sampling
+    sampling: SamplingSettings
     chat: bool
 
     def count_tokens(self, text: str) -> int:
@@ -147,7 +135,7 @@ def as_message(prompt: str) -> str:
     return prompt.rstrip().removesuffix(_OPEN_THINK).rstrip()
 
 
-def identity(model: str, sampling: Sampling, **how: Any) -> str:
+def identity(model: str, sampling: SamplingSettings, **how: Any) -> str:
     """What a teacher's texts depend on, as text: the model, its sampling, how it is asked."""
     return json.dumps({"model": model, "sampling": asdict(sampling), **how}, sort_keys=True)
 
@@ -157,7 +145,6 @@ class LocalTeacher:
 
     Args:
         describer: samples completions.
-        sampling: how it does.
         model: what tells it from other models.
         seed: part of what it writes.
         render: a message as the model's chat template has it; `None`: prompts as they are.
@@ -166,15 +153,14 @@ class LocalTeacher:
     def __init__(
         self,
         describer: Describer,
-        sampling: Sampling,
         model: str,
         seed: int,
         render: Callable[[str], str] | None = None,
     ) -> None:
         self.describer = describer
-        self.sampling = sampling
+        self.sampling = describer.sampling
         self.chat = render is not None
-        self.identity = identity(model, sampling, chat=self.chat, seed=seed)
+        self.identity = identity(model, self.sampling, chat=self.chat, seed=seed)
         self._render = render
 
     def count_tokens(self, text: str) -> int:
@@ -223,7 +209,7 @@ class VllmTeacher:
     def __init__(
         self,
         source: str,
-        sampling: Sampling,
+        sampling: SamplingSettings,
         model: str,
         *,
         seed: int,
@@ -301,7 +287,7 @@ class ServerTeacher:
     def __init__(
         self,
         settings: ServerSettings,
-        sampling: Sampling,
+        sampling: SamplingSettings,
         count_tokens: Callable[[str], int],
         *,
         model: str,
