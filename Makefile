@@ -17,10 +17,14 @@ REWARD ?=
 JUDGE ?=
 ## TEACHER    of `make synthesize`: local, server or vllm                 [local]
 TEACHER ?=
-## LIMIT      of `make synthesize`: the first users                       [all]
+## LIMIT      of `make synthesize` and `make evaluate`: the first users   [all]
 LIMIT ?=
 ## BUDGET     of `make synthesize`: the most its answers may cost         [no limit]
 BUDGET ?=
+## METHODS    of `make evaluate`: such as null,golden,rl_streaming        [all there are]
+METHODS ?=
+## BENCHMARKS of `make evaluate`: such as world,world_reversed,psoups     [the test cases of DATA]
+BENCHMARKS ?=
 ## LAUNCH     cpu, cpu2, gpu1, ddp, zero2 or zero3                        [what SCALE says]
 LAUNCH ?= $(LAUNCH_OF_$(SCALE))
 ## SEED       everything drawn at random is a function of it              [0]
@@ -56,6 +60,9 @@ export OMP_NUM_THREADS ?= $(if $(filter cpu cpu2,$(LAUNCH)),1,$(CORES))
 
 # A choice that isn't made isn't passed: conf/ alone knows the defaults.
 choice = $(if $(strip $(2)),$(1)=$(2))
+comma := ,
+# a,b as a list of texts: null is a method's name.
+choices = $(if $(strip $(2)),'$(1)=["$(subst $(comma),"$(comma)",$(strip $(2)))"]')
 SHARED = $(strip scale=$(SCALE) $(call choice,setting.signals,$(SIGNALS)) $(call choice,data,$(DATA)) \
 	$(call choice,data.path,$(DATA_PATH)) $(call choice,judge,$(JUDGE)) $(call choice,seed,$(SEED)))
 NAMED = $(strip $(call choice,run_name,$(RUN)) $(ARGS))
@@ -65,7 +72,7 @@ PREPARE = $(SHARED) setting=$(SETTING)
 RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
 # A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
-VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET LAUNCH SEED \
+VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET METHODS BENCHMARKS LAUNCH SEED \
 	RUN ARGS N HTML RECIPE NAME
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
@@ -144,10 +151,13 @@ rl-streaming: $(VENV)/stamp ## Everything in the streaming setting, ending in a 
 	$(ACCELERATE) recipes/rl.py --then evaluate $(RL) setting=streaming
 	$(PYTHON) recipes/evaluate.py --for rl $(RL) setting=streaming
 
+EVALUATE = $(strip $(PREPARE) $(call choices,evaluation.methods,$(METHODS)) \
+	$(call choices,evaluation.benchmarks,$(BENCHMARKS)) $(call choice,evaluation.cases,$(LIMIT)))
+# On one process, unless LAUNCH is given: each holds all judges.
 evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are trained
-	$(call only,$(OF_DATA) JUDGE)
-	$(PYTHON) recipes/prepare.py --for evaluate $(PREPARE) $(NAMED)
-	$(PYTHON) recipes/evaluate.py $(PREPARE) $(NAMED)
+	$(call only,$(OF_TRAINING) METHODS BENCHMARKS LIMIT)
+	$(PYTHON) recipes/prepare.py --for evaluate $(EVALUATE) $(NAMED)
+	$(if $(filter command,$(origin LAUNCH)),$(ACCELERATE),$(PYTHON)) recipes/evaluate.py $(EVALUATE) $(NAMED)
 
 judge-report: $(VENV)/stamp ## What the judge is worth, before anything is trained against it
 	$(call only,$(OF_DATA) JUDGE)
@@ -176,7 +186,7 @@ config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
 CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(filter-out scale=%,$(SYNTHESIZE))
-CONFIG_OF_evaluate = $(CONFIG_STAGE)
+CONFIG_OF_evaluate = $(filter-out scale=%,$(EVALUATE))
 CONFIG_OF_judge_report = $(CONFIG_STAGE)
 CONFIG_OF_inspect_data = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignxplore_trl.data.robustness import (
+    Drift,
     count_variations,
     read_variation,
     vary,
@@ -45,7 +46,8 @@ def histories_of(
 
     A variation is applied to what a setting reads, not to the whole history: with one reversed pair
     there is one among the four of base4, and one among the eight of base8. Settings that read
-    equally many signals read the same ones.
+    equally many signals read the same ones. A setting that reads fewer signals than are to be
+    reversed is left out.
 
     Raises:
         UserError: the variation's name can't be read, or a case can't be varied so.
@@ -57,6 +59,7 @@ def histories_of(
     varied = {
         setting: [vary(case, variation, seed, opposites) for case in own]
         for setting, own in read.items()
+        if not (isinstance(variation, Drift) and variation.count > setting.signals)
     }
     return Histories(
         cases=[vary_target(case, variation, opposites) for case in cases],

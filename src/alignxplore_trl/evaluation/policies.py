@@ -2,54 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from alignxplore_trl.baselines.protocol import UserDescription
 from alignxplore_trl.evaluation.settings import Setting
-from alignxplore_trl.inference.describing import CaseDescription, Describer, describe_cases
+from alignxplore_trl.inference.describing import CaseDescription, CompletionModel, describe_cases
 from alignxplore_trl.signals import PreferenceCase
 
 
 class Policy:
-    """Describes users with a model, in the rounds of one setting.
+    """Describes users with a model, in the rounds of a setting.
 
     Args:
         name: the method's name in results, such as `backbone` or `rl_streaming`.
-        describer: the model with its templates and sampling.
-        setting: how much history it reads, in how many rounds.
+        model: with its templates and sampling.
         seed: of sampling.
-        report: called with the number of rounds finished after each of them.
     """
 
-    def __init__(
-        self,
-        name: str,
-        describer: Describer,
-        setting: Setting,
-        seed: int,
-        report: Callable[[int], None] = lambda done: None,
-    ) -> None:
+    def __init__(self, name: str, model: CompletionModel, seed: int) -> None:
         self.name = name
-        self.describer = describer
-        self.setting = setting
+        self.model = model
         self.seed = seed
-        self.report = report
 
-    def describe(self, cases: Sequence[PreferenceCase]) -> list[UserDescription]:
-        """The last round's description of each case that has enough signals for the setting."""
+    def describe_in(
+        self, setting: Setting, cases: Sequence[PreferenceCase]
+    ) -> dict[Setting, list[UserDescription]]:
+        """What stands at the end of each round, of each case that has enough signals for all.
+
+        The end of round k is the setting with k rounds; after round 1 that is a base setting.
+        """
         described = describe_cases(
-            self.describer,
-            self.setting.history(cases),
-            per_round=self.setting.per_round,
-            rounds=self.setting.rounds,
+            self.model,
+            setting.history(cases),
+            per_round=setting.per_round,
+            rounds=setting.rounds,
             seed=self.seed,
-            report=self.report,
         )
-        return [_last_round(case) for case in described]
+        return {
+            Setting(setting.per_round, rounds): [_after(case, rounds) for case in described]
+            for rounds in range(1, setting.rounds + 1)
+        }
 
 
-def _last_round(case: CaseDescription) -> UserDescription:
-    last = case.rounds[-1]
+def _after(case: CaseDescription, rounds: int) -> UserDescription:
+    read = case.rounds[:rounds]
+    last = read[-1]
     return UserDescription.from_completion(
         case_id=case.case_id,
         completion=last.completion.text,
@@ -57,6 +54,8 @@ def _last_round(case: CaseDescription) -> UserDescription:
         tokens=last.completion.tokens,
         ended=last.completion.ended,
         earlier=last.earlier,
-        dropped_signals=sum(record.prompt.dropped_signals for record in case.rounds),
-        shortened_texts=sum(record.prompt.shortened_texts for record in case.rounds),
+        dropped_signals=sum(record.prompt.dropped_signals for record in read),
+        shortened_texts=sum(record.prompt.shortened_texts for record in read),
+        prompt_tokens=last.prompt_tokens,
+        seconds=last.completion.seconds,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import (
@@ -38,11 +40,37 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled completion: its text, its length in tokens, and whether the model ended it."""
+    """A sampled completion: its text, its length in tokens, and whether the model ended it.
+
+    `seconds` is its share of the time in which its batch was written.
+    """
 
     text: str
     tokens: int
     ended: bool
+    seconds: float | None = field(default=None, compare=False)
+
+
+class CompletionModel(Protocol):
+    """What descriptions are made with: a language model, its templates and its budget.
+
+    Attributes:
+        prompts: the templates.
+        max_prompt_tokens: the budget that prompts are shortened to, by rule.
+        batch_size: prompts that it completes at once.
+    """
+
+    prompts: PromptSet
+    max_prompt_tokens: int
+    batch_size: int
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in the model's tokens."""
+        ...
+
+    def complete(self, prompts: Sequence[str], seed: int) -> list[Completion]:
+        """One completion per prompt."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +78,7 @@ class RoundRecord:
     """One round of one case: what the model was given and what it wrote."""
 
     prompt: FittedPrompt
+    prompt_tokens: int
     earlier: str | None
     completion: Completion
     outcome: Inference | FormatProblem
@@ -186,7 +215,7 @@ class Describer:
         completions: dict[int, Completion] = {}
         batches = self.complete_batches(prompts, seed)
         total = -(-len(prompts) // self.batch_size)
-        for batch in progress(batches, "batches of completions", total):
+        for batch in progress(batches, "batches of completions", total) if total > 1 else batches:
             completions.update(batch)
         return [completions[index] for index in range(len(prompts))]
 
@@ -212,21 +241,24 @@ class Describer:
             add_special_tokens=self.add_special_tokens,
             return_token_type_ids=False,
         ).to(self.model.device)
+        begun = time.perf_counter()
         output = self.model.generate(**inputs, generation_config=self._generation)
         assert isinstance(output, torch.Tensor)
-        return [self._completion(row) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
+        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+        seconds = (time.perf_counter() - begun) / len(rows)
+        return [self._completion(row, seconds) for row in rows]
 
-    def _completion(self, ids: list[int]) -> Completion:
+    def _completion(self, ids: list[int], seconds: float | None = None) -> Completion:
         end = self.tokenizer.eos_token_id
         ended = end in ids
         tokens = ids[: ids.index(end)] if ended else ids
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         assert isinstance(text, str)
-        return Completion(text, len(tokens), ended)
+        return Completion(text, len(tokens), ended, seconds)
 
 
 def describe_cases(
-    describer: Describer,
+    describer: CompletionModel,
     cases: Sequence[PreferenceCase],
     *,
     per_round: int,
@@ -271,7 +303,8 @@ def describe_cases(
             records, fitted, earlier, completions, strict=True
         ):
             outcome = parse_completion(completion.text)
-            own_records.append(RoundRecord(prompt, previous, completion, outcome))
+            length = describer.count_tokens(prompt.text)
+            own_records.append(RoundRecord(prompt, length, previous, completion, outcome))
         report(number + 1)
     return [
         CaseDescription(case.case_id, tuple(own)) for case, own in zip(cases, records, strict=True)

@@ -13,13 +13,11 @@ import numpy as np
 
 from alignxplore_trl.judging.generator import Continuation, Generator
 from alignxplore_trl.judging.measurements import Measurements
-from alignxplore_trl.run.database import told_in_words
+from alignxplore_trl.run.database import PATIENCE, told_in_words
 from alignxplore_trl.text.rendering import PromptSet
 
 LogProbabilities = tuple[float, ...]
 
-# Seconds to wait for another process that writes.
-_PATIENCE = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS log_probabilities (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
 # What another model, or the same model read otherwise, differs in.
 _FILES_OF_A_MODEL = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "*.model")
@@ -101,7 +99,7 @@ class CachedGenerator:
         """A connection of its own for each use: none is carried into another process."""
         with (
             told_in_words(self.path, "the cache of log-probabilities"),
-            closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as database,
+            closing(sqlite3.connect(self.path, timeout=PATIENCE)) as database,
             database,
         ):
             yield database

@@ -15,9 +15,7 @@ from alignxplore_trl.data.release_files import (
     SIGNALS_IN_PROMPT,
     TEST_FILE,
 )
-from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
 from alignxplore_trl.data.world import Split, World, check_world
-from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.config import (
     AlignxData,
     AnyData,
@@ -45,6 +43,7 @@ from alignxplore_trl.launch.config import (
     VllmTeacherSettings,
     WorldData,
 )
+from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
 from alignxplore_trl.run.errors import Problems, UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -599,59 +598,17 @@ def _check_sizes(config: RLConfig, problems: Problems) -> None:
 
 
 def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
+    asked = config.evaluation
     _check_judge(config.judge, 1, problems)
     if not (isinstance(config.judge, SampledJudgeSettings) and config.judge.server.test_urls):
         check_model_folder("judge.test_model", config.judge.test_model, problems)
+    for key, sources in (("judges", asked.judges), ("generators", asked.generators)):
+        for source in sources:
+            check_model_folder(f"evaluation.{key}", source, problems)
     for method in ("backbone", "teacher"):
-        if method in config.evaluation.methods:
+        if asked.methods is None or method in asked.methods:
             _check_writer(method, config, problems)
-    _check_robustness(config, problems)
-    available = config.data.signals_per_user
-    source = "data.signals_per_user"
-    if config.evaluation.split == "test_posts" and isinstance(config.data, AlignxData):
-        available, source = config.data.test_posts.signals, "data.test_posts.signals"
-    for name in config.evaluation.settings:
-        try:
-            setting = Setting.from_name(name)
-        except UserError as error:
-            problems.found += [f"evaluation.settings: {problem}" for problem in error.problems]
-            continue
-        if available < setting.signals:
-            problems.add(
-                f"evaluation.settings: {name} reads {setting.signals} signals, but {source} is "
-                f"{available}"
-            )
-
-
-def _check_robustness(config: EvaluateConfig, problems: Problems) -> None:
-    name, key = config.evaluation.robustness, "evaluation.robustness"
-    if name is None:
-        return
-    try:
-        variation = read_variation(name)
-    except UserError as error:
-        problems.found += [f"{key}: {problem}" for problem in error.problems]
-        return
-    kind = getattr(config.data, "signal_kind", "comparisons")
-    if config.evaluation.split == "test_posts":
-        kind = "posts"
-    if not isinstance(variation, Shuffled) and kind != "comparisons":
-        problems.add(
-            f"{key}: {name} reverses comparisons, but the signals are {kind}; choose shuffled, or "
-            "data.signal_kind=comparisons"
-        )
-    if isinstance(variation, Drift):
-        for setting in config.evaluation.settings:
-            try:
-                signals = Setting.from_name(setting).signals
-            except UserError:
-                continue  # Told where the settings are checked.
-            if variation.count > signals:
-                problems.add(
-                    f"{key}: {name} reverses {variation.count} signals, but {setting} in "
-                    f"evaluation.settings reads {signals}; leave that setting out, such as "
-                    "evaluation.settings=[base8,streaming4+4]"
-                )
+    check_what_is_evaluated(config, problems)
 
 
 def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:

@@ -378,17 +378,24 @@ class Synthesis:
 class Evaluation:
     """What is scored, and how descriptions are sampled."""
 
-    split: Literal["validation", "test", "test_posts"]
+    benchmarks: list[str] | None
+    prepared: list[str]
+    split: Literal["validation", "test"]
     cases: int | None
-    robustness: str | None
-    methods: list[str]
+    methods: list[str] | None
     settings: list[str]
     differences: list[str]
+    controls: list[str]
+    judges: list[str]
+    generators: list[str]
+    generator_batch_tokens: int
+    faithfulness: bool
     order: Literal["random", "both"]
     temperature: float
     top_p: float
     top_k: int
     batch_size: int
+    cache: str
 
 
 @dataclass(frozen=True)

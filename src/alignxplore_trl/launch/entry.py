@@ -36,6 +36,7 @@ from alignxplore_trl.run.folder import (
     RunFolder,
     facts_of_source,
     is_finished,
+    is_main_process,
     read_config,
     read_summary,
 )
@@ -97,7 +98,7 @@ def run_recipe(
         run = RunFolder.open(folder, values)
         if run.finished:
             say(f"{recipe}: {folder} is finished; nothing to do")
-            if run.table.is_file():
+            if run.table.is_file() and is_main_process():
                 print(run.table.read_text())
             return
         if not shows_bars():

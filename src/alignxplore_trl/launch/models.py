@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 from accelerate import PartialState
 from transformers import AutoTokenizer
 
 from alignxplore_trl.data.world import OPPOSITE
-from alignxplore_trl.inference.describing import Describer, SamplingSettings
 from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.judging.generator import Generator, LocalGenerator
 from alignxplore_trl.judging.generator_cache import CachedGenerator, identity_of
@@ -18,8 +20,6 @@ from alignxplore_trl.judging.protocol import Judge
 from alignxplore_trl.judging.sampled import AnswerWriter, LocalAnswerWriter, SampledJudge
 from alignxplore_trl.judging.server import ServerAnswerWriter, ServerGenerator, ServerJudge
 from alignxplore_trl.launch.config import (
-    EvaluateConfig,
-    Evaluation,
     GeneratedRewardSettings,
     JudgedRewardSettings,
     LocalJudgeSettings,
@@ -76,6 +76,41 @@ def load_judge(source: str, prompts: PromptSet, settings: AnyJudgeSettings, seed
     )
 
 
+def judge_identity(
+    source: str, settings: AnyJudgeSettings, prompts: PromptSet, seed: int
+) -> str:
+    """What tells a judge's verdicts from those of others: its weights, how it is asked, templates."""
+    how = without(asdict(settings), "server", "max_batch_tokens", "model", "test_model")
+    return json.dumps(
+        [
+            _identity(source, settings),
+            how,
+            templates_of(prompts, "judgement"),
+            seed if isinstance(settings, SampledJudgeSettings) else None,
+        ]
+    )
+
+
+def generator_identity(source: str, settings: AnyJudgeSettings, prompts: PromptSet) -> str:
+    """What tells a generator's log-probabilities from those of others."""
+    return json.dumps([_identity(source, settings), templates_of(prompts, "reply")])
+
+
+def _identity(source: str, settings: AnyJudgeSettings) -> str:
+    served = _servers_of(source, settings) is not None
+    return identity_of(source, dtype="as served" if served else settings.dtype)
+
+
+def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Values without some of their keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def templates_of(prompts: PromptSet, start: str) -> list[str]:
+    """The text of all templates of a set whose name starts so."""
+    return [file.read_text() for file in sorted(prompts.folder.glob(f"{start}*.jinja"))]
+
+
 def _servers_of(source: str, settings: AnyJudgeSettings) -> ServerSettings | None:
     """Where a judge is served; `None` for one that is loaded here."""
     if isinstance(settings, LocalJudgeSettings):
@@ -127,7 +162,7 @@ def _answer_writer(
     return writer
 
 
-def _load_generator(
+def load_generator(
     source: str, prompts: PromptSet, settings: AnyJudgeSettings, max_batch_tokens: int
 ) -> Generator:
     """The generator of a reward: on the judge's server where there is one, else in this process."""
@@ -170,7 +205,7 @@ def load_reward(
             shaping=settings.shaping,
             opposites=opposites,
         )
-    generator = _load_generator(
+    generator = load_generator(
         settings.generator, prompts, config.judge, settings.max_batch_tokens
     )
     if isinstance(settings, LogProbabilityRewardSettings):
@@ -191,21 +226,4 @@ def load_reward(
         margin=settings.margin,
         shaping=settings.shaping,
         opposites=opposites,
-    )
-
-
-def load_describer(
-    source: str, prompts: PromptSet, config: EvaluateConfig, asked: Evaluation
-) -> Describer:
-    """A model that writes descriptions, sampled as the recipe asks for."""
-    return Describer.from_folder(
-        source,
-        prompts,
-        dtype=config.model.dtype,
-        device=PartialState().device,
-        sampling=SamplingSettings(
-            config.model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
-        ),
-        max_prompt_tokens=config.prompts.max_prompt_tokens,
-        batch_size=asked.batch_size,
     )

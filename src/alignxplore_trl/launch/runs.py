@@ -99,7 +99,7 @@ def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[
     """The runs a recipe starts from: given ones, else the ones the same overrides make.
 
     What the evaluation and the inspection can do without, and weren't told to take, is `None` where
-    it hasn't finished.
+    it hasn't finished. Policies that aren't among the methods of an evaluation are `None`, too.
 
     Args:
         recipe: the recipe that runs.
@@ -111,13 +111,18 @@ def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[
     if command != recipe:
         asked = compose_recipe(command, overrides).get("upstream", {})
         given = {key: asked.get(key) or name for key, name in given.items()}
+    methods = values.get("evaluation", {}).get("methods")
     names = dict(given)
     for key in names:
-        if names[key] is None:
+        is_policy = recipe == "evaluate" and key != "prepare"
+        if is_policy and methods is not None and key not in methods:
+            names[key] = None
+        elif names[key] is None:
             stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
             name = name_of_run(stage, stage_overrides)
             folder = Path(values["paths"]["outputs"]) / stage / name
-            if recipe not in TAKE_WHAT_IS_THERE or stage == "prepare" or is_finished(folder):
+            is_needed = recipe not in TAKE_WHAT_IS_THERE or stage == "prepare" or key in (methods or ())
+            if is_needed or is_finished(folder):
                 names[key] = name
     return names
 

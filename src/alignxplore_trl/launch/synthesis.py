@@ -21,7 +21,7 @@ from alignxplore_trl.launch.config import (
     SynthesizeConfig,
     VllmTeacherSettings,
 )
-from alignxplore_trl.launch.models import load_reward
+from alignxplore_trl.launch.models import load_reward, templates_of, without
 from alignxplore_trl.signals import Attributes
 from alignxplore_trl.synthesis.answers import TeacherAnswers
 from alignxplore_trl.synthesis.asking import Asking, Prices, Spending
@@ -188,22 +188,14 @@ def _load_verifier(
                 identity_of(source, dtype=config.judge.dtype)
                 for source in (config.judge.model, *settings.panel)
             ],
-            "judge": _without(asdict(config.judge), "server", "max_batch_tokens", "test_model"),
-            "prompts": _templates_of(prompts, "judgement"),
+            "judge": without(asdict(config.judge), "server", "max_batch_tokens", "test_model"),
+            "prompts": templates_of(prompts, "judgement"),
         }
     else:
         how |= {
             "reward": [settings.aggregation, settings.margin],
             "generator": identity_of(settings.generator, dtype=config.judge.dtype),
-            "prompts": _templates_of(prompts, "reply"),
+            "prompts": templates_of(prompts, "reply"),
         }
     reward = load_reward(settings, config, prompts)
     return Verifier(reward, json.dumps(how, sort_keys=True), answers)
-
-
-def _without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in keys}
-
-
-def _templates_of(prompts: PromptSet, start: str) -> list[str]:
-    return [file.read_text() for file in sorted(prompts.folder.glob(f"{start}*.jinja"))]

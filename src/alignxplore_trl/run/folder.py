@@ -26,6 +26,7 @@ FREE_KEYS = (
     "verification.outage",
     "verification.cache",
     "synthesis.cache",
+    "evaluation.cache",
     "scale.tokenizer",
     "data.tokenizer",
     "data.workers",

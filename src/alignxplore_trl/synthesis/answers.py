@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from alignxplore_trl.run.database import told_in_words
+from alignxplore_trl.run.database import open_log, select_keys, told_in_words
 from alignxplore_trl.synthesis.teachers import Ask, Written
 
-# Seconds to wait for another process that writes.
-_PATIENCE = 60.0
 _WHAT = "the cache of what teachers wrote"
 _COLUMNS = ", ".join(field.name for field in fields(Written))
 _TABLES = (
     f"CREATE TABLE IF NOT EXISTS written (key BLOB PRIMARY KEY, {_COLUMNS})",
     "CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, score REAL, reward REAL)",
 )
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -51,16 +46,10 @@ class TeacherAnswers:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # Answers arrive in another thread than they are worked on.
         self._lock = threading.Lock()
         with told_in_words(self.path, _WHAT):
-            self._database = sqlite3.connect(
-                self.path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None
-            )
-            # With a write-ahead log a commit needn't wait for the disk, and the file stays whole.
-            _keep_a_write_ahead_log(self._database)
-            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database = open_log(self.path)
             for table in _TABLES:
                 self._database.execute(table)
 
@@ -100,13 +89,8 @@ class TeacherAnswers:
         self._keep("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", rows)
 
     def _find(self, query: str, keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
         with told_in_words(self.path, _WHAT), self._lock:
-            for start in range(0, len(keys), _AT_ONCE):
-                some = keys[start : start + _AT_ONCE]
-                marks = ", ".join("?" * len(some))
-                found += self._database.execute(f"{query} ({marks})", some).fetchall()
-        return found
+            return select_keys(self._database, query, keys)
 
     def _keep(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         if not rows:
@@ -115,20 +99,6 @@ class TeacherAnswers:
         with told_in_words(self.path, _WHAT), self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(statement, rows)
-
-
-def _keep_a_write_ahead_log(database: sqlite3.Connection) -> None:
-    """Turn it on, or find that it is; SQLite doesn't wait here for others that do the same."""
-    give_up = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                raise
-            time.sleep(0.01)
-        else:
-            return
 
 
 def _key(identity: str, ask: Ask) -> bytes:

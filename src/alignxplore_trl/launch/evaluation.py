@@ -1,0 +1,243 @@
+"""From the configuration to an evaluation: its benchmarks, its judges, its methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from alignxplore_trl.baselines.protocol import UserDescription
+from alignxplore_trl.data.robustness import opposites_of
+from alignxplore_trl.data.sources import read_split
+from alignxplore_trl.data.world import OPPOSITE
+from alignxplore_trl.evaluation.benchmarks import Benchmark, BenchmarkName, make_benchmark
+from alignxplore_trl.evaluation.controls import descriptions_of_another_user
+from alignxplore_trl.evaluation.kept import (
+    KeptAnswers,
+    KeptCompletions,
+    KeptGenerator,
+    KeptJudge,
+)
+from alignxplore_trl.evaluation.methods import (
+    ANOTHER_USERS,
+    UNTRAINED,
+    WITHOUT_MODEL,
+    Comparison,
+    Entries,
+    Method,
+    MethodSetting,
+    read_comparison,
+)
+from alignxplore_trl.evaluation.policies import Policy
+from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.inference.describing import CompletionModel, Describer, SamplingSettings
+from alignxplore_trl.judging.generator import Generator
+from alignxplore_trl.judging.generator_cache import identity_of
+from alignxplore_trl.judging.protocol import Judge
+from alignxplore_trl.launch.config import EvaluateConfig
+from alignxplore_trl.launch.entry import upstream_folder
+from alignxplore_trl.launch.evaluation_checks import policies_of
+from alignxplore_trl.launch.models import (
+    generator_identity,
+    judge_identity,
+    load_generator,
+    load_judge,
+)
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.folder import read_config
+from alignxplore_trl.run.progress import say
+from alignxplore_trl.signals import PreferenceCase
+from alignxplore_trl.text.rendering import PromptSet
+
+Opposites = Mapping[str, str]
+
+
+def methods_of(config: EvaluateConfig) -> list[str]:
+    """The methods that are compared: those asked for, or all that need nothing more."""
+    if config.evaluation.methods is not None:
+        return config.evaluation.methods
+    return [*WITHOUT_MODEL, *UNTRAINED, *trained_of(config)]
+
+
+def trained_of(config: EvaluateConfig) -> list[str]:
+    """The policies that have a finished run."""
+    return [name for name in policies_of(config) if config.upstream[name] is not None]
+
+
+def settings_of(config: EvaluateConfig, method: str) -> list[Setting]:
+    """The settings in which a method is tried.
+
+    A policy trained in the base setting never saw an earlier description, and isn't tried in rounds.
+    """
+    settings = [Setting.from_name(name) for name in config.evaluation.settings]
+    return [each for each in settings if each.rounds == 1 or "_base" not in method]
+
+
+def read_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
+    """The benchmarks with the histories that each setting reads.
+
+    Raises:
+        UserError: a name can't be read, or a benchmark has no cases.
+    """
+    folders = {config.data.name: upstream_folder(config, "prepare"), **prepared_folders(config)}
+    asked = config.evaluation
+    settings = [Setting.from_name(name) for name in asked.settings]
+    benchmarks = []
+    for text in asked.benchmarks or [config.data.name]:
+        name = BenchmarkName.read(text, folders)
+        folder = folders[name.source]
+        cases = read_split(folder, "test_posts" if name.cases == "posts" else asked.split)
+        if not cases:
+            raise UserError(
+                f"evaluation.benchmarks: {text} found, but there are no such cases in {folder}; its "
+                "summary.json says what was left out, and why"
+            )
+        opposites = _opposites(read_config(folder)["data"])
+        benchmarks.append(
+            make_benchmark(name, cases[: asked.cases], settings, config.seed, opposites)
+        )
+    return benchmarks
+
+
+def prepared_folders(config: EvaluateConfig) -> dict[str, Path]:
+    """The folders of data beside the run's own, by the data's name."""
+    folders = [
+        Path(config.paths.outputs) / "prepare" / name for name in config.evaluation.prepared
+    ]
+    return {str(read_config(folder)["data"]["name"]): folder for folder in folders}
+
+
+def _opposites(data: Mapping[str, Any]) -> Opposites:
+    if data["name"] == "world":
+        return OPPOSITE
+    dimensions = data.get("dimensions", [])
+    return opposites_of([(each["positive"], each["negative"]) for each in dimensions])
+
+
+def load_judges(
+    config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+) -> dict[str, Judge]:
+    """The judges by the names they have in results, the one that nothing was trained against first.
+
+    Raises:
+        UserError: a judge's server doesn't answer as it should.
+    """
+    settings = config.judge
+    return {
+        name: KeptJudge(
+            load_judge(source, prompts, settings, config.seed),
+            kept,
+            judge_identity(source, settings, prompts, config.seed),
+        )
+        for name, source in judge_sources(config).items()
+    }
+
+
+def judge_sources(config: EvaluateConfig) -> dict[str, str]:
+    """Where each judge is, by its name in results."""
+    sources = [config.judge.test_model, config.judge.model, *config.evaluation.judges]
+    return {name_in_results(config, source): source for source in sources}
+
+
+def load_generators(
+    config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+) -> dict[str, Generator]:
+    """The generators of ACC_gen by the names they have in results."""
+    asked, settings = config.evaluation, config.judge
+    return {
+        name_in_results(config, source): KeptGenerator(
+            load_generator(source, prompts, settings, asked.generator_batch_tokens),
+            kept,
+            generator_identity(source, settings, prompts),
+        )
+        for source in asked.generators
+    }
+
+
+def name_in_results(config: EvaluateConfig, source: str) -> str:
+    """What tables call a model that judges: the name of the configuration, or its folder's."""
+    names = {
+        config.judge.model: config.model.judge_name,
+        config.judge.test_model: config.model.test_judge_name,
+    }
+    return names.get(source, Path(source).name.lower())
+
+
+def load_method(
+    name: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+) -> Method:
+    """A method by its name; a language model is loaded for it where it is one."""
+    if name in WITHOUT_MODEL:
+        return WITHOUT_MODEL[name]
+    sources = {"backbone": config.model.backbone, "teacher": config.model.teacher}
+    source = sources.get(name) or str(upstream_folder(config, name) / "model")
+    return Policy(name, _load_writer(source, config, prompts, kept), config.seed)
+
+
+def _load_writer(
+    source: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+) -> CompletionModel:
+    """A model that writes descriptions, sampled as the recipe asks for; its completions are kept."""
+    asked, dtype = config.evaluation, config.model.dtype
+    sampling = SamplingSettings(
+        config.model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
+    )
+    model = Describer.from_folder(
+        source,
+        prompts,
+        dtype=dtype,
+        device=PartialState().device,
+        sampling=sampling,
+        max_prompt_tokens=config.prompts.max_prompt_tokens,
+        batch_size=asked.batch_size,
+    )
+    identity = [identity_of(source, dtype=dtype), asdict(sampling), asked.batch_size]
+    return KeptCompletions(model, kept, json.dumps(identity))
+
+
+def describe(
+    benchmarks: Sequence[Benchmark], config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+) -> dict[str, dict[MethodSetting, Entries]]:
+    """What every method says of the cases of every benchmark; each model is loaded once."""
+    described: dict[str, dict[MethodSetting, Entries]] = {each.name: {} for each in benchmarks}
+    for name in methods_of(config):
+        method = load_method(name, config, prompts, kept)
+        for benchmark in benchmarks:
+            found: dict[MethodSetting, Entries] = {}
+            for setting in settings_of(config, name):
+                history = benchmark.histories.by_setting.get(setting)
+                if not history:
+                    say(f"{name}: {benchmark.name} has too few signals for {setting.name}, left out")
+                    continue
+                say(f"{name} in the setting {setting.name}, {len(history)} users, {benchmark.name}")
+                for each, entries in method.describe_in(setting, history).items():
+                    found.setdefault(MethodSetting(name, each.name), entries)
+            described[benchmark.name] |= found
+    return described
+
+
+def add_controls(
+    methods: Mapping[MethodSetting, Entries],
+    cases: Sequence[PreferenceCase],
+    config: EvaluateConfig,
+) -> dict[MethodSetting, Entries]:
+    """The methods, and those asked for once more with the descriptions given to other users."""
+    controls: dict[MethodSetting, Entries] = {}
+    for name in map(MethodSetting.read, config.evaluation.controls):
+        if name in methods:
+            said = [each for each in methods[name] if isinstance(each, UserDescription)]
+            control = MethodSetting(f"{ANOTHER_USERS}{name.method}", name.setting)
+            controls[control] = descriptions_of_another_user(said, cases, config.seed)
+    return {**methods, **controls}
+
+
+def compared_pairs(
+    config: EvaluateConfig, methods: Mapping[MethodSetting, Entries]
+) -> list[Comparison]:
+    """The pairs to compare of which both were evaluated; a policy may not be trained yet."""
+    pairs = map(read_comparison, config.evaluation.differences)
+    return [pair for pair in pairs if all(name in methods for name in pair)]

@@ -1,0 +1,192 @@
+"""What an evaluation is asked for, checked before a model is loaded: names, lengths, runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
+from alignxplore_trl.evaluation.benchmarks import BenchmarkName
+from alignxplore_trl.evaluation.methods import (
+    ANOTHER_USERS,
+    UNTRAINED,
+    WITHOUT_MODEL,
+    MethodSetting,
+    read_comparison,
+)
+from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.launch.compose import did_you_mean
+from alignxplore_trl.launch.config import AlignxData, EvaluateConfig
+from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.run.folder import is_finished, read_config
+
+# Runs among `upstream` that aren't language models.
+_NO_POLICIES = ("prepare",)
+
+
+def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
+    """Add a problem for each method, setting and benchmark that can't be had."""
+    _check_methods(config, problems)
+    _check_pairs(config, problems)
+    settings = _read_settings(config.evaluation.settings, problems)
+    sources = _check_prepared(config, problems)
+    benchmarks = _read_benchmarks(config, sources, problems)
+    own = [name for name in benchmarks if name.source == config.data.name]
+    if len(own) == len(benchmarks):  # Of other data it is known when they are read.
+        _check_lengths(config, own, settings, problems)
+    for name in own:
+        _check_variation(config, name, settings, problems)
+
+
+def known_methods(config: EvaluateConfig) -> list[str]:
+    """All methods that an evaluation can compare."""
+    return [*WITHOUT_MODEL, *UNTRAINED, *policies_of(config)]
+
+
+def policies_of(config: EvaluateConfig) -> list[str]:
+    """Names of the trained policies that an evaluation can score, trained yet or not."""
+    return [key for key in config.upstream if key not in _NO_POLICIES]
+
+
+def _check_methods(config: EvaluateConfig, problems: Problems) -> None:
+    known = known_methods(config)
+    asked = config.evaluation.methods
+    if asked is not None and not asked:
+        problems.add("evaluation.methods: found none, expected at least one, or null")
+    for name in asked or ():
+        if name not in known:
+            problems.add(
+                f"evaluation.methods: {name} found{did_you_mean(name, known)}; methods are "
+                f"{', '.join(known)}"
+            )
+    _check_repeated("evaluation.methods", asked or (), problems)
+
+
+def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:
+    """What is compared, and what is given to other users, is written as it has to be."""
+    asked, known = config.evaluation, known_methods(config)
+    known += [f"{ANOTHER_USERS}{name}" for name in known]
+    named: list[tuple[str, MethodSetting]] = []
+    for key, texts in (("differences", asked.differences), ("controls", asked.controls)):
+        for text in texts:
+            try:
+                read = read_comparison(text) if key == "differences" else [MethodSetting.read(text)]
+            except UserError as error:
+                problems.found += [f"evaluation.{key}: {problem}" for problem in error.problems]
+                continue
+            named += [(f"evaluation.{key}", each) for each in read]
+    for key, each in named:
+        if each.method not in known:
+            near = did_you_mean(each.method, known)
+            problems.add(f"{key}: the method {each.method} found, which isn't one{near}")
+
+
+def _check_repeated(key: str, values: Sequence[str], problems: Problems) -> None:
+    for value, count in Counter(values).items():
+        if count > 1:
+            problems.add(f"{key}: {value} found {count} times, expected it once")
+
+
+def _read_settings(names: Sequence[str], problems: Problems) -> list[Setting]:
+    if not names:
+        problems.add("evaluation.settings: found none, expected some, such as [base4]")
+    _check_repeated("evaluation.settings", names, problems)
+    settings = []
+    for name in names:
+        try:
+            settings.append(Setting.from_name(name))
+        except UserError as error:
+            problems.found += [f"evaluation.settings: {problem}" for problem in error.problems]
+    return settings
+
+
+def _check_prepared(config: EvaluateConfig, problems: Problems) -> list[str]:
+    """The names of the data that benchmarks can be made of."""
+    sources = [config.data.name]
+    for name in config.evaluation.prepared:
+        folder = Path(config.paths.outputs) / "prepare" / name
+        if not is_finished(folder):
+            problems.add(
+                f"evaluation.prepared: the run {folder} isn't there, or isn't finished; make it "
+                f"with: make data RUN={name} DATA=… DATA_PATH=…"
+            )
+            continue
+        source = str(_data_of(folder)["name"])
+        if source in sources:
+            problems.add(
+                f"evaluation.prepared: {folder} found, which holds {source}, as does another run "
+                "of this evaluation; expected each of the data once"
+            )
+        sources.append(source)
+    return sources
+
+
+def _data_of(folder: Path) -> Mapping[str, Any]:
+    return dict(read_config(folder)["data"])
+
+
+def _read_benchmarks(
+    config: EvaluateConfig, sources: Sequence[str], problems: Problems
+) -> list[BenchmarkName]:
+    texts = config.evaluation.benchmarks
+    if texts is not None and not texts:
+        problems.add("evaluation.benchmarks: found none, expected at least one, or null")
+    _check_repeated("evaluation.benchmarks", texts or (), problems)
+    names = []
+    for text in [config.data.name] if texts is None else texts:
+        try:
+            names.append(BenchmarkName.read(text, sources))
+        except UserError as error:
+            problems.found += error.problems
+    for name in names:
+        if name.cases == "posts" and name.source != "alignx":
+            problems.add(
+                f"evaluation.benchmarks: {name} found, but {name.source} has no test users whose "
+                "history is posts; alignx has"
+            )
+    return names
+
+
+def _check_lengths(
+    config: EvaluateConfig,
+    names: Sequence[BenchmarkName],
+    settings: Sequence[Setting],
+    problems: Problems,
+) -> None:
+    """A setting that no benchmark has signals enough for."""
+    available = {_available(config, name) for name in names}
+    for setting in settings:
+        if available and max(available)[0] < setting.signals:
+            signals, key = max(available)
+            problems.add(
+                f"evaluation.settings: {setting.name} reads {setting.signals} signals, but {key} "
+                f"is {signals}"
+            )
+
+
+def _available(config: EvaluateConfig, name: BenchmarkName) -> tuple[int, str]:
+    if name.cases == "posts" and isinstance(config.data, AlignxData):
+        return config.data.test_posts.signals, "data.test_posts.signals"
+    return config.data.signals_per_user, "data.signals_per_user"
+
+
+def _check_variation(
+    config: EvaluateConfig, name: BenchmarkName, settings: Sequence[Setting], problems: Problems
+) -> None:
+    if name.variation is None:
+        return
+    variation = read_variation(name.variation)
+    kind = "posts" if name.cases == "posts" else getattr(config.data, "signal_kind", "comparisons")
+    if not isinstance(variation, Shuffled) and kind != "comparisons":
+        problems.add(
+            f"evaluation.benchmarks: {name} reverses comparisons, but the signals are {kind}; "
+            f"choose {name.source}_shuffled, or data.signal_kind=comparisons"
+        )
+    longest = max((setting.signals for setting in settings), default=0)
+    if isinstance(variation, Drift) and settings and variation.count > longest:
+        problems.add(
+            f"evaluation.benchmarks: {name} reverses {variation.count} signals, but "
+            f"evaluation.settings read at most {longest}; add one that reads more, such as base8"
+        )
