@@ -15,6 +15,8 @@ from alignxplore_trl.signals import PreferenceCase
 POLICIES = (
     "cold_start_unverified_base4",
     "cold_start_unverified_streaming",
+    "rl_only_base4",
+    "rl_only_streaming",
     *(
         f"{stage}_{setting}"
         for stage in ("cold_start", "rl")
