@@ -1,4 +1,4 @@
-"""GRPO from the cold-start model, in the base or the streaming setting."""
+"""GRPO from the cold-start model or the backbone, in the base or the streaming setting."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,9 @@ def main(config: RLConfig, folder: RunFolder) -> None:
     set_seed(config.seed)
     prompts, budget = PromptSet(config.prompts.folder), config.prompts.max_prompt_tokens
 
-    start = upstream_folder(config, "cold_start") / "model"
+    start = config.model.backbone
+    if config.start == "cold_start":
+        start = str(upstream_folder(config, "cold_start") / "model")
     tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
     prepared = upstream_folder(config, "prepare")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from alignxplore_trl.launch.compose import compose_recipe
 from alignxplore_trl.launch.entry import CHAINS, resolve
 from alignxplore_trl.launch.runs import (
     make_command,
@@ -153,10 +154,15 @@ def test_the_make_command_of_a_missing_stage() -> None:
     )
 
 
-def test_policies_are_named_by_their_stage_and_setting() -> None:
-    assert policy_name("cold_start", {"name": "base", "signals": 4}) == "cold_start_base4"
-    assert policy_name("rl", {"name": "base", "signals": 8}) == "rl_base8"
-    assert policy_name("rl", {"name": "streaming", "signals": 4}) == "rl_streaming"
+def test_policies_are_named_by_their_stage_start_and_setting() -> None:
+    def policy(stage: str, *overrides: str) -> str:
+        return policy_name(stage, compose_recipe(stage, overrides))
+
+    assert policy("cold_start") == "cold_start_base4"
+    assert policy("cold_start", "examples=unverified") == "cold_start_unverified_base4"
+    assert policy("rl", "setting.signals=8") == "rl_base8"
+    assert policy("rl", "setting=streaming") == "rl_streaming"
+    assert policy("rl", "setting=streaming", "start=backbone") == "rl_only_streaming"
 
 
 @pytest.mark.parametrize(
@@ -166,12 +172,14 @@ def test_policies_are_named_by_their_stage_and_setting() -> None:
         ("rl", [], ["upstream.cold_start=x"], {"prepare", "rl"}),
         ("rl", ["evaluate"], ["upstream.cold_start=x"], {"prepare", "rl", "evaluate"}),
         ("rl", [], ["upstream.cold_start=x", "upstream.prepare=y"], {"rl"}),
+        ("rl", [], ["start=backbone"], {"prepare", "rl"}),
+        ("rl", ["evaluate"], ["start=backbone"], {"prepare", "rl", "evaluate"}),
         ("cold_start", [], ["upstream.synthesize=x"], {"cold_start"}),
         ("cold_start", [], [], {"prepare", "synthesize", "cold_start"}),
         ("evaluate", [], ["upstream.rl_base4=x"], {"prepare", "evaluate"}),
     ],
 )
-def test_a_stage_whose_run_is_given_is_not_needed(
+def test_a_stage_that_nothing_starts_from_is_not_needed(
     command: str, then: list[str], given: list[str], needed: set[str]
 ) -> None:
     assert needed_stages(CHAINS[command], then, given) == needed
@@ -189,3 +197,29 @@ def test_the_evaluation_finds_the_policies_of_unverified_examples_by_their_own_n
     assert upstream["cold_start_unverified_streaming"] == name
     assert upstream["cold_start_unverified_base4"] is None
     assert upstream["cold_start_streaming"] is None
+
+
+def test_rl_from_the_backbone_is_a_run_of_its_own_and_starts_from_no_cold_start() -> None:
+    assert name_of_run("rl", ["start=cold_start"]) == name_of_run("rl", [])
+    assert name_of_run("rl", ["start=backbone"]).startswith(name_of_run("rl", []) + "-")
+    assert upstream_names("rl", "rl", ["start=backbone"]) == {
+        "prepare": name_of_run("prepare", []),
+        "cold_start": None,
+    }
+
+
+def test_the_evaluation_finds_rl_with_and_without_a_cold_start(tmp_path: Path) -> None:
+    overrides = [f"paths.outputs={tmp_path}", "setting=streaming"]
+    tuned = [*overrides, "start=backbone", "trainer.beta=0.1"]
+    for trained in (overrides, [*overrides, "start=backbone"], tuned):
+        finish(tmp_path, "rl", name_of_run("rl", trained))
+    alone = upstream_names("evaluate", "evaluate", overrides)
+    assert alone["rl_streaming"] == name_of_run("rl", overrides)
+    assert alone["rl_only_streaming"] == name_of_run("rl", [*overrides, "start=backbone"])
+    assert alone["rl_only_base4"] is None
+    chained = upstream_names("evaluate", "rl", tuned)
+    assert chained["rl_streaming"] == alone["rl_streaming"]
+    assert chained["rl_only_streaming"] == name_of_run("rl", tuned)
+    assert make_command("rl_only_base4", "evaluate", "evaluate", overrides) == (
+        'make rl SETTING=base ARGS="start=backbone"'
+    )

@@ -107,6 +107,27 @@ def test_rl_logs_every_step_and_both_rounds(outputs: Path) -> None:
     assert summary(outputs, "rl")["steps"] == 4
 
 
+def test_rl_alone_starts_from_the_backbone(
+    tmp_path: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With two signals in a round, too."""
+    given = (*RL, "setting=base", "setting.signals=2", "start=backbone", "trainer.max_steps=1",
+             "trainer.save_steps=1")  # fmt: skip
+    for recipe in ("prepare", "synthesize", "cold_start"):
+        run(recipe, tmp_path, "--for", "rl", *given)
+    told = capsys.readouterr().err
+    assert "synthesize: not needed" in told
+    assert "cold_start: not needed" in told
+    run("rl", tmp_path, *given)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["prepare", "rl"]
+    assert summary(tmp_path, "rl")["steps"] == 1
+    (rollouts,) = (only_run(tmp_path, "rl") / "completions").glob("*.parquet")
+    assert set(pd.read_parquet(rollouts)["prompt"].str.count("<chosen>")) == {2}
+    with pytest.raises(SystemExit):
+        run("rl", tmp_path, *given, "upstream.cold_start=x")
+    assert "start=backbone takes up no cold start" in capsys.readouterr().err
+
+
 def test_the_same_command_again_does_nothing(
     outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

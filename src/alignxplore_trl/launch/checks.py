@@ -73,6 +73,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         check_model_folder("model.backbone", config.model.backbone, problems)
         _check_no_trl_evaluation(config.trainer, problems)
     if isinstance(config, RLConfig):
+        _check_start(config, problems)
         _check_reward(config, problems)
         _check_no_trl_evaluation(config.trainer, problems)
         if not any(problem.startswith("trainer.") for problem in problems.found):
@@ -217,6 +218,17 @@ def check_model_folder(key: str, name: str, problems: Problems) -> None:
         missing.append("tokenizer (tokenizer.json)")
     if missing:
         problems.add(f"{key}: {name} has no {', no '.join(missing)}; save it there")
+
+
+def _check_start(config: RLConfig, problems: Problems) -> None:
+    if config.start == "cold_start":
+        return
+    check_model_folder("model.backbone", config.model.backbone, problems)
+    if (given := config.upstream["cold_start"]) is not None:
+        problems.add(
+            f"upstream.cold_start: {given} found, but start=backbone takes up no cold start; leave "
+            "one of the two out"
+        )
 
 
 def _check_reward(config: RLConfig, problems: Problems) -> None:

@@ -529,6 +529,7 @@ class ColdStartConfig(_TrainingConfig):
 class RLConfig(_TrainingConfig):
     """conf/rl.yaml."""
 
+    start: Literal["cold_start", "backbone"]
     reward: JudgedRewardSettings | GeneratedRewardSettings | LogProbabilityRewardSettings
     completions_every: int
 

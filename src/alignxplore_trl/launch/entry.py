@@ -82,7 +82,7 @@ def run_recipe(
         values = resolve(recipe, command, overrides)
         chain = CHAINS.get(command, ())
         if recipe in chain and recipe not in needed_stages(chain, parsed.then, overrides):
-            say(f"{recipe}: not needed, since the command names the run that takes its place")
+            say(f"{recipe}: not needed for what the command starts from")
             return
         folder = Path(values["paths"]["outputs"]) / recipe / values["run_name"]
         problems = Problems(list(refused.values()))

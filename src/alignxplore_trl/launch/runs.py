@@ -21,6 +21,7 @@ OWN_KEYS = (
     "peft",
     "reward",
     "completions_every",
+    "start",
     "teacher",
     "verification",
     "synthesis",
@@ -36,8 +37,14 @@ TAKE_WHAT_IS_THERE = ("evaluate", "inspect_data")
 # Keys that a name spells out, and groups that say where a run is kept and shown.
 _SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "seed")
 _NEUTRAL = ("tracking", "paths", "run_name")
-# Of policies whose cold start was on unverified examples: cold_start_unverified_base4.
-_UNVERIFIED = "unverified_"
+# What a policy is called before its setting (rl_only_base4): the stage that makes it, and its own
+# values of that stage's keys. The first that fits a run names it.
+_POLICIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "cold_start_unverified": ("cold_start", {"examples": "unverified"}),
+    "cold_start": ("cold_start", {}),
+    "rl_only": ("rl", {"start": "backbone"}),
+    "rl": ("rl", {}),
+}
 _MAKE_VARIABLES = {
     "scale": "SCALE",
     "setting": "SETTING",
@@ -109,20 +116,18 @@ def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[
     values = compose_recipe(recipe, overrides_for(recipe, command, overrides))
     given = values.get("upstream", {})
     if command != recipe:
-        asked = compose_recipe(command, overrides).get("upstream", {})
-        given = {key: asked.get(key) or name for key, name in given.items()}
-    methods = values.get("evaluation", {}).get("methods")
-    names = dict(given)
+        told = compose_recipe(command, overrides).get("upstream", {})
+        given = {key: told.get(key) or name for key, name in given.items()}
+    asked = values.get("evaluation", {}).get("methods") or ()
+    unused = _unused(values)
+    names = {key: None if key in unused else name for key, name in given.items()}
     for key in names:
-        is_policy = recipe == "evaluate" and key != "prepare"
-        if is_policy and methods is not None and key not in methods:
-            names[key] = None
-        elif names[key] is None:
+        if names[key] is None and key not in unused:
             stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
             name = name_of_run(stage, stage_overrides)
             folder = Path(values["paths"]["outputs"]) / stage / name
-            is_needed = recipe not in TAKE_WHAT_IS_THERE or stage == "prepare" or key in (methods or ())
-            if is_needed or is_finished(folder):
+            can_do_without = recipe in TAKE_WHAT_IS_THERE and key not in ("prepare", *asked)
+            if not can_do_without or is_finished(folder):
                 names[key] = name
     return names
 
@@ -144,31 +149,51 @@ def make_command(key: str, recipe: str, command: str, overrides: Sequence[str]) 
 
 def stage_of(key: str) -> str:
     """The recipe that makes what `upstream.<key>` names: `rl` for `rl_streaming`."""
-    return next((stage for stage in ("rl", "cold_start") if key.startswith(f"{stage}_")), key)
+    policy, _, _ = key.rpartition("_")
+    return _POLICIES[policy][0] if policy in _POLICIES else key
 
 
 def needed_stages(chain: Sequence[str], then: Sequence[str], overrides: Sequence[str]) -> set[str]:
-    """The stages of a command that have to run: those whose run isn't given by `upstream.<stage>`.
+    """The stages of a command that have to run.
+
+    A stage isn't needed where its run is given by `upstream.<stage>`, or where nothing starts from
+    it.
 
     Args:
         chain: the command's stages, itself the last.
         then: recipes that the same command runs at its end.
         overrides: of the command.
     """
-    given = compose_recipe(chain[-1], overrides).get("upstream", {})
+    values = compose_recipe(chain[-1], overrides)
+    given, skipped = values.get("upstream", {}), _unused(values)
     needed = {chain[-1], *then}
     for stage in (*then, *reversed(chain)):
         if stage in needed:
             keys = compose_recipe(stage, ()).get("upstream", {})
-            needed |= {key for key in keys if key in chain and not given.get(key)}
+            needed |= {
+                key for key in keys if key in chain and key not in skipped and not given.get(key)
+            }
     return needed
 
 
-def policy_name(stage: str, setting: Mapping[str, Any]) -> str:
-    """What a policy is called by its stage and setting: cold_start_base4, rl_streaming."""
+def policy_name(stage: str, values: Mapping[str, Any]) -> str:
+    """What the policy of a stage's configuration is called: cold_start_base4, rl_only_streaming."""
+    policy = next(
+        name
+        for name, (maker, chosen) in _POLICIES.items()
+        if maker == stage and all(values[key] == value for key, value in chosen.items())
+    )
+    setting = values["setting"]
     if setting["name"] == "streaming":
-        return f"{stage}_streaming"
-    return f"{stage}_base{setting['signals']}"
+        return f"{policy}_streaming"
+    return f"{policy}_base{setting['signals']}"
+
+
+def _unused(values: Mapping[str, Any]) -> set[str]:
+    """What a configuration could start from, and doesn't."""
+    methods = values.get("evaluation", {}).get("methods")
+    unused = set() if methods is None else set(values["upstream"]) - {"prepare", *methods}
+    return unused | ({"cold_start"} if values.get("start") == "backbone" else set())
 
 
 def _upstream_stage(
@@ -176,12 +201,11 @@ def _upstream_stage(
 ) -> tuple[str, tuple[str, ...]]:
     stage = stage_of(key)
     chosen = overrides_for(stage, command, overrides)
-    setting = compose_recipe(recipe, overrides_for(recipe, command, overrides))["setting"]
-    if key in (stage, policy_name(stage, setting)):
+    if key == stage or key == policy_name(stage, compose_recipe(stage, chosen)):
         return stage, chosen
     # Another policy than the command's own: its setting, and nothing that was tuned for this one.
     shared = [override for override in chosen if _top_key(override) not in (*OWN_KEYS, "setting")]
-    trained_in = key.removeprefix(f"{stage}_").removeprefix(_UNVERIFIED)
+    policy, _, trained_in = key.rpartition("_")
     name, signals = (
         ("streaming", 4) if trained_in == "streaming" else ("base", int(trained_in[len("base") :]))
     )
@@ -189,7 +213,7 @@ def _upstream_stage(
         *shared,
         f"setting={name}",
         *([f"setting.signals={signals}"] if signals != 4 else []),
-        *(["examples=unverified"] if _UNVERIFIED in key else []),
+        *(f"{key}={value}" for key, value in _POLICIES[policy][1].items()),
     )
 
 
