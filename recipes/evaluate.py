@@ -4,13 +4,14 @@ import sys
 
 from alignxplore_trl.launch.config import EvaluateConfig
 from alignxplore_trl.launch.entry import run_recipe
-from alignxplore_trl.run.folder import RunFolder, is_main_process, write_text_atomic
+from alignxplore_trl.run.folder import RunFolder, is_main_process
 from alignxplore_trl.run.progress import say
 
 
 def main(config: EvaluateConfig, folder: RunFolder) -> None:
     """Describe the users with every method in every setting, judge, count, and print the tables."""
     # Imported here, so that a mistake in the command line is answered at once.
+    from alignxplore_trl.evaluation.groups import accuracy_by_group
     from transformers import AutoTokenizer
 
     from alignxplore_trl.evaluation.kept import KeptAnswers
@@ -38,7 +39,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     described = describe(benchmarks, config, prompts, kept)
     tokenizer = AutoTokenizer.from_pretrained(config.model.backbone)
 
-    files = EvaluationFiles(folder)
+    files = EvaluationFiles(folder, config.seed)
     for benchmark in benchmarks:
         say(f"judging {benchmark.name}")
         methods = add_controls(described[benchmark.name], benchmark.cases, config)
@@ -53,16 +54,11 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
             seed=config.seed,
             faithfulness=asked.faithfulness,
         )
-        clusters = [case.cluster for case in benchmark.cases]
-        summary = summarise(
-            benchmark.name,
-            benchmark.cases,
-            methods,
-            scores,
-            compared_pairs(config, methods),
-            ClusteredBootstrap(clusters, seed=config.seed),
-        )
-        files.add(benchmark, scores, summary)
+        clusters = ClusteredBootstrap([case.cluster for case in benchmark.cases], seed=config.seed)
+        groups = accuracy_by_group(benchmark.cases, scores.verdicts, clusters)
+        pairs = compared_pairs(config, methods)
+        summary = summarise(benchmark.name, benchmark.cases, scores, groups, pairs, clusters)
+        files.add(benchmark, scores, groups, summary)
     if is_main_process():
         files.write()
         print(folder.table.read_text())

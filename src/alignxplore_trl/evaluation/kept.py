@@ -51,9 +51,7 @@ class KeptAnswers:
                 self._database = open_log(self.path)
                 self._database.execute(_TABLE)
 
-    def answers(
-        self, keys: Sequence[str], make: Callable[[list[int]], Iterable[Any]]
-    ) -> list[Any]:
+    def answers(self, keys: Sequence[str], make: Callable[[list[int]], Iterable[Any]]) -> list[Any]:
         """One answer per key, from the file where it is there.
 
         Args:
@@ -150,9 +148,9 @@ class KeptGenerator:
 class KeptCompletions:
     """A model whose completions are kept, batch by batch.
 
-    What is sampled depends on everything in the same batch, so that a batch is found, or written, as
-    a whole. Prompts of similar length go together. Several processes write different batches, and
-    the same as one process does.
+    What is sampled depends on everything in the same batch, so that a batch is found, or written,
+    as a whole. Prompts of similar length go together. Several processes write different batches,
+    and the same as one process does.
 
     Args:
         model: it is asked for what isn't there.

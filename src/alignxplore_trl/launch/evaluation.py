@@ -15,7 +15,7 @@ from alignxplore_trl.data.robustness import opposites_of
 from alignxplore_trl.data.sources import read_split
 from alignxplore_trl.data.world import OPPOSITE
 from alignxplore_trl.evaluation.benchmarks import Benchmark, BenchmarkName, make_benchmark
-from alignxplore_trl.evaluation.controls import descriptions_of_another_user
+from alignxplore_trl.evaluation.controls import of_another_user
 from alignxplore_trl.evaluation.kept import (
     KeptAnswers,
     KeptCompletions,
@@ -71,7 +71,7 @@ def trained_of(config: EvaluateConfig) -> list[str]:
 def settings_of(config: EvaluateConfig, method: str) -> list[Setting]:
     """The settings in which a method is tried.
 
-    A policy trained in the base setting never saw an earlier description, and isn't tried in rounds.
+    A policy trained in the base setting never saw an earlier description: no rounds for it.
     """
     settings = [Setting.from_name(name) for name in config.evaluation.settings]
     return [each for each in settings if each.rounds == 1 or "_base" not in method]
@@ -93,8 +93,8 @@ def read_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
         cases = read_split(folder, "test_posts" if name.cases == "posts" else asked.split)
         if not cases:
             raise UserError(
-                f"evaluation.benchmarks: {text} found, but there are no such cases in {folder}; its "
-                "summary.json says what was left out, and why"
+                f"evaluation.benchmarks: {text} found, but there are no such cases in {folder}; "
+                "its summary.json says what was left out, and why"
             )
         opposites = _opposites(read_config(folder)["data"])
         benchmarks.append(
@@ -105,9 +105,7 @@ def read_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
 
 def prepared_folders(config: EvaluateConfig) -> dict[str, Path]:
     """The folders of data beside the run's own, by the data's name."""
-    folders = [
-        Path(config.paths.outputs) / "prepare" / name for name in config.evaluation.prepared
-    ]
+    folders = [Path(config.paths.outputs) / "prepare" / name for name in config.evaluation.prepared]
     return {str(read_config(folder)["data"]["name"]): folder for folder in folders}
 
 
@@ -118,9 +116,7 @@ def _opposites(data: Mapping[str, Any]) -> Opposites:
     return opposites_of([(each["positive"], each["negative"]) for each in dimensions])
 
 
-def load_judges(
-    config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
-) -> dict[str, Judge]:
+def load_judges(config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers) -> dict[str, Judge]:
     """The judges by the names they have in results, the one that nothing was trained against first.
 
     Raises:
@@ -167,9 +163,7 @@ def name_in_results(config: EvaluateConfig, source: str) -> str:
     return names.get(source, Path(source).name.lower())
 
 
-def load_method(
-    name: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
-) -> Method:
+def load_method(name: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers) -> Method:
     """A method by its name; a language model is loaded for it where it is one."""
     if name in WITHOUT_MODEL:
         return WITHOUT_MODEL[name]
@@ -181,7 +175,7 @@ def load_method(
 def _load_writer(
     source: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
 ) -> CompletionModel:
-    """A model that writes descriptions, sampled as the recipe asks for; its completions are kept."""
+    """A model that writes descriptions, sampled as the recipe asks for, whose texts are kept."""
     asked, dtype = config.evaluation, config.model.dtype
     sampling = SamplingSettings(
         config.model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
@@ -211,7 +205,9 @@ def describe(
             for setting in settings_of(config, name):
                 history = benchmark.histories.by_setting.get(setting)
                 if not history:
-                    say(f"{name}: {benchmark.name} has too few signals for {setting.name}, left out")
+                    say(
+                        f"{name}: {benchmark.name} has too few signals for {setting.name}, left out"
+                    )
                     continue
                 say(f"{name} in the setting {setting.name}, {len(history)} users, {benchmark.name}")
                 for each, entries in method.describe_in(setting, history).items():
@@ -231,7 +227,7 @@ def add_controls(
         if name in methods:
             said = [each for each in methods[name] if isinstance(each, UserDescription)]
             control = MethodSetting(f"{ANOTHER_USERS}{name.method}", name.setting)
-            controls[control] = descriptions_of_another_user(said, cases, config.seed)
+            controls[control] = of_another_user(cases, said, config.seed)
     return {**methods, **controls}
 
 

@@ -76,10 +76,8 @@ def load_judge(source: str, prompts: PromptSet, settings: AnyJudgeSettings, seed
     )
 
 
-def judge_identity(
-    source: str, settings: AnyJudgeSettings, prompts: PromptSet, seed: int
-) -> str:
-    """What tells a judge's verdicts from those of others: its weights, how it is asked, templates."""
+def judge_identity(source: str, settings: AnyJudgeSettings, prompts: PromptSet, seed: int) -> str:
+    """What tells a judge's verdicts from those of others: weights, templates, how it is asked."""
     how = without(asdict(settings), "server", "max_batch_tokens", "model", "test_model")
     return json.dumps(
         [
@@ -205,9 +203,7 @@ def load_reward(
             shaping=settings.shaping,
             opposites=opposites,
         )
-    generator = load_generator(
-        settings.generator, prompts, config.judge, settings.max_batch_tokens
-    )
+    generator = load_generator(settings.generator, prompts, config.judge, settings.max_batch_tokens)
     if isinstance(settings, LogProbabilityRewardSettings):
         return LogProbabilityReward(
             generator,
