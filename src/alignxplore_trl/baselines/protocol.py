@@ -27,6 +27,8 @@ class UserDescription:
         ended: whether the completion ended by itself, not at the limit of new tokens.
         dropped_signals: signals that the token budget kept from the model, over all rounds.
         shortened_texts: texts of signals that the token budget cut, over all rounds.
+        prompt_tokens: length of the prompt of the last round, in tokens of the model.
+        seconds: that the last round's completion took, as a share of its batch's time.
     """
 
     case_id: str
@@ -39,6 +41,8 @@ class UserDescription:
     ended: bool | None = None
     dropped_signals: int = 0
     shortened_texts: int = 0
+    prompt_tokens: int | None = None
+    seconds: float | None = None
 
     @classmethod
     def from_completion(
@@ -51,6 +55,8 @@ class UserDescription:
         earlier: str | None = None,
         dropped_signals: int = 0,
         shortened_texts: int = 0,
+        prompt_tokens: int | None = None,
+        seconds: float | None = None,
     ) -> UserDescription:
         """What a language model wrote about a user, and how the parser read it."""
         inference = parsed if isinstance(parsed, Inference) else None
@@ -65,6 +71,8 @@ class UserDescription:
             ended=ended,
             dropped_signals=dropped_signals,
             shortened_texts=shortened_texts,
+            prompt_tokens=prompt_tokens,
+            seconds=seconds,
         )
 
 
