@@ -22,8 +22,8 @@ __all__ = ["SPLITS", "CaseSplits", "load_alignx", "load_world", "read_split", "w
 
 # What case_to_dict nests is written as JSON, so that a file has one schema whatever the signals.
 _NESTED_COLUMNS = ("signals", "target", "directions")
-_COLUMNS = ("case_id", "user_id", "cluster", *_NESTED_COLUMNS, "description")
-_SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
+CASE_COLUMNS = ("case_id", "user_id", "cluster", *_NESTED_COLUMNS, "description")
+_SCHEMA = pa.schema([(name, pa.string()) for name in CASE_COLUMNS])
 
 
 def load_world(world: World, counts: Mapping[Split, int]) -> CaseSplits:
@@ -121,7 +121,7 @@ def write_splits(folder: Path, splits: CaseSplits) -> None:
 def write_split(folder: Path, split: RefinedSplit, cases: Sequence[PreferenceCase]) -> None:
     """Write the cases of one split to a Parquet file; the same cases give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [_to_columns(case) for case in cases]
+    rows = [case_to_columns(case) for case in cases]
     unfinished = folder / f".{split}.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
     unfinished.replace(folder / f"{split}.parquet")
@@ -143,15 +143,17 @@ def read_split(folder: Path, split: RefinedSplit) -> list[PreferenceCase]:
     if table.schema != _SCHEMA:
         raise UserError(
             f"{path}: the columns {', '.join(table.column_names)} found, expected texts in "
-            f"{', '.join(_COLUMNS)}; prepare the data again"
+            f"{', '.join(CASE_COLUMNS)}; prepare the data again"
         )
-    return [case_from_dict(_from_columns(row)) for row in table.to_pylist()]
+    return [case_from_columns(row) for row in table.to_pylist()]
 
 
-def _to_columns(case: PreferenceCase) -> dict[str, Any]:
+def case_to_columns(case: PreferenceCase) -> dict[str, Any]:
+    """A case as a row of texts; what `case_to_dict` nests is JSON, `"null"` where it is `None`."""
     row = case_to_dict(case)
     return row | {name: json.dumps(row[name], ensure_ascii=False) for name in _NESTED_COLUMNS}
 
 
-def _from_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, **{name: json.loads(row[name]) for name in _NESTED_COLUMNS}}
+def case_from_columns(row: Mapping[str, Any]) -> PreferenceCase:
+    """The inverse of `case_to_columns`; other columns are passed over."""
+    return case_from_dict({**row, **{name: json.loads(row[name]) for name in _NESTED_COLUMNS}})

@@ -64,34 +64,67 @@ class ClusteredBootstrap:
 
         A case that does not take part has 0 in both.
         """
-        above, below = self._per_cluster(numerators), self._per_cluster(denominators)
-        if below.sum() == 0:
-            return Estimate(None, None, None)
-        value = float(above.sum() / below.sum())
-        if np.count_nonzero(below) < 2:
-            return Estimate(value, None, None)
-        sums_below = self._times_drawn @ below
-        drawn = sums_below > 0
-        resampled = (self._times_drawn @ above)[drawn] / sums_below[drawn]
-        low, high = np.quantile(resampled, self._tails)
-        return Estimate(value, float(low), float(high))
+        values, draws = self._ratios(np.atleast_2d(numerators), np.atleast_2d(denominators))
+        return self._estimate(values[0], draws[:, 0])
 
     def mean(self, values: Sequence[float | None]) -> Estimate:
         """Mean over the cases whose value is not `None`."""
-        return self._mean_of_known(as_floats(values))
+        return self.means([values])[0]
+
+    def means(self, rows: Sequence[Sequence[float | None]]) -> list[Estimate]:
+        """`mean` of each of several rows of values, at the cost of one matrix product."""
+        values, draws = self._means(np.stack([as_floats(row) for row in rows]))
+        return [self._estimate(*own) for own in zip(values, draws.T, strict=True)]
 
     def difference(self, first: Sequence[float | None], second: Sequence[float | None]) -> Estimate:
         """Mean of `first − second` over the cases where both are known: a paired comparison."""
-        return self._mean_of_known(as_floats(first) - as_floats(second))
+        values, draws = self._means(np.atleast_2d(as_floats(first) - as_floats(second)))
+        return self._estimate(values[0], draws[:, 0])
 
-    def _mean_of_known(self, values: Floats) -> Estimate:
-        known = ~np.isnan(values)
-        return self.ratio(np.where(known, values, 0.0), known)
+    def contrast(self, first: Sequence[float | None], second: Sequence[float | None]) -> Estimate:
+        """Mean of `first` minus mean of `second`, each over the cases where it is known.
 
-    def _per_cluster(self, values: ArrayLike) -> Floats:
-        sums: Floats = np.zeros(self._count)
-        np.add.at(sums, self._cluster_of_case, np.asarray(values, dtype=np.float64))
+        This compares groups of cases; a cluster that has cases in both is drawn for both at once.
+        """
+        values, draws = self._means(np.stack([as_floats(first), as_floats(second)]))
+        return self._estimate(values[0] - values[1], draws[:, 0] - draws[:, 1])
+
+    def _means(self, rows: Floats) -> tuple[Floats, Floats]:
+        known = ~np.isnan(rows)
+        return self._ratios(np.where(known, rows, 0.0), known)
+
+    def _ratios(self, numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
+        """Ratios of sums, of shape [ratios], and resampled ones, of shape [samples, ratios].
+
+        Both arguments are of shape [ratios, cases]. What can't be known is NaN: a ratio without a
+        case that takes part, a draw without one, and all draws where fewer than two clusters do.
+        """
+        above, below = self._per_cluster(numerators), self._per_cluster(denominators)
+        draws = _divided(self._times_drawn @ above, self._times_drawn @ below)
+        draws[:, np.count_nonzero(below, axis=0) < 2] = np.nan
+        return _divided(above.sum(axis=0), below.sum(axis=0)), draws
+
+    def _per_cluster(self, rows: ArrayLike) -> Floats:
+        """Sums over the cases of each cluster: [rows, cases] becomes [clusters, rows]."""
+        by_case = np.asarray(rows, dtype=np.float64).T
+        sums: Floats = np.zeros((self._count, by_case.shape[1]))
+        np.add.at(sums, self._cluster_of_case, by_case)
         return sums
+
+    def _estimate(self, value: float, draws: Floats) -> Estimate:
+        if np.isnan(value):
+            return Estimate(None, None, None)
+        known = draws[~np.isnan(draws)]
+        if not known.size:
+            return Estimate(float(value), None, None)
+        low, high = np.quantile(known, self._tails)
+        return Estimate(float(value), float(low), float(high))
+
+
+def _divided(above: Floats, below: Floats) -> Floats:
+    """The quotient, NaN where there is nothing to divide by."""
+    quotient: Floats = np.full_like(above, np.nan)
+    return np.divide(above, below, out=quotient, where=below > 0)
 
 
 def as_floats(values: Sequence[float | None]) -> Floats:

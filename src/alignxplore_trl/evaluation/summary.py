@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeGuard, TypeVar
 
-from alignxplore_trl.baselines.protocol import Decision, UserDescription
-from alignxplore_trl.evaluation.scoring import MethodSetting, VerdictRow
+from alignxplore_trl.evaluation.comparisons import Difference, holm, paired_tests
+from alignxplore_trl.evaluation.groups import Groups
+from alignxplore_trl.evaluation.scoring import (
+    DescriptionRow,
+    MethodSetting,
+    Place,
+    Scores,
+    VerdictRow,
+    aligned,
+    tries_to_describe,
+)
 from alignxplore_trl.evaluation.statistics import ClusteredBootstrap, Estimate
 from alignxplore_trl.evaluation.world_truth import StatementCounts, count_statements
-from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import PreferenceCase
 
-Difference = tuple[MethodSetting, MethodSetting]
 Summary = dict[str, float | int | None]
-Row = TypeVar("Row", VerdictRow, StatementCounts)
+Values = list[float | None]
 
 
 def summarise(
     benchmark: str,
     cases: Sequence[PreferenceCase],
-    methods: Mapping[MethodSetting, Sequence[UserDescription | Decision]],
-    verdicts: Sequence[VerdictRow],
+    scores: Scores,
+    groups: Groups,
     differences: Sequence[Difference],
     bootstrap: ClusteredBootstrap,
 ) -> Summary:
@@ -31,11 +37,15 @@ def summarise(
     share and mean:
 
     - `acc_jud`: mean of R_jud x R_format over the cases that the judge answered;
+    - `acc_jud_group_gap`: the largest distance between two poles of a dimension, see `GroupGap`;
     - `position_gap`: how far apart the judge's answers in the two orders of the replies are;
+    - `reasoning_agreement`: how often the judge picks the same reply when it is given the
+      reasoning in place of the description, over the cases where it picks one both times;
     - `cases`, `judge_failures`, `ties`: how many cases there are, how many of them the judge did
       not answer (left out of the accuracy), and how many it called even (no win);
-    - `well_formed`, `ended`, `completion_tokens`: of methods that write a completion, and
-      `dropped_signals`, `shortened_texts`: what the token budget kept from them, counted;
+    - `well_formed`, `ended`, `completion_tokens`, `prompt_tokens`, `seconds`: of methods that write
+      a completion, and `dropped_signals`, `shortened_texts`: what the token budget kept from them,
+      counted;
     - `description_tokens`: over the cases with a description;
     - `precision` (true among the distinct stated directions), `recall` (stated among the user's
       directions), `contradictions` (descriptions that name both poles of a dimension),
@@ -47,126 +57,189 @@ def summarise(
     Figures that don't depend on the judge stand under every judge. A figure that nothing could be
     estimated from is `None`; one that has no meaning for a method is left out.
 
-    For each of `differences`, `acc_jud_difference/benchmark/judge/A-B/a-b` is the accuracy of
-    method A in setting a minus that of B in b, over the `paired_cases` that both have a verdict on.
+    With a generator's name in the judge's place there are `acc_gen`, mean of R_gen x R_format,
+    `acc_gen_group_gap`, and `generator_failures`, the cases that it did not answer.
+
+    For each of `differences`, at `benchmark/judge/A-B/a-b` of method A in setting a and B in b:
+
+    - `acc_jud_difference`: the accuracy of the first minus that of the second, over the
+      `paired_cases` that both have a verdict on; `acc_gen_difference` likewise under a generator,
+      where both have an accuracy;
+    - `mcnemar_p`, `t_test_p`: see `PairedTests`; `mcnemar_p_corrected`, `t_test_p_corrected`: the
+      same by Holm's procedure, over all comparisons under one judge on this benchmark.
 
     Args:
         benchmark: the benchmark's name in the keys.
         cases: all its cases; `bootstrap` was made from their clusters, in this order.
-        methods: what was scored.
-        verdicts: what `score` returned for it.
+        scores: what `score` returned for them.
+        groups: what `accuracy_by_group` returned for the verdicts.
         differences: the pairs to compare; `read_differences` refuses unknown ones.
         bootstrap: gives the intervals.
     """
     position = {case.case_id: index for index, case in enumerate(cases)}
-    by_group: dict[tuple[str, MethodSetting], list[VerdictRow]] = {}
-    for row in verdicts:
-        name = MethodSetting(row.method, row.setting)
-        by_group.setdefault((row.judge, name), []).append(row)
-    statements = {
-        name: count_statements(cases, [entry for entry in entries if _tries_to_state(entry)])
-        for name, entries in methods.items()
+    described: dict[MethodSetting, list[DescriptionRow]] = {}
+    for row in scores.descriptions:
+        described.setdefault(row.name, []).append(row)
+    of_descriptions = {
+        name: _description_estimates(cases, position, rows, bootstrap)
+        for name, rows in described.items()
     }
-    summary: Summary = {}
-    correct: dict[tuple[str, MethodSetting], list[float | None]] = {}
-    for (judge, name), rows in by_group.items():
-        correct[judge, name] = _aligned(position, rows, lambda row: row.correct)
-        estimates = _verdict_estimates(position, rows, bootstrap)
-        estimates |= _statement_estimates(position, statements[name], bootstrap)
-        where = f"{benchmark}/{judge}/{name.method}/{name.setting}"
+    judged: dict[Place, list[VerdictRow]] = {}
+    for verdict in scores.verdicts:
+        judged.setdefault(verdict.place, []).append(verdict)
+    summary: Summary = {f"cases_without_directions/{benchmark}": groups.without_directions}
+    for place, verdicts in judged.items():
+        name = MethodSetting(place.method, place.setting)
+        if place.metric == "acc_jud":
+            reasonings = judged.get(place._replace(metric="reasoning"), [])
+            estimates = _judge_estimates(position, verdicts, reasonings, bootstrap)
+            estimates |= of_descriptions.get(name, {})
+            counts = _counts(verdicts, described.get(name, []))
+        elif place.metric == "acc_gen":
+            estimates = {"acc_gen": bootstrap.mean(aligned(position, verdicts, _correct))}
+            counts = {"generator_failures": sum(row.correct is None for row in verdicts)}
+        else:
+            continue
         for metric, estimate in estimates.items():
-            _add(summary, f"{metric}/{where}", estimate)
-        if "well_formed" in estimates:
-            said = [entry for entry in methods[name] if isinstance(entry, UserDescription)]
-            summary[f"dropped_signals/{where}"] = sum(entry.dropped_signals for entry in said)
-            summary[f"shortened_texts/{where}"] = sum(entry.shortened_texts for entry in said)
-        summary[f"cases/{where}"] = len(rows)
-        summary[f"judge_failures/{where}"] = sum(row.correct is None for row in rows)
-        summary[f"ties/{where}"] = sum(row.p_correct == 0.5 for row in rows)
-    for judge in dict.fromkeys(judge for judge, _ in by_group):
-        for first, second in differences:
-            a, b = correct[judge, first], correct[judge, second]
-            where = f"{benchmark}/{judge}/{first.method}-{second.method}"
-            where += f"/{first.setting}-{second.setting}"
-            _add(summary, f"acc_jud_difference/{where}", bootstrap.difference(a, b))
-            summary[f"paired_cases/{where}"] = sum(
-                None not in values for values in zip(a, b, strict=True)
-            )
+            _add(summary, metric, (benchmark, place.judge, *name), estimate)
+        for metric, count in counts.items():
+            summary["/".join((metric, benchmark, place.judge, *name))] = count
+    for gap in groups.gaps:
+        at = (benchmark, gap.judge, gap.method, gap.setting)
+        _add(summary, f"{gap.metric}_group_gap", at, Estimate(gap.gap, gap.low, gap.high))
+    correct = {place: aligned(position, rows, _correct) for place, rows in judged.items()}
+    for judge in dict.fromkeys(place.judge for place in judged if place.metric == "acc_jud"):
+        summary |= _judge_comparisons(benchmark, judge, correct, differences, bootstrap)
+    for generator in dict.fromkeys(place.judge for place in judged if place.metric == "acc_gen"):
+        summary |= _generator_comparisons(benchmark, generator, correct, differences, bootstrap)
     return summary
 
 
-def read_differences(
-    texts: Sequence[str], evaluated: Sequence[MethodSetting], known: Sequence[str]
-) -> list[Difference]:
-    """Read pairs to compare, written `method/setting - method/setting`.
-
-    A pair with a known method that isn't evaluated this time, such as a policy that isn't trained
-    yet, is left out.
-
-    Args:
-        texts: the pairs as written.
-        evaluated: methods in their settings.
-        known: all methods that could be evaluated.
-
-    Raises:
-        UserError: a pair is not of that form, or names a method that isn't known.
-    """
-    names = {f"{name.method}/{name.setting}": name for name in evaluated}
-    pairs, problems = [], []
-    for text in texts:
-        sides = [side.strip() for side in text.split(" - ")]
-        methods = [side.partition("/")[0] for side in sides]
-        if len(sides) == 2 and all(side in names for side in sides):
-            pairs.append((names[sides[0]], names[sides[1]]))
-        elif len(sides) != 2 or not all("/" in side for side in sides) or set(methods) - set(known):
-            problems.append(
-                f"evaluation.differences: {text!r} found, expected two methods in their settings, "
-                f"written 'method/setting - method/setting'; methods are {', '.join(known)}"
-            )
-    if problems:
-        raise UserError(problems)
-    return pairs
+def _judge_comparisons(
+    benchmark: str,
+    judge: str,
+    correct: Mapping[Place, Values],
+    differences: Sequence[Difference],
+    bootstrap: ClusteredBootstrap,
+) -> Summary:
+    """The paired differences under one judge, and their p-values corrected for their number."""
+    nowhere: Values = [None] * len(next(iter(correct.values())))
+    sides = [
+        tuple(correct.get(Place(benchmark, "acc_jud", judge, *name), nowhere) for name in pair)
+        for pair in differences
+    ]
+    tests = [paired_tests(*side) for side in sides]
+    p_values = {
+        "mcnemar_p": [own.mcnemar_p for own in tests],
+        "t_test_p": [own.t_test_p for own in tests],
+    }
+    p_values |= {f"{name}_corrected": holm(own) for name, own in p_values.items()}
+    summary: Summary = {}
+    for number, (pair, side, own) in enumerate(zip(differences, sides, tests, strict=True)):
+        at = (benchmark, judge, *_names(pair))
+        _add(summary, "acc_jud_difference", at, bootstrap.difference(*side))
+        summary["/".join(("paired_cases", *at))] = own.cases
+        for metric, values in p_values.items():
+            summary["/".join((metric, *at))] = values[number]
+    return summary
 
 
-def _tries_to_state(entry: UserDescription | Decision) -> TypeGuard[UserDescription]:
-    """Whether a method wrote, or failed to write, a description."""
-    return isinstance(entry, UserDescription) and (
-        entry.description is not None or entry.format_problem is not None
-    )
+def _generator_comparisons(
+    benchmark: str,
+    generator: str,
+    correct: Mapping[Place, Values],
+    differences: Sequence[Difference],
+    bootstrap: ClusteredBootstrap,
+) -> Summary:
+    """The paired differences under one generator, of the pairs that it was asked about."""
+    summary: Summary = {}
+    for pair in differences:
+        first, second = (Place(benchmark, "acc_gen", generator, *name) for name in pair)
+        if first in correct and second in correct:
+            estimate = bootstrap.difference(correct[first], correct[second])
+            _add(summary, "acc_gen_difference", (benchmark, generator, *_names(pair)), estimate)
+    return summary
 
 
-def _add(summary: Summary, key: str, estimate: Estimate) -> None:
+def _names(pair: Difference) -> tuple[str, str]:
+    first, second = pair
+    return f"{first.method}-{second.method}", f"{first.setting}-{second.setting}"
+
+
+def _correct(row: VerdictRow) -> float | None:
+    return row.correct
+
+
+def _add(summary: Summary, metric: str, at: Sequence[str], estimate: Estimate) -> None:
+    key = "/".join((metric, *at))
     summary[key] = estimate.value
     summary[f"{key}/low"] = estimate.low
     summary[f"{key}/high"] = estimate.high
 
 
-def _aligned(
-    position: Mapping[str, int], rows: Sequence[Row], value: Callable[[Row], float | None]
-) -> list[float | None]:
-    """A value of each row at the position of its case; `None` for cases without a row."""
-    values: list[float | None] = [None] * len(position)
-    for row in rows:
-        values[position[row.case_id]] = value(row)
-    return values
+def _counts(
+    verdicts: Sequence[VerdictRow], descriptions: Sequence[DescriptionRow]
+) -> dict[str, int]:
+    counts = {
+        "cases": len(verdicts),
+        "judge_failures": sum(row.correct is None for row in verdicts),
+        "ties": sum(row.p_correct == 0.5 for row in verdicts),
+    }
+    if any(row.said.completion is not None for row in descriptions):
+        counts["dropped_signals"] = sum(row.said.dropped_signals for row in descriptions)
+        counts["shortened_texts"] = sum(row.said.shortened_texts for row in descriptions)
+    return counts
 
 
-def _verdict_estimates(
-    position: Mapping[str, int], rows: Sequence[VerdictRow], bootstrap: ClusteredBootstrap
+def _judge_estimates(
+    position: Mapping[str, int],
+    verdicts: Sequence[VerdictRow],
+    of_reasonings: Sequence[VerdictRow],
+    bootstrap: ClusteredBootstrap,
 ) -> dict[str, Estimate]:
-    def mean(value: Callable[[VerdictRow], float | None]) -> Estimate:
-        return bootstrap.mean(_aligned(position, rows, value))
-
-    estimates = {"acc_jud": mean(lambda row: row.correct)}
-    if any(row.position_gap is not None for row in rows):
-        estimates["position_gap"] = mean(lambda row: row.position_gap)
-    if any(row.completion is not None for row in rows):
-        estimates["well_formed"] = mean(lambda row: float(row.format_problem is None))
-        estimates["ended"] = mean(lambda row: row.ended)
-        estimates["completion_tokens"] = mean(lambda row: row.completion_tokens)
-    if any(row.description is not None for row in rows):
-        estimates["description_tokens"] = mean(lambda row: row.description_tokens)
+    """What one judge makes of one method."""
+    estimates = {"acc_jud": bootstrap.mean(aligned(position, verdicts, _correct))}
+    gaps = aligned(position, verdicts, lambda row: row.position_gap)
+    if any(gap is not None for gap in gaps):
+        estimates["position_gap"] = bootstrap.mean(gaps)
+    if of_reasonings:
+        described = aligned(position, verdicts, lambda row: row.p_correct)
+        reasoned = aligned(position, of_reasonings, lambda row: row.p_correct)
+        agreement = [_agrees(*both) for both in zip(described, reasoned, strict=True)]
+        estimates["reasoning_agreement"] = bootstrap.mean(agreement)
     return estimates
+
+
+def _agrees(described: float | None, reasoned: float | None) -> float | None:
+    """Whether two probabilities name the same reply; `None` for no answer and for a tie."""
+    if described is None or reasoned is None or 0.5 in (described, reasoned):
+        return None
+    return float((described > 0.5) == (reasoned > 0.5))
+
+
+def _description_estimates(
+    cases: Sequence[PreferenceCase],
+    position: Mapping[str, int],
+    rows: Sequence[DescriptionRow],
+    bootstrap: ClusteredBootstrap,
+) -> dict[str, Estimate]:
+    """What the descriptions of one method are like, whoever judges them."""
+    parts: dict[str, Callable[[DescriptionRow], float | None]] = {
+        "ended": lambda row: row.said.ended,
+        "completion_tokens": lambda row: row.said.completion_tokens,
+        "description_tokens": lambda row: row.description_tokens,
+        "prompt_tokens": lambda row: row.said.prompt_tokens,
+        "seconds": lambda row: row.said.seconds,
+    }
+    if any(row.said.completion is not None for row in rows):
+        parts["well_formed"] = lambda row: float(row.said.format_problem is None)
+    values = {name: aligned(position, rows, value) for name, value in parts.items()}
+    estimates = {
+        name: bootstrap.mean(own) for name, own in values.items() if any(v is not None for v in own)
+    }
+    tried = [row.said for row in rows if tries_to_describe(row.said)]
+    statements = count_statements(cases, tried)
+    return estimates | _statement_estimates(position, statements, bootstrap)
 
 
 def _statement_estimates(
@@ -175,8 +248,8 @@ def _statement_estimates(
     def ratio(
         above: Callable[[StatementCounts], float], below: Callable[[StatementCounts], float]
     ) -> Estimate:
-        numerators = _aligned(position, rows, above)
-        denominators = _aligned(position, rows, below)
+        numerators = aligned(position, rows, above)
+        denominators = aligned(position, rows, below)
         return bootstrap.ratio(
             [value or 0.0 for value in numerators], [value or 0.0 for value in denominators]
         )

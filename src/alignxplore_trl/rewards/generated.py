@@ -57,19 +57,30 @@ class GeneratedReward(DescriptionReward):
 
     def _measure(self, pairs: Sequence[JudgedPair]) -> list[float | None]:
         """By how many nats the description helps the preferred reply more than the other one."""
-        answers = iter(
-            self.generator.log_probabilities(
-                [
-                    Continuation(pair.post, description, response)
-                    for pair in pairs
-                    for response in (pair.chosen, pair.rejected)
-                    for description in (pair.description, None)
-                ]
-            )
-        )
-        scores = (aggregated(tokens, self.aggregation) for tokens in answers)
-        gains = [difference(next(scores), next(scores)) for _ in range(2 * len(pairs))]
-        return [difference(*of_pair) for of_pair in zip(gains[::2], gains[1::2], strict=True)]
+        return differences_of_gains(self.generator, pairs, self.aggregation)
 
     def _reward(self, number: float) -> float:
         return float(number > self.margin)
+
+
+def differences_of_gains(
+    generator: Generator, pairs: Sequence[JudgedPair], aggregation: Aggregation = "sum"
+) -> list[float | None]:
+    """Both sides of R_gen's comparison subtracted, in nats: above 0 the preferred reply gains more.
+
+    `None` where any of a pair's four terms is missing. All terms are asked for in one call, those
+    without a description as rows of their own, so that a generator can put equal ones together.
+    """
+    answers = iter(
+        generator.log_probabilities(
+            [
+                Continuation(pair.post, description, response)
+                for pair in pairs
+                for response in (pair.chosen, pair.rejected)
+                for description in (pair.description, None)
+            ]
+        )
+    )
+    scores = (aggregated(tokens, aggregation) for tokens in answers)
+    gains = [difference(next(scores), next(scores)) for _ in range(2 * len(pairs))]
+    return [difference(*of_pair) for of_pair in zip(gains[::2], gains[1::2], strict=True)]
