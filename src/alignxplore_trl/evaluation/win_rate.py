@@ -137,14 +137,13 @@ def compare_replies(
         judge_once = AskOnce(judge)
         what = f"batches of {_CASES_AT_ONCE} pairs of replies compared by {name}"
         for (first, second), batch in progress(batches, what, len(batches)):
-            of_pair = [
-                (replies[first].get(case.case_id), replies[second].get(case.case_id))
+            written = [
+                _Written(case, replies[first].get(case.case_id), replies[second].get(case.case_id))
                 for case in batch
             ]
-            answers = _answers(judge_once, batch, of_pair)
             rows += [
-                _row(benchmark, name, first, second, case, *own, answer)
-                for case, own, answer in zip(batch, of_pair, answers, strict=True)
+                _row(benchmark, name, first, second, both, answer)
+                for both, answer in zip(written, _answers(judge_once, written), strict=True)
             ]
     return rows
 
@@ -204,17 +203,37 @@ def _rank(seed: int, case: PreferenceCase) -> bytes:
     return hashlib.sha256(f"{seed}/win_rate/{case.case_id}".encode()).digest()
 
 
-def _answers(
-    judge: Judge,
-    cases: Sequence[PreferenceCase],
-    replies: Sequence[tuple[Reply | None, Reply | None]],
-) -> list[tuple[float | None, float | None]]:
+@dataclass(frozen=True)
+class _Written:
+    """What was written to a case's post under the descriptions of A and B."""
+
+    case: PreferenceCase
+    a: Reply | None
+    b: Reply | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether there are two replies, and no judge could tell them apart."""
+        return self.a is not None and self.b is not None and self.a.text == self.b.text
+
+    def questions(self) -> list[Question]:
+        """Both orders of the replies; nothing to ask where one is missing or both are equal."""
+        if self.a is None or self.b is None or self.equal:
+            return []
+        post, truth = self.case.target.post, self.case.description
+        return [
+            Question(post, truth, self.a.text, self.b.text),
+            Question(post, truth, self.b.text, self.a.text),
+        ]
+
+
+def _answers(judge: Judge, written: Sequence[_Written]) -> list[tuple[float | None, float | None]]:
     """A's probabilities when shown first and second; `None` for those that aren't asked about."""
-    questions = [_questions(case, *own) for case, own in zip(cases, replies, strict=True)]
-    verdicts = iter(judge.judge([question for both in questions for question in both]))
+    questions = [both.questions() for both in written]
+    verdicts = iter(judge.judge([question for own in questions for question in own]))
     answers: list[tuple[float | None, float | None]] = []
-    for both in questions:
-        first, second = [next(verdicts) for _ in both] or (None, None)
+    for own in questions:
+        first, second = [next(verdicts) for _ in own] or (None, None)
         answers.append(
             (
                 None if first is None else first.probability_a,
@@ -224,25 +243,15 @@ def _answers(
     return answers
 
 
-def _questions(case: PreferenceCase, a: Reply | None, b: Reply | None) -> list[Question]:
-    """Both orders of two replies; nothing to ask where one is missing or both are equal."""
-    if a is None or b is None or a.text == b.text:
-        return []
-    post, truth = case.target.post, case.description
-    return [Question(post, truth, a.text, b.text), Question(post, truth, b.text, a.text)]
-
-
 def _row(
     benchmark: str,
     judge: str,
     first: MethodSetting,
     second: MethodSetting,
-    case: PreferenceCase,
-    a: Reply | None,
-    b: Reply | None,
+    written: _Written,
     answer: tuple[float | None, float | None],
 ) -> ComparedReplies:
-    equal = a is not None and b is not None and a.text == b.text
+    a, b = written.a, written.b
     return ComparedReplies(
         benchmark=benchmark,
         judge=judge,
@@ -250,15 +259,15 @@ def _row(
         setting_a=first.setting,
         method_b=second.method,
         setting_b=second.setting,
-        case_id=case.case_id,
-        cluster=case.cluster,
+        case_id=written.case.case_id,
+        cluster=written.case.cluster,
         reply_a=None if a is None else a.text,
         reply_b=None if b is None else b.text,
         ended_a=None if a is None else a.ended,
         ended_b=None if b is None else b.ended,
         p_a_first=answer[0],
         p_a_second=answer[1],
-        outcome="tie" if equal else outcome_of(*answer),
+        outcome="tie" if written.equal else outcome_of(*answer),
     )
 
 
