@@ -11,14 +11,16 @@ from alignxplore_trl.run.progress import say
 def main(config: EvaluateConfig, folder: RunFolder) -> None:
     """Describe the users with every method in every setting, judge, count, and print the tables."""
     # Imported here, so that a mistake in the command line is answered at once.
-    from alignxplore_trl.evaluation.groups import accuracy_by_group
     from transformers import AutoTokenizer
 
+    from alignxplore_trl.evaluation.groups import accuracy_by_group
     from alignxplore_trl.evaluation.kept import KeptAnswers
     from alignxplore_trl.evaluation.scoring import score
     from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
     from alignxplore_trl.evaluation.summary import summarise
+    from alignxplore_trl.evaluation.win_rate import summarise_win_rates
     from alignxplore_trl.launch.evaluation import (
+        WinRates,
         add_controls,
         compared_pairs,
         describe,
@@ -36,6 +38,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     # First: a server that doesn't answer is found before the descriptions are written.
     judges = load_judges(config, prompts, kept)
     generators = load_generators(config, prompts, kept)
+    win_rates = WinRates(config, prompts, kept)
     described = describe(benchmarks, config, prompts, kept)
     tokenizer = AutoTokenizer.from_pretrained(config.model.backbone)
 
@@ -56,9 +59,11 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         )
         clusters = ClusteredBootstrap([case.cluster for case in benchmark.cases], seed=config.seed)
         groups = accuracy_by_group(benchmark.cases, scores.verdicts, clusters)
-        pairs = compared_pairs(config, methods)
+        pairs = compared_pairs(asked.differences, methods)
         summary = summarise(benchmark.name, benchmark.cases, scores, groups, pairs, clusters)
-        files.add(benchmark, scores, groups, summary)
+        compared = win_rates.compare(benchmark, methods)
+        summary |= summarise_win_rates(compared, benchmark.cases, config.seed)
+        files.add(benchmark, scores, groups, compared, summary)
     if is_main_process():
         files.write()
         print(folder.table.read_text())

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from alignxplore_trl.evaluation.scoring import MethodSetting
+from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.evaluation.statistics import Floats, as_floats
 from alignxplore_trl.run.errors import UserError
 

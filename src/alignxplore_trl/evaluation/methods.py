@@ -58,13 +58,12 @@ def read_comparison(text: str) -> Comparison:
 
 
 class Method(Protocol):
-    """A method that is compared with others.
+    """A method that is compared with others."""
 
-    Attributes:
-        name: in results.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """In results."""
+        ...
 
     def describe_in(
         self, setting: Setting, cases: Sequence[PreferenceCase]
@@ -102,5 +101,7 @@ WITHOUT_MODEL: Mapping[str, Method] = {
         AllAtOnce("longer_reply", LongerReply().decide),
     )
 }
+# Of all methods, those that judge by themselves.
+DECIDING = ("longer_reply",)
 # Language models as they come.
 UNTRAINED = ("backbone", "teacher")

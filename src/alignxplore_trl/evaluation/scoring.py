@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
+from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.judging.generator import Generator
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import (
@@ -36,13 +37,6 @@ Row = TypeVar("Row", bound=OfCase)
 Answer = TypeVar("Answer")
 
 _PAIRS_AT_ONCE = 512
-
-
-class MethodSetting(NamedTuple):
-    """One row of a results table: a method and the setting it is tried in."""
-
-    method: str
-    setting: str
 
 
 class Place(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from alignxplore_trl.evaluation.comparisons import Difference, holm, paired_tests
 from alignxplore_trl.evaluation.groups import Groups
+from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.evaluation.scoring import (
     DescriptionRow,
-    MethodSetting,
     Place,
     Scores,
     VerdictRow,

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
+from alignxplore_trl.evaluation.methods import Comparison, MethodSetting
 from alignxplore_trl.evaluation.replies import Reply
-from alignxplore_trl.evaluation.scoring import AskOnce, MethodSetting
+from alignxplore_trl.evaluation.scoring import AskOnce
 from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
-from alignxplore_trl.evaluation.summary import Difference, Summary
+from alignxplore_trl.evaluation.summary import Summary
 from alignxplore_trl.judging.protocol import Judge
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.signals import PreferenceCase
@@ -104,7 +105,7 @@ def compare_replies(
     benchmark: str,
     cases: Sequence[PreferenceCase],
     replies: Mapping[MethodSetting, Replies],
-    pairs: Sequence[Difference],
+    pairs: Sequence[Comparison],
     judges: Mapping[str, Judge],
 ) -> list[ComparedReplies]:
     """Show every judge the true description and the replies of two methods, in both orders.

@@ -617,6 +617,9 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     for key, sources in (("judges", asked.judges), ("generators", asked.generators)):
         for source in sources:
             check_model_folder(f"evaluation.{key}", source, problems)
+    if asked.win_rate.pairs:
+        check_model_folder("evaluation.win_rate.writer", asked.win_rate.writer, problems)
+        check_model_folder("evaluation.win_rate.judge", asked.win_rate.judge, problems)
     for method in ("backbone", "teacher"):
         if asked.methods is None or method in asked.methods:
             _check_writer(method, config, problems)

@@ -24,11 +24,13 @@ T = TypeVar("T")
 class Scale:
     """The size of everything: a name, and the Hydra choices in conf/scale/.
 
-    The tokenizer is the backbone's, for measuring texts where no model is chosen.
+    The tokenizer is the backbone's, for measuring texts where no model is chosen; `reply_tokens` is
+    the longest reply that is written for a win rate.
     """
 
     name: str
     tokenizer: str
+    reply_tokens: int
 
 
 @dataclass(frozen=True)
@@ -375,6 +377,17 @@ class Synthesis:
 
 
 @dataclass(frozen=True)
+class WinRate:
+    """Which methods' replies are compared, who writes them, and who compares them."""
+
+    pairs: list[str]
+    cases: int | None
+    writer: str
+    judge: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is scored, and how descriptions are sampled."""
 
@@ -390,6 +403,7 @@ class Evaluation:
     generators: list[str]
     generator_batch_tokens: int
     faithfulness: bool
+    win_rate: WinRate
     order: Literal["random", "both"]
     temperature: float
     top_p: float

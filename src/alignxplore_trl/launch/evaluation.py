@@ -33,7 +33,9 @@ from alignxplore_trl.evaluation.methods import (
     read_comparison,
 )
 from alignxplore_trl.evaluation.policies import Policy
+from alignxplore_trl.evaluation.replies import write_replies
 from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.evaluation.win_rate import ComparedReplies, compare_replies, draw_cases
 from alignxplore_trl.inference.describing import CompletionModel, Describer, SamplingSettings
 from alignxplore_trl.judging.generator import Generator
 from alignxplore_trl.judging.generator_cache import identity_of
@@ -122,15 +124,17 @@ def load_judges(config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers) -
     Raises:
         UserError: a judge's server doesn't answer as it should.
     """
-    settings = config.judge
     return {
-        name: KeptJudge(
-            load_judge(source, prompts, settings, config.seed),
-            kept,
-            judge_identity(source, settings, prompts, config.seed),
-        )
+        name: _load_kept_judge(source, config, prompts, kept)
         for name, source in judge_sources(config).items()
     }
+
+
+def _load_kept_judge(
+    source: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+) -> Judge:
+    identity = judge_identity(source, config.judge, prompts, config.seed)
+    return KeptJudge(load_judge(source, prompts, config.judge, config.seed), kept, identity)
 
 
 def judge_sources(config: EvaluateConfig) -> dict[str, str]:
@@ -173,12 +177,19 @@ def load_method(name: str, config: EvaluateConfig, prompts: PromptSet, kept: Kep
 
 
 def _load_writer(
-    source: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+    source: str,
+    config: EvaluateConfig,
+    prompts: PromptSet,
+    kept: KeptAnswers,
+    max_new_tokens: int | None = None,
 ) -> CompletionModel:
-    """A model that writes descriptions, sampled as the recipe asks for, whose texts are kept."""
+    """A model that writes descriptions or replies, sampled as the recipe asks for; kept."""
     asked, dtype = config.evaluation, config.model.dtype
     sampling = SamplingSettings(
-        config.model.max_completion_tokens, asked.temperature, asked.top_p, asked.top_k
+        max_new_tokens or config.model.max_completion_tokens,
+        asked.temperature,
+        asked.top_p,
+        asked.top_k,
     )
     model = Describer.from_folder(
         source,
@@ -225,15 +236,54 @@ def add_controls(
     controls: dict[MethodSetting, Entries] = {}
     for name in map(MethodSetting.read, config.evaluation.controls):
         if name in methods:
-            said = [each for each in methods[name] if isinstance(each, UserDescription)]
             control = MethodSetting(f"{ANOTHER_USERS}{name.method}", name.setting)
-            controls[control] = of_another_user(cases, said, config.seed)
+            controls[control] = of_another_user(cases, _described(methods[name]), config.seed)
     return {**methods, **controls}
 
 
 def compared_pairs(
-    config: EvaluateConfig, methods: Mapping[MethodSetting, Entries]
+    texts: Sequence[str], methods: Mapping[MethodSetting, Entries]
 ) -> list[Comparison]:
     """The pairs to compare of which both were evaluated; a policy may not be trained yet."""
-    pairs = map(read_comparison, config.evaluation.differences)
+    pairs = map(read_comparison, texts)
     return [pair for pair in pairs if all(name in methods for name in pair)]
+
+
+class WinRates:
+    """Writes replies under descriptions, and has them compared.
+
+    Args:
+        config: says who writes, who compares, and which methods' replies.
+        prompts: the templates.
+        kept: where replies and verdicts are kept.
+    """
+
+    def __init__(self, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers) -> None:
+        self.asked, self.seed, self.prompts = config.evaluation.win_rate, config.seed, prompts
+        if self.asked.pairs:
+            limit = self.asked.max_new_tokens
+            self._writer = _load_writer(self.asked.writer, config, prompts, kept, limit)
+            name = name_in_results(config, self.asked.judge)
+            self._judges = {name: _load_kept_judge(self.asked.judge, config, prompts, kept)}
+
+    def compare(
+        self, benchmark: Benchmark, methods: Mapping[MethodSetting, Entries]
+    ) -> list[ComparedReplies]:
+        """What came of the pairs that were evaluated; nothing where no true preference is known."""
+        pairs = compared_pairs(self.asked.pairs, methods)
+        drawn = draw_cases(benchmark.cases, self.asked.cases, self.seed) if pairs else []
+        if pairs and not drawn:
+            say(f"{benchmark.name}: no true preferences are known, so that there is no win rate")
+        if not drawn:
+            return []
+        replies = {
+            name: write_replies(
+                self._writer, self.prompts, drawn, _described(methods[name]), self.seed
+            )
+            for name in dict.fromkeys(name for pair in pairs for name in pair)
+        }
+        return compare_replies(benchmark.name, drawn, replies, pairs, self._judges)
+
+
+def _described(entries: Entries) -> list[UserDescription]:
+    return [each for each in entries if isinstance(each, UserDescription)]

@@ -11,6 +11,7 @@ from alignxplore_trl.data.robustness import Drift, Shuffled, read_variation
 from alignxplore_trl.evaluation.benchmarks import BenchmarkName
 from alignxplore_trl.evaluation.methods import (
     ANOTHER_USERS,
+    DECIDING,
     UNTRAINED,
     WITHOUT_MODEL,
     MethodSetting,
@@ -69,15 +70,22 @@ def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:
     asked, known = config.evaluation, known_methods(config)
     known += [f"{ANOTHER_USERS}{name}" for name in known]
     named: list[tuple[str, MethodSetting]] = []
-    for key, texts in (("differences", asked.differences), ("controls", asked.controls)):
+    texts_of = {
+        "differences": asked.differences,
+        "controls": asked.controls,
+        "win_rate.pairs": asked.win_rate.pairs,
+    }
+    for key, texts in texts_of.items():
         for text in texts:
             try:
-                read = read_comparison(text) if key == "differences" else [MethodSetting.read(text)]
+                read = [MethodSetting.read(text)] if key == "controls" else read_comparison(text)
             except UserError as error:
                 problems.found += [f"evaluation.{key}: {problem}" for problem in error.problems]
                 continue
             named += [(f"evaluation.{key}", each) for each in read]
     for key, each in named:
+        if key == "evaluation.win_rate.pairs" and each.method in DECIDING:
+            problems.add(f"{key}: {each.method} found, which writes no descriptions to reply under")
         if each.method not in known:
             near = did_you_mean(each.method, known)
             problems.add(f"{key}: the method {each.method} found, which isn't one{near}")
@@ -104,7 +112,7 @@ def _read_settings(names: Sequence[str], problems: Problems) -> list[Setting]:
 
 def _check_prepared(config: EvaluateConfig, problems: Problems) -> list[str]:
     """The names of the data that benchmarks can be made of."""
-    sources = [config.data.name]
+    sources: list[str] = [config.data.name]
     for name in config.evaluation.prepared:
         folder = Path(config.paths.outputs) / "prepare" / name
         if not is_finished(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from alignxplore_trl.evaluation.files import (
 from alignxplore_trl.evaluation.groups import GroupRow, Groups
 from alignxplore_trl.evaluation.scoring import DescriptionRow, Scores, VerdictRow
 from alignxplore_trl.evaluation.summary import Summary
+from alignxplore_trl.evaluation.win_rate import ComparedReplies, write_win_rates
 from alignxplore_trl.reporting.charts import accuracy_chart
 from alignxplore_trl.reporting.results import names_of, read_figures
 from alignxplore_trl.reporting.tables import accuracy_table, difference_table
@@ -42,14 +44,23 @@ class EvaluationFiles:
         self._verdicts: list[VerdictRow] = []
         self._descriptions: list[DescriptionRow] = []
         self._groups: list[GroupRow] = []
+        self._compared: list[ComparedReplies] = []
         self._changes: list[dict[str, Any]] = []
 
-    def add(self, benchmark: Benchmark, scores: Scores, groups: Groups, summary: Summary) -> None:
+    def add(
+        self,
+        benchmark: Benchmark,
+        scores: Scores,
+        groups: Groups,
+        compared: Sequence[ComparedReplies],
+        summary: Summary,
+    ) -> None:
         """What came of one benchmark."""
         self._cases[benchmark.name] = list(benchmark.cases)
         self._verdicts += scores.verdicts
         self._descriptions += scores.descriptions
         self._groups += groups.rows
+        self._compared += compared
         histories = benchmark.histories
         self._changes += [{"benchmark": benchmark.name, **row} for row in histories.changes]
         changed = {f"robustness/{benchmark.name}/{name}": n for name, n in histories.counts.items()}
@@ -63,6 +74,8 @@ class EvaluationFiles:
         write_descriptions(rows / "descriptions.parquet", self._descriptions)
         write_groups(rows / "groups.parquet", self._groups)
         write_verdicts(rows / "verdicts.parquet", self._verdicts)
+        if self._compared:
+            write_win_rates(rows / "win_rates.parquet", self._compared)
         if self._changes:
             pd.DataFrame(self._changes).to_parquet(rows / "variations.parquet")
         accuracy_chart(self.summary, next(iter(self._cases)), self.folder.path / "accuracy.png")

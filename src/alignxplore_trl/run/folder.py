@@ -28,6 +28,7 @@ FREE_KEYS = (
     "synthesis.cache",
     "evaluation.cache",
     "scale.tokenizer",
+    "scale.reply_tokens",
     "data.tokenizer",
     "data.workers",
 )
