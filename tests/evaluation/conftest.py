@@ -13,6 +13,8 @@ from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.data.world import OPPOSITE, POLE_OF_WORDING, World, describe, stated_poles
 from alignxplore_trl.evaluation.scoring import MethodSetting
 from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.judging.generator import Continuation
+from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.signals import PreferenceCase
 from alignxplore_trl.text.parsing import Inference, format_completion, parse_completion
@@ -42,6 +44,30 @@ class WordingJudge:
         return Verdict(1 / (1 + math.exp(-self.sharpness * margin)), 1.0)
 
 
+class WordingGenerator:
+    """A token per wording, more probable by a nat if its pole is stated, less if its opposite is.
+
+    Posts that end in `silent_about` get no answer.
+    """
+
+    def __init__(self, silent_about: str | None = None) -> None:
+        self.silent_about = silent_about
+        self.asked: list[Continuation] = []
+
+    def log_probabilities(self, rows: Sequence[Continuation]) -> list[tuple[float, ...] | None]:
+        self.asked += rows
+        return [self._tokens(row) for row in rows]
+
+    def _tokens(self, row: Continuation) -> tuple[float, ...] | None:
+        if self.silent_about and row.post.endswith(self.silent_about):
+            return None
+        stated = set(stated_poles(row.description or ""))
+        return tuple(_score(word, stated) - 3.0 for word in row.response.split(", "))
+
+    def take_measurements(self) -> Measurements:
+        return Measurements(questions=len(self.asked))
+
+
 def _score(reply: str, stated: set[str]) -> int:
     poles = [POLE_OF_WORDING[word] for word in reply.split(", ")]
     return sum((pole in stated) - (OPPOSITE[pole] in stated) for pole in poles)
@@ -66,6 +92,8 @@ def read_history(case: PreferenceCase, skill: float) -> UserDescription:
         parse_completion(completion),
         tokens=len(completion.split()),
         ended=completion.endswith("</answer>"),
+        prompt_tokens=20 * len(case.signals),
+        seconds=draw.random(),
     )
 
 
@@ -91,3 +119,9 @@ def methods(
 @pytest.fixture
 def judges() -> dict[str, WordingJudge]:
     return {"judge": WordingJudge(), "test_judge": WordingJudge(0.3, silent_about="indoors")}
+
+
+@pytest.fixture
+def generators() -> dict[str, WordingGenerator]:
+    """One with a judge's name, as where one model plays both parts."""
+    return {"judge": WordingGenerator(), "generator": WordingGenerator(silent_about="indoors")}
