@@ -88,6 +88,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         processing_class=tokenizer,
         prompt_with=prompt_with,
         rounds=config.setting.rounds,
+        round_credit=config.round_credit,
         completions_folder=folder.completions,
         completions_every=config.completions_every,
         outage=OutageSettings(**asdict(config.reward.outage)),

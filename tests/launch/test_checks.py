@@ -87,6 +87,27 @@ def test_what_ships_has_no_problem(assets: Path, recipe: str, setting: str) -> N
             ["setting=streaming", "trainer.num_iterations=2"],
             "trainer.num_iterations: 2 found, expected 1 in the streaming setting",
         ),
+        (["round_credit=0.9"], "round_credit: 0.9 found, expected 0 with one round"),
+        (
+            ["setting=streaming", "round_credit=1.5", "trainer.gradient_accumulation_steps=2"],
+            "round_credit: 1.5 found, expected 0 to 1",
+        ),
+        (
+            ["setting=streaming", "round_credit=0.9"],
+            "2 rounds x steps_per_generation 1 = 2 micro-batches, but trainer."
+            "gradient_accumulation_steps is 1; set trainer.gradient_accumulation_steps=2",
+        ),
+        (
+            [
+                *("setting=streaming", "reward.score=margin", "round_credit=0.9"),
+                "trainer.gradient_accumulation_steps=2",
+            ],
+            "reward.score: margin found, expected win or probability with round_credit",
+        ),
+        (
+            ["start=backbone", "upstream.cold_start=x"],
+            "upstream.cold_start: x found, but start=backbone takes up no cold start",
+        ),
         (["trainer.eval_strategy=steps"], "trainer.eval_strategy: 'steps' found, expected 'no'"),
         (["setting.rounds=2"], "setting.rounds: 2 found, expected 1 in the base setting"),
         (

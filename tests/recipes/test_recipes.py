@@ -273,6 +273,20 @@ def test_rl_learns_from_other_rewards(
     assert (outputs / "generator_cache.sqlite").exists() or "reward=generated" not in choices
 
 
+def test_rl_gives_credit_across_rounds(outputs: Path, run: Callable[..., None]) -> None:
+    cold_start = only_run(outputs, "cold_start").name
+    credit = ("round_credit=0.9", "trainer.gradient_accumulation_steps=2", "trainer.max_steps=2")
+    run("rl", outputs, *RL, *credit, "run_name=credited", f"upstream.cold_start={cold_start}")
+    folder = outputs / "rl" / "credited"
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "reward" in row]
+    assert len(rows) == 2
+    assert all(row["credit/round_1"] >= 0 for row in rows)
+    for file in (folder / "completions").glob("*.parquet"):
+        rollouts = pd.read_parquet(file)
+        assert list(rollouts["round"]) == [1] * 16 + [2] * 16
+        assert (rollouts["credited_reward"] >= rollouts["reward"]).all()
+
+
 @pytest.mark.parametrize(
     "choices",
     [

@@ -43,12 +43,16 @@ MAX_PROMPT_TOKENS = 300
 
 @dataclass(frozen=True)
 class Run:
-    """What one run does; a block has `per_device_batch x processes x accumulation / 4` cases."""
+    """What one run does; a block has `per_device_batch x processes x accumulation / 4` cases.
+
+    With credit, the accumulation is that of all rounds, and a block's cases are fewer by as much.
+    """
 
     folder: str
     cases: int = 9
     fewer: int = 0
     rounds: int = 2
+    credit: float = 0.0
     per_device_batch: int = 8
     accumulation: int = 2
     epochs: int = 2
@@ -224,6 +228,7 @@ def make_trainer(
         "output_dir": run.folder,
         "per_device_train_batch_size": run.per_device_batch,
         "gradient_accumulation_steps": run.accumulation,
+        "steps_per_generation": run.accumulation // (run.rounds if run.credit else 1),
         "num_generations": 4,
         "max_completion_length": 16,
         "num_train_epochs": run.epochs,
@@ -250,6 +255,7 @@ def make_trainer(
         tiny_tokenizer(),
         prompt_with=prompt_with,
         rounds=run.rounds,
+        round_credit=run.credit,
         completions_folder=Path(run.folder) / "completions",
         outage=None
         if run.out_from_batch < 0

@@ -45,6 +45,7 @@ from alignxplore_trl.launch.config import (
 )
 from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
 from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.training.credit import credit_problems
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Seconds; what transformers takes where the configuration says nothing.
@@ -78,6 +79,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_no_trl_evaluation(config.trainer, problems)
         if not any(problem.startswith("trainer.") for problem in problems.found):
             _check_generation_batch(config, problems)
+            _check_credit(config, problems)
             _check_sizes(config, problems)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config, problems)
@@ -91,6 +93,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
 _RANGES: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "completions_every": (1, math.inf),
+    "round_credit": (0, 1),
     "prompts.max_prompt_tokens": (1, math.inf),
     "judge.max_batch_tokens": (1, math.inf),
     "judge.minimum_label_mass": (0, 1),
@@ -595,6 +598,20 @@ def _check_generation_batch(config: RLConfig, problems: Problems) -> None:
         problems.add(
             f"trainer.num_iterations: {trainer['num_iterations']} found, expected 1 in the "
             "streaming setting: a round is trained on once, then its descriptions are drawn"
+        )
+
+
+def _check_credit(config: RLConfig, problems: Problems) -> None:
+    problems.found += credit_problems(
+        config.round_credit,
+        config.setting.rounds,
+        _steps_per_generation(config),
+        config.trainer["gradient_accumulation_steps"],
+    )
+    if config.round_credit and getattr(config.reward, "score", None) == "margin":
+        problems.add(
+            "reward.score: margin found, expected win or probability with round_credit: credit "
+            "below 0 would put well-formed completions below malformed ones"
         )
 
 

@@ -544,6 +544,7 @@ class RLConfig(_TrainingConfig):
     """conf/rl.yaml."""
 
     start: Literal["cold_start", "backbone"]
+    round_credit: float
     reward: JudgedRewardSettings | GeneratedRewardSettings | LogProbabilityRewardSettings
     completions_every: int
 

@@ -22,6 +22,7 @@ OWN_KEYS = (
     "reward",
     "completions_every",
     "start",
+    "round_credit",
     "teacher",
     "verification",
     "synthesis",

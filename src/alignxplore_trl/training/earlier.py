@@ -36,11 +36,14 @@ class EarlierDescriptions:
         self._round = 0
         self._drawn: dict[str, str | None] = {}
 
-    def record(self, epoch: int, rollouts: Sequence[Rollout]) -> None:
+    def record(self, epoch: int, rollouts: Sequence[Rollout]) -> list[bool]:
         """Draw for the cases of a generation batch that has just been scored.
 
         Args:
             rollouts: all of the batch, of all processes, in the batch's order.
+
+        Returns:
+            For each rollout, whether it is the one whose description was drawn.
 
         Raises:
             RuntimeError: the rollouts are not all of one round.
@@ -49,16 +52,20 @@ class EarlierDescriptions:
         if len(rounds) != 1:
             raise RuntimeError(f"a generation batch holds rounds {sorted(rounds)}, expected one")
         (self._round,) = rounds
-        descriptions: dict[str, list[str]] = defaultdict(list)
-        for rollout in rollouts:
-            written = descriptions[rollout.case_id]
+        described: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for place, rollout in enumerate(rollouts):
+            written = described[rollout.case_id]
             match parse_completion(rollout.completion):
                 case Inference(description=description):
-                    written.append(description)
-        self._drawn = {
-            case_id: self._draw(epoch, case_id, written)
-            for case_id, written in descriptions.items()
-        }
+                    written.append((place, description))
+        self._drawn = {}
+        drawn = [False] * len(rollouts)
+        for case_id, written in described.items():
+            self._drawn[case_id] = None
+            if written:
+                place, self._drawn[case_id] = written[self._draw(epoch, case_id, len(written))]
+                drawn[place] = True
+        return drawn
 
     def before(self, case_id: str, round_number: int) -> str | None:
         """What a case starts a round from: its own earlier description, or `None`.
@@ -86,9 +93,7 @@ class EarlierDescriptions:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         self._round, self._drawn = state["round"], state["drawn"]
 
-    def _draw(self, epoch: int, case_id: str, descriptions: Sequence[str]) -> str | None:
-        if not descriptions:
-            return None
+    def _draw(self, epoch: int, case_id: str, count: int) -> int:
         key = json.dumps([self.seed, epoch, case_id, self._round])
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        return descriptions[number % len(descriptions)]
+        return number % count

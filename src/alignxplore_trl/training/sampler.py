@@ -21,7 +21,8 @@ class BlockCounts:
         blocks: blocks of cases in an epoch.
         generation_batches: generation batches in an epoch, one per block and round.
         left_out: cases that no block has room for; which ones changes from epoch to epoch.
-        never_used: cases that no epoch uses: too few have as many rounds for a block of their own.
+        never_used: cases that no epoch uses: too few have as many rounds for a block of their own,
+            or they have another number of rounds than all have to have.
     """
 
     cases: int
@@ -47,6 +48,7 @@ class RoundBlockSampler(Sampler[int]):
             steps_per_generation`.
         seed: of the order.
         shuffle: whether cases and blocks change places from epoch to epoch.
+        only_rounds: cases with another number of rounds are never used; `None`: all are.
 
     Raises:
         UserError: a case lacks a round or has one twice, or no block can be filled.
@@ -62,6 +64,7 @@ class RoundBlockSampler(Sampler[int]):
         repeats: int,
         seed: int,
         shuffle: bool = True,
+        only_rounds: int | None = None,
     ) -> None:
         self.cases_per_block = cases_per_block
         self.generations = generations
@@ -70,6 +73,7 @@ class RoundBlockSampler(Sampler[int]):
         self.shuffle = shuffle
         self.epoch = 0
         self._cases = _cases_by_round_count(_rows_by_case(case_ids, rounds))
+        self.only_rounds = only_rounds
         self.counts = self._count()
         if not self.counts.blocks:
             raise UserError(self._too_few_cases())
@@ -93,7 +97,7 @@ class RoundBlockSampler(Sampler[int]):
         """The blocks of this epoch; a block lists its cases, a case its rows by round."""
         draw = random.Random(f"{self.seed}/{self.epoch}")
         blocks = []
-        for cases in self._cases.values():
+        for cases in self._used().values():
             order = draw.sample(cases, len(cases)) if self.shuffle else cases
             size = self.cases_per_block
             blocks += [order[i * size : (i + 1) * size] for i in range(len(order) // size)]
@@ -101,15 +105,24 @@ class RoundBlockSampler(Sampler[int]):
             draw.shuffle(blocks)
         return blocks
 
+    def _used(self) -> dict[int, list[tuple[int, ...]]]:
+        """The cases that may stand in a block, by their number of rounds."""
+        return {
+            rounds: cases
+            for rounds, cases in self._cases.items()
+            if self.only_rounds in (None, rounds)
+        }
+
     def _count(self) -> BlockCounts:
         size = self.cases_per_block
-        sizes = {rounds: len(cases) for rounds, cases in self._cases.items()}
+        sizes = {rounds: len(cases) for rounds, cases in self._used().items()}
+        given = sum(len(cases) for cases in self._cases.values())
         return BlockCounts(
-            cases=sum(sizes.values()),
+            cases=given,
             blocks=sum(count // size for count in sizes.values()),
             generation_batches=sum(rounds * (count // size) for rounds, count in sizes.items()),
             left_out=sum(count % size for count in sizes.values() if count >= size),
-            never_used=sum(count for count in sizes.values() if count < size),
+            never_used=given - sum(count for count in sizes.values() if count >= size),
         )
 
     def _too_few_cases(self) -> str:
@@ -117,9 +130,10 @@ class RoundBlockSampler(Sampler[int]):
             f"{len(cases)} with {rounds} round{'s' if rounds > 1 else ''}"
             for rounds, cases in self._cases.items()
         )
+        expected = f"{self.only_rounds or 'equally many'} rounds"
         return (
             f"training data: {found or 'no cases'} found, expected at least {self.cases_per_block} "
-            f"cases with equally many rounds: a generation batch of "
+            f"cases with {expected}: a generation batch of "
             f"{self.cases_per_block * self.generations} completions "
             f"(per_device_train_batch_size x processes x steps_per_generation) holds "
             f"{self.cases_per_block} cases x {self.generations} generations. Give more cases, or "

@@ -14,6 +14,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate.logging import get_logger
@@ -28,6 +29,12 @@ from alignxplore_trl.run.errors import Problems
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
 from alignxplore_trl.text.parsing import Inference, parse_completion
 from alignxplore_trl.training.checkpoints import CompleteCheckpoints, checkpoint_folder
+from alignxplore_trl.training.credit import (
+    credit_metrics,
+    credit_problems,
+    credited_rewards,
+    group_advantages,
+)
 from alignxplore_trl.training.earlier import EarlierDescriptions, Rollout
 from alignxplore_trl.training.outage import (
     ContainedReward,
@@ -80,6 +87,10 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         prompt_with: a row and an earlier description -> the prompt that holds it, within the token
             budget. May raise `PromptTooLongError`.
         rounds: the most rounds of a case.
+        round_credit: part of a round's mean reward that the rollout it started from earns, too, see
+            `credit.credited_rewards`; 0: none. With credit, all rounds of a block are generated
+            before the first is trained on, and make one optimizer update; cases with fewer than
+            `rounds` rounds are left out.
         completions_folder: where `step_<optimizer steps done>.parquet` files go: all completions of
             a generation batch with prompt, d_prev, reward, advantage, case and round. `None`: none.
         completions_every: optimizer steps between two such files.
@@ -104,14 +115,18 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         *,
         prompt_with: Callable[[Mapping[str, Any], str], FittedPrompt],
         rounds: int,
+        round_credit: float = 0.0,
         completions_folder: Path | None = None,
         completions_every: int = 1,
         outage: OutageSettings | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: Any = None,
     ) -> None:
-        _check_settings(args, reward_funcs, train_dataset, rounds)
+        _check_settings(args, reward_funcs, train_dataset, rounds, round_credit)
         self.prompt_with = prompt_with
+        self.rounds = rounds
+        self.round_credit = round_credit
+        self._block: list[dict[str, torch.Tensor | Any]] = []
         self.completions_folder = completions_folder
         self.completions_every = completions_every
         self.outage = outage
@@ -122,14 +137,20 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         self.earlier = EarlierDescriptions(args.seed)
         assert args.generation_batch_size is not None  # GRPOConfig fills both in.
         assert args.num_generations is not None
+        case_ids, numbers = train_dataset["case_id"], train_dataset["round"]
+        self._rows = train_dataset
+        self._place_of_row = {
+            row: place for place, row in enumerate(zip(case_ids, numbers, strict=True))
+        }
         self.sampler = RoundBlockSampler(
-            train_dataset["case_id"],
-            train_dataset["round"],
+            case_ids,
+            numbers,
             cases_per_block=args.generation_batch_size // args.num_generations,
             generations=args.num_generations,
             repeats=_micro_batches(args),
             seed=args.seed,
             shuffle=bool(args.shuffle_dataset),
+            only_rounds=rounds if round_credit else None,
         )
         super().__init__(
             model=model,
@@ -142,10 +163,11 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         )
         counts = self.sampler.counts
         if counts.left_out or counts.never_used:
+            of_another = f", or they have another number than {rounds}" if round_credit else ""
             logger.warning(
                 f"Of {counts.cases} cases {counts.left_out} do not fill a block and are left out, "
                 f"others in each epoch; {counts.never_used} are never used, because too few cases "
-                "have as many rounds as they"
+                f"have as many rounds as they{of_another}"
             )
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RoundBlockSampler:
@@ -160,11 +182,64 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, torch.Tensor | Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        batch = super()._generate_and_score_completions(self._with_earlier_descriptions(inputs))
-        due = self.state.global_step % self.completions_every == 0
-        if self.completions_folder is not None and due and self.accelerator.is_main_process:
-            self._write_completions(self.completions_folder)
-        return batch
+        if not self.round_credit:
+            batch = self._play_round(inputs)
+            self._write_completions(self._rollouts)
+            return batch
+        if inputs[0]["round"] == 1:
+            self._block = self._play_block(inputs)
+        if inputs[0]["round"] != self.rounds - len(self._block) + 1:
+            raise RuntimeError(
+                f"round {inputs[0]['round']} of {self.rounds} is asked for, but {len(self._block)} "
+                "rounds of its block are left: all of them are generated when the first begins"
+            )
+        return self._block.pop(0)
+
+    def _play_round(self, rows: list[Row]) -> dict[str, torch.Tensor | Any]:
+        """Generate and score the completions of this process's rows of one round."""
+        return super()._generate_and_score_completions(self._with_earlier_descriptions(rows))
+
+    def _play_block(self, rows: list[Row]) -> list[dict[str, torch.Tensor | Any]]:
+        """Generate and score all rounds of the cases of round 1, and credit each with the next."""
+        batches, rollouts = [], []
+        for number in range(1, self.rounds + 1):
+            of_round = {
+                case_id: self._rows[self._place_of_row[case_id, number]]
+                for case_id in dict.fromkeys(row["case_id"] for row in rows)
+            }
+            batches.append(self._play_round([of_round[row["case_id"]] for row in rows]))
+            rollouts.append(self._rollouts())
+        self._give_credit(batches, rollouts)
+        self._write_completions(lambda: pd.concat(rollouts, ignore_index=True))
+        return batches
+
+    def _give_credit(
+        self, batches: Sequence[dict[str, torch.Tensor | Any]], rollouts: Sequence[pd.DataFrame]
+    ) -> None:
+        """Put the advantages of credited rewards in the place of TRL's.
+
+        Args:
+            batches: of the rounds of a block, this process's.
+            rollouts: of the same rounds, those of all processes: each computes the same.
+        """
+        block = pd.concat(rollouts)
+        shape = (self.rounds, -1, self.sampler.generations)
+        rewards = block["reward"].to_numpy(float).reshape(shape)
+        well_formed = block["completion"].map(_is_well_formed).to_numpy(bool).reshape(shape)
+        drawn = block["drawn"].to_numpy(bool).reshape(shape)
+        # What was too long for the next prompt was drawn, and yet not read; nothing reads the last.
+        read = block["d_prev"].notna().to_numpy(bool).reshape(shape)
+        drawn = drawn & np.concatenate([read[1:], np.zeros_like(read[:1])])
+        credited = credited_rewards(rewards, well_formed, drawn, self.round_credit)
+        advantages = group_advantages(credited).reshape(self.rounds, -1)
+        for number, (batch, table) in enumerate(zip(batches, rollouts, strict=True)):
+            table["credited_reward"] = credited[number].ravel()
+            table["advantage"] = advantages[number]
+            own = batch["advantages"]
+            first = self.accelerator.process_index * len(own)
+            batch["advantages"] = own.new_tensor(advantages[number, first : first + len(own)])
+        for name, value in credit_metrics(rewards, credited, drawn).items():
+            self._metrics["train"][name].append(value)
 
     def _calculate_rewards(
         self,
@@ -190,7 +265,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         if self.outage is None:
             rewards = ask()
         else:
-            own = sum(isinstance(parse_completion(text), Inference) for text in completions)
+            own = sum(map(_is_well_formed, completions))
             rewards = answered_rewards(ask, sum(gather_object([own])), self.outage)
         self._log_measurements()
         self._end_round(inputs, completions, rewards)
@@ -274,12 +349,13 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
                 for row, completion in zip(rows, completions, strict=True)
             ]
         )
-        self.earlier.record(self.sampler.epoch, rollouts)
+        drawn = self.earlier.record(self.sampler.epoch, rollouts)
         for column in ("case_id", "round", "d_prev"):
             self._log_completion_extra(column, [row[column] for row in rows])
-        well_formed = [
-            isinstance(parse_completion(rollout.completion), Inference) for rollout in rollouts
-        ]
+        if self.round_credit:
+            first = self.accelerator.process_index * len(rows)
+            self._log_completion_extra("drawn", drawn[first : first + len(rows)])
+        well_formed = [_is_well_formed(rollout.completion) for rollout in rollouts]
         unscored = rewards.isnan().all(dim=1)
         metrics = {
             "completions/well_formed": sum(well_formed) / len(rollouts),
@@ -289,11 +365,11 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
 
-    def _write_completions(self, folder: Path) -> None:
-        """Write the generation batch just scored; of several in one step the last one stays."""
+    def _rollouts(self) -> pd.DataFrame:
+        """The generation batch just scored, of all processes."""
         logs: dict[str, Any] = self._logs
         (rewards,) = logs["rewards"].values()
-        table = pd.DataFrame(
+        return pd.DataFrame(
             {
                 "prompt": logs["prompt"],
                 "completion": logs["completion"],
@@ -302,11 +378,22 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
                 **logs["extra"],
             }
         )
+
+    def _write_completions(self, rollouts: Callable[[], pd.DataFrame]) -> None:
+        """Write rollouts where a file is due; of several files in one step the last one stays."""
+        folder, step = self.completions_folder, self.state.global_step
+        due = step % self.completions_every == 0
+        if folder is None or not due or not self.accelerator.is_main_process:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"step_{self.state.global_step:06d}.parquet"
+        file = folder / f"step_{step:06d}.parquet"
         unfinished = file.with_suffix(".unfinished")
-        table.to_parquet(unfinished)
+        rollouts().to_parquet(unfinished)
         os.replace(unfinished, file)
+
+
+def _is_well_formed(completion: str) -> bool:
+    return isinstance(parse_completion(completion), Inference)
 
 
 @contextmanager
@@ -325,7 +412,11 @@ def _no_warnings_with_user_text() -> Iterator[None]:
 
 
 def _check_settings(
-    args: GRPOConfig, reward_funcs: Reward | list[Reward], dataset: Dataset, rounds: int
+    args: GRPOConfig,
+    reward_funcs: Reward | list[Reward],
+    dataset: Dataset,
+    rounds: int,
+    round_credit: float,
 ) -> None:
     """Refuse at once every setting under which rounds, resumes or rewards would be wrong."""
     problems = Problems()
@@ -364,7 +455,28 @@ def _check_settings(
         )
     for problem in misaligned_checkpoints(args):
         problems.add(problem)
+    assert args.steps_per_generation is not None  # GRPOConfig fills it in.
+    for problem in credit_problems(
+        round_credit, rounds, args.steps_per_generation, args.gradient_accumulation_steps
+    ):
+        problems.add(problem)
+    if round_credit:
+        problems.found += _other_advantages(args)
     problems.raise_if_any()
+
+
+def _other_advantages(args: GRPOConfig) -> list[str]:
+    """Settings of TRL's advantages that those of credited rewards don't follow."""
+    expected = {
+        "scale_rewards": "group",
+        "multi_objective_aggregation": "sum_then_normalize",
+        "reward_weights": None,
+    }
+    return [
+        f"trainer.{key}: {found} found, expected {value} with round_credit"
+        for key, value in expected.items()
+        if (found := getattr(args, key)) != value
+    ]
 
 
 def misaligned_checkpoints(args: GRPOConfig) -> list[str]:
