@@ -6,7 +6,11 @@ from collections.abc import Callable, Sequence
 
 from alignxplore_trl.baselines.protocol import UserDescription
 from alignxplore_trl.evaluation.settings import Setting
-from alignxplore_trl.inference.describing import CaseDescription, Describer, describe_cases
+from alignxplore_trl.inference.describing import (
+    CaseDescription,
+    DescriptionWriter,
+    describe_cases,
+)
 from alignxplore_trl.signals import PreferenceCase
 
 
@@ -15,7 +19,8 @@ class Policy:
 
     Args:
         name: the method's name in results, such as `backbone` or `rl_streaming`.
-        describer: the model with its templates and sampling.
+        describer: the model with its templates and sampling: a `Describer`, or one that is prompted
+            (`inference.prompted`).
         setting: how much history it reads, in how many rounds.
         seed: of sampling.
         report: called with the number of rounds finished after each of them.
@@ -24,7 +29,7 @@ class Policy:
     def __init__(
         self,
         name: str,
-        describer: Describer,
+        describer: DescriptionWriter,
         setting: Setting,
         seed: int,
         report: Callable[[int], None] = lambda done: None,
@@ -36,7 +41,10 @@ class Policy:
         self.report = report
 
     def describe(self, cases: Sequence[PreferenceCase]) -> list[UserDescription]:
-        """The last round's description of each case that has enough signals for the setting."""
+        """The last round's description of each case that has enough signals for the setting.
+
+        A case to which the model gave no answer is left out.
+        """
         described = describe_cases(
             self.describer,
             self.setting.history(cases),

@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.database import told_in_words
-from alignxplore_trl.synthesis.teachers import Ask, Written
+from alignxplore_trl.synthesis.teachers import Ask
 
 # Seconds to wait for another process that writes.
 _PATIENCE = 60.0
