@@ -1,4 +1,4 @@
-"""LMInductReason: a language model proposes rules, tries them on the user's choices, and refines."""
+"""LMInductReason: rules that a language model proposes, tries on a user's choices, and refines."""
 
 from __future__ import annotations
 
@@ -46,16 +46,22 @@ class _Proposal:
     completion: str
     parsed: Inference | FormatProblem
 
+    @property
+    def rule(self) -> str:
+        """The rule of a readable proposal."""
+        assert isinstance(self.parsed, Inference)
+        return self.parsed.description
+
 
 @dataclass(frozen=True)
 class _Trial:
-    """A rule that was tried: of each of the user's choices, the share for the chosen reply.
+    """A rule that was tried on each of the user's choices.
 
-    `None` where the answer could not be read, or there was none.
+    An outcome is 1.0 where the rule leads to the chosen reply, 0.0 where it leads to the other one,
+    and `None` where the answer could not be read, or there was none.
     """
 
     proposal: _Proposal
-    rule: str
     outcomes: tuple[float | None, ...]
 
     @property
@@ -152,6 +158,8 @@ class LMInductReason:
         users = [_User(case, self._fit_proposal(case.signals)) for case in cases]
         for iteration in range(self.settings.iterations):
             open_users = [user for user in users if not user.is_done]
+            if not open_users:
+                break
             if iteration > 0:
                 self._tell_failures(open_users)
             proposals = self._propose(open_users, self.seed + iteration)
@@ -196,7 +204,7 @@ class LMInductReason:
 
     def _keep_best(self, users: Sequence[_User], proposals: Sequence[list[_Proposal]]) -> None:
         """Try each user's rules on the user's choices, and keep the best."""
-        rules = [list(dict.fromkeys(map(_rule_of, own))) for own in proposals]
+        rules = [list(dict.fromkeys(each.rule for each in own)) for own in proposals]
         pairs = [
             JudgedPair(
                 f"{user.case.case_id}/{number}", choice.post, rule, choice.chosen, choice.rejected
@@ -205,10 +213,11 @@ class LMInductReason:
             for rule in own
             for number, choice in enumerate(user.choices)
         ]
-        outcomes = iter(preference_probabilities(self._judge, pairs, "random", self.seed))
+        asked = preference_probabilities(self._judge, pairs, "random", self.seed) if pairs else []
+        outcomes = iter(asked)
         for user, own, proposed in zip(users, rules, proposals, strict=True):
             tried = {rule: tuple(next(outcomes) for _ in user.choices) for rule in own}
-            trials = [_Trial(each, rule := _rule_of(each), tried[rule]) for each in proposed]
+            trials = [_Trial(each, tried[each.rule]) for each in proposed]
             if trials:
                 user.kept = max(trials, key=lambda trial: trial.score)
         unanswered = self._judge.take_measurements().unanswered
@@ -225,7 +234,7 @@ class LMInductReason:
             outcomes = zip(user.choices, user.kept.outcomes, strict=True)
             failures = {place: own for place, own in enumerate(outcomes) if own[1] != 1.0}
             fitted = self._fit_feedback(list(failures.values()))
-            rule = self.prompts.as_value(user.kept.rule)
+            rule = self.prompts.as_value(user.kept.proposal.rule)
             user.conversation += (
                 Message("assistant", f"<answer> {rule} </answer>"),
                 Message("user", fitted.text),
@@ -265,8 +274,3 @@ class _FirstAnswers:
     def take_measurements(self) -> Measurements:
         taken, self._measurements = self._measurements, Measurements()
         return taken
-
-
-def _rule_of(proposal: _Proposal) -> str:
-    assert isinstance(proposal.parsed, Inference)
-    return proposal.parsed.description
