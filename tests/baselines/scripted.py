@@ -48,6 +48,6 @@ class ScriptedModel:
         return answers
 
 
-def written(text: str, **changes: object) -> Written:
+def written(text: str) -> Written:
     """An answer that ended by itself."""
     return Written(text, None, "stop", 3, 1 + len(text.split()))
