@@ -50,9 +50,10 @@ import httpx
 
 from alignxplore_trl.inference.describing import SamplingSettings
 from alignxplore_trl.judging.client import ServerSettings
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.synthesis.answers import TeacherAnswers
 from alignxplore_trl.synthesis.asking import Asking, Prices, Spending
-from alignxplore_trl.synthesis.teachers import TEACHING, Ask, ServerTeacher, Written
+from alignxplore_trl.synthesis.teachers import TEACHING, Ask, ServerTeacher
 
 logger = logging.getLogger("benchmark")
 

@@ -20,6 +20,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     from alignxplore_trl.evaluation.summary import summarise
     from alignxplore_trl.evaluation.win_rate import summarise_win_rates
     from alignxplore_trl.launch.evaluation import (
+        Methods,
         WinRates,
         add_controls,
         compared_pairs,
@@ -39,7 +40,8 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     judges = load_judges(config, prompts, kept)
     generators = load_generators(config, prompts, kept)
     win_rates = WinRates(config, prompts, kept)
-    described = describe(benchmarks, config, prompts, kept)
+    loader = Methods(config, prompts, kept)
+    described = describe(benchmarks, config, loader)
     tokenizer = AutoTokenizer.from_pretrained(config.model.backbone)
 
     files = EvaluationFiles(folder, config.seed)
@@ -67,7 +69,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
     if is_main_process():
         files.write()
         print(folder.table.read_text())
-    folder.finish({"policies": " ".join(trained_of(config)), **files.summary})
+    folder.finish({"policies": " ".join(trained_of(config)), **loader.counts, **files.summary})
 
 
 if __name__ == "__main__":

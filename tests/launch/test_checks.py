@@ -285,3 +285,52 @@ def test_rows_must_fill_one_generation_batch_in_every_round() -> None:
 )
 def test_the_generation_batch_is_that_of_trl(overrides: list[str], size: int) -> None:
     assert generation_batch_size(read_rl(*overrides)) == size
+
+
+ASKED = "evaluation.methods=[prompted_concise,lm_induct_reason]"
+
+
+def test_methods_that_prompt_need_a_model_to_prompt(assets: Path) -> None:
+    assert problems_of("evaluate", assets, ASKED) == []
+    (found,) = problems_of("evaluate", assets, ASKED, "language_model=none")
+    assert found.startswith("language_model: none found, but evaluation.methods has prompted_conc")
+    assert problems_of("evaluate", assets, "language_model=none") == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("language_model.model=/no/where", "language_model.model: found no folder /no/where"),
+        ("language_model.max_new_tokens=9999", "language_model.max_new_tokens: 9999 + prompts"),
+        ("language_model.temperature=-1", "language_model.temperature: -1.0 found, expected 0"),
+    ],
+)
+def test_the_model_to_prompt_is_looked_at(assets: Path, override: str, message: str) -> None:
+    (found,) = problems_of("evaluate", assets, ASKED, override)
+    assert found.startswith(message)
+
+
+def test_the_server_of_the_model_to_prompt_is_looked_at(
+    assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = "language_model.server"
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    found = problems_of(
+        "evaluate",
+        assets,
+        ASKED,
+        "language_model=server",
+        f"{server}.urls=[http://user:secret@host/v1]",
+        f"{server}.key_variable=NO_SUCH_KEY",
+        f"{server}.deadline=1.0",
+    )
+    assert [problem.split(":")[0] for problem in found] == [
+        f"{server}.urls[0]",
+        f"{server}.key_variable",
+        f"{server}.request_timeout",
+    ]
+    assert "secret" not in " ".join(found)
+    (found_none,) = problems_of(
+        "evaluate", assets, ASKED, "language_model=server", f"{server}.urls=[]"
+    )
+    assert found_none.startswith(f"{server}.urls: found none")

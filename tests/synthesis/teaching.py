@@ -11,6 +11,7 @@ from alignxplore_trl.inference.describing import SamplingSettings
 from alignxplore_trl.judging.client import ServerSettings, Unanswered
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.signals import PreferenceCase
 from alignxplore_trl.synthesis.teachers import (
     TEACHING,
@@ -19,7 +20,6 @@ from alignxplore_trl.synthesis.teachers import (
     Keep,
     Pull,
     ServerTeacher,
-    Written,
 )
 from alignxplore_trl.text.rendering import Question
 from tests.judging.fault_server import Reply

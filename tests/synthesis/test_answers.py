@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import Attributes
 from alignxplore_trl.synthesis.answers import TeacherAnswers, Verified, _key
-from alignxplore_trl.synthesis.teachers import Ask, Written, identity
+from alignxplore_trl.synthesis.teachers import Ask, identity
 from alignxplore_trl.text.rendering import PromptSet
 from tests.synthesis.teaching import SAMPLING, ask, written
 

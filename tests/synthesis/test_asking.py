@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
 from alignxplore_trl.judging.client import Unanswered
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.answers import TeacherAnswers
 from alignxplore_trl.synthesis.asking import GIVE_UP_AFTER, Asking, Prices, Spending
@@ -24,7 +25,6 @@ from alignxplore_trl.synthesis.teachers import (
     Ask,
     LocalTeacher,
     Teacher,
-    Written,
 )
 from alignxplore_trl.text.rendering import PromptSet
 from tests.judging.fault_server import Body, FaultServer, Reply, refusal

@@ -12,6 +12,7 @@ import pytest
 
 from alignxplore_trl.data.world import World
 from alignxplore_trl.judging.client import Unanswered
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.rewards.judged import JudgedReward
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.answers import TeacherAnswers
@@ -25,7 +26,7 @@ from alignxplore_trl.synthesis.candidates import (
     draw_earlier,
 )
 from alignxplore_trl.synthesis.selection import keep_verified
-from alignxplore_trl.synthesis.teachers import Ask, Written
+from alignxplore_trl.synthesis.teachers import Ask
 from alignxplore_trl.synthesis.verification import Verifier
 from alignxplore_trl.text.parsing import FormatProblem, Inference, parse_completion
 from alignxplore_trl.text.rendering import PromptSet

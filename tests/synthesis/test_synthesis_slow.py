@@ -22,6 +22,7 @@ from alignxplore_trl.data.world import World
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
 from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.judging.local import LocalJudge
+from alignxplore_trl.judging.written import Written, completion_of
 from alignxplore_trl.launch.config import Serve
 from alignxplore_trl.launch.serving import VllmServer
 from alignxplore_trl.rewards.judged import JudgedReward
@@ -41,8 +42,6 @@ from alignxplore_trl.synthesis.teachers import (
     LocalTeacher,
     ServerTeacher,
     Teacher,
-    Written,
-    completion_of,
 )
 from alignxplore_trl.synthesis.verification import Verifier
 from alignxplore_trl.text.parsing import Inference, parse_completion
@@ -294,21 +293,21 @@ from pathlib import Path
 
 from alignxplore_trl.synthesis.teachers import Ask, VllmTeacher
 from alignxplore_trl.inference.describing import SamplingSettings
+from alignxplore_trl.inference.language_models import VllmLanguageModel
 
 
 def main(source: str, said: Path) -> None:
     asked = json.load(sys.stdin)
     asks = [Ask(str(place), 1, 0, prompt) for place, prompt in enumerate(asked["prompts"])]
     left = list(asks)
-    teacher = VllmTeacher(
+    model = VllmLanguageModel(
         source,
         SamplingSettings(**asked["sampling"]),
-        "the shipped teacher",
         seed=0,
-        batch_size=2,
         chat=False,
         engine={"dtype": "float32", "enforce_eager": True},
     )
+    teacher = VllmTeacher(model, "the shipped teacher", seed=0, batch_size=2)
     kept = []
     batches = list(teacher.write(lambda: left.pop(0) if left else None, kept.append, 0))
     assert kept == batches

@@ -18,17 +18,16 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
+from alignxplore_trl.inference.language_models import as_message
 from alignxplore_trl.judging.client import Unanswered
 from alignxplore_trl.judging.encoding import as_message as in_template
+from alignxplore_trl.judging.written import Written, completion_of
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.teachers import (
     Arrival,
     Ask,
     LocalTeacher,
     ServerTeacher,
-    Written,
-    as_message,
-    completion_of,
 )
 from alignxplore_trl.text.parsing import FormatProblem, Inference, parse_completion
 from alignxplore_trl.text.rendering import PromptSet
@@ -143,7 +142,12 @@ def test_a_key_is_sent_and_told_to_nobody_else(
             teacher.check()
         assert {own.headers["authorization"] for own in server.received} == {f"Bearer {KEY}"}
     assert answer == Unanswered("status_401")
-    told = (teacher.identity, repr(answer), repr(vars(teacher.client)), repr(error_info.value))
+    told = (
+        teacher.identity,
+        repr(answer),
+        repr(vars(teacher.language_model.client)),
+        repr(error_info.value),
+    )
     assert not any(KEY in text for text in (*told, caplog.text))
     monkeypatch.delenv("TEACHER_KEY")
     with pytest.raises(UserError, match=r"teacher\.server\.key_variable"):
@@ -287,7 +291,9 @@ def test_every_fault_ends_in_an_answer_or_in_its_reason(chat: bool) -> None:
             # What is no answer to a judge is none to a teacher, and is malformed for it.
             assert isinstance(answer, Unanswered), own.prompt
             assert answer.reason == ("malformed" if reason == "label_mass" else reason), own.prompt
-    assert teacher.measurements.retries == sum(fault.reason in PASSING for fault in FAULTS.values())
+    assert teacher.language_model.measurements.retries == sum(
+        fault.reason in PASSING for fault in FAULTS.values()
+    )
 
 
 def test_a_server_is_tried_once_with_one_short_request() -> None:

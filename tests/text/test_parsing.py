@@ -13,6 +13,7 @@ from alignxplore_trl.text.parsing import (
     Inference,
     format_completion,
     parse_completion,
+    parse_description,
 )
 
 ANY_TAG = re.compile(r"<\s*/?\s*(think|answer)\s*>", re.IGNORECASE)
@@ -87,3 +88,47 @@ def test_each_problem_has_its_name(completion, expected):
 def test_copying_the_format_from_the_prompt_is_no_inference():
     copied = format_completion(Inference(REASONING_PLACEHOLDER, DESCRIPTION_PLACEHOLDER))
     assert parse_completion(copied) is FormatProblem.PLACEHOLDER_ECHOED
+
+
+ALONE = {
+    "likes jokes": Inference("", "likes jokes"),
+    " <answer> likes jokes </answer> ": Inference("", "likes jokes"),
+    "Here: <answer>likes jokes</answer> Anything else?": Inference("", "likes jokes"),
+    # The prompt had opened it.
+    " likes jokes </answer>": Inference("", "likes jokes"),
+    "<think> hm </think> likes jokes": Inference("hm", "likes jokes"),
+    " hm </think> <answer> likes jokes </answer>": Inference("hm", "likes jokes"),
+    "<think> <answer> x </answer> </think> likes jokes": Inference("x", "likes jokes"),
+    "": FormatProblem.EMPTY_DESCRIPTION,
+    " … ": FormatProblem.EMPTY_DESCRIPTION,
+    "<answer> </answer> likes jokes": FormatProblem.EMPTY_DESCRIPTION,
+    "<think> hm </think>": FormatProblem.EMPTY_DESCRIPTION,
+    "<think> hm": FormatProblem.THINK_NOT_CLOSED,
+    "<answer> likes jokes": FormatProblem.ANSWER_NOT_CLOSED,
+    "<answer> a <answer> b </answer>": FormatProblem.REPEATED_TAG,
+    "a </answer> b <answer>": FormatProblem.TAGS_OUT_OF_ORDER,
+    f"<answer> {DESCRIPTION_PLACEHOLDER} </answer>": FormatProblem.PLACEHOLDER_ECHOED,
+}
+
+
+@pytest.mark.parametrize("completion", ALONE)
+def test_a_description_that_was_asked_for_alone(completion):
+    assert parse_description(completion) == ALONE[completion]
+
+
+@given(clean_texts, clean_descriptions)
+def test_what_is_well_formed_reads_the_same_with_and_without_reasoning(reasoning, description):
+    inference = Inference(reasoning, description)
+    assert parse_description(format_completion(inference)) == inference
+    assert parse_description(description) == Inference("", description)
+
+
+@given(st.text() | completions_with_tags)
+def test_a_description_alone_never_contains_a_tag(completion):
+    parsed = parse_description(completion)
+    if isinstance(parsed, Inference):
+        assert re.search(r"\w", parsed.description)
+        assert not ANY_TAG.search(parsed.description)
+        assert not ANY_TAG.search(parsed.reasoning)
+    else:
+        assert isinstance(parsed, FormatProblem)

@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import Attributes, Comparison, Post
-from alignxplore_trl.text.parsing import FormatProblem, parse_completion
+from alignxplore_trl.text.parsing import FormatProblem, parse_completion, parse_description
 from alignxplore_trl.text.rendering import SHIPPED_PROMPTS, PromptSet, Question
 
 STARRED = {
@@ -86,12 +86,18 @@ def all_prompts(prompts: PromptSet, value) -> list[str]:
         Attributes(value()),
         Comparison(value(), value(), value()),
     ]
-    return [
+    found = [
         prompts.inference(signals, value()),
         prompts.teacher(signals, value(), [value(), value()]),
         prompts.judgement(Question(value(), value(), value(), value())),
         prompts.reply(value(), value()),
     ]
+    if (prompts.folder / "concise.jinja").is_file():
+        found.append(prompts.concise(signals, value()))
+    if (prompts.folder / "rule_proposal.jinja").is_file():
+        found.append(prompts.rule_proposal(signals))
+        found.append(prompts.rule_feedback([signals[0], signals[3]], [True, False]))
+    return found
 
 
 @settings(max_examples=80)
@@ -196,6 +202,15 @@ class TestShippedSets:
         }
         assert found == [pair for n, kind in enumerate(kinds) for pair in tags[kind](n)]
 
+    def test_concise_shows_what_inference_does_and_opens_no_reasoning(self, name):
+        prompts = PromptSet(name)
+        for earlier in (None, "likes jokes"):
+            shown = prompts.concise(self.signals, earlier)
+            whole = prompts.inference(self.signals, earlier)
+            assert markers(prompts, shown)[:5] == markers(prompts, whole)[:5]
+            assert ("likes jokes" in shown) == (earlier is not None)
+            assert not shown.endswith("<think>")
+
     def test_only_the_teacher_sees_the_dimensions(self, name):
         prompts = PromptSet(name)
         assert "orderliness" in prompts.teacher(self.signals, None, ["orderliness"])
@@ -242,6 +257,16 @@ class TestDefaultSet:
                     self.prompts.teacher(signals, None, []),
                 ):
                     assert [each for each in asked if each in prompt] == list(words)
+
+    def test_the_form_of_a_rule_is_the_one_that_is_parsed(self):
+        choice = Comparison("p", "c", "r")
+        proposal = self.prompts.rule_proposal([choice])
+        feedback = self.prompts.rule_feedback([choice, choice], [True, False])
+        for prompt in (proposal, feedback):
+            [shown] = re.findall("<answer>.*</answer>", prompt)
+            assert parse_description(shown) is FormatProblem.PLACEHOLDER_ECHOED
+        assert "Signal 1: prefers the other one" in feedback
+        assert "Signal 2: can't decide" in feedback
 
     @pytest.mark.parametrize("description", [None, ""])
     def test_the_judge_can_be_asked_without_a_description(self, description):

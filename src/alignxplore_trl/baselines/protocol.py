@@ -63,7 +63,7 @@ class UserDescription:
         return cls(
             case_id=case_id,
             description=inference.description if inference else None,
-            reasoning=inference.reasoning if inference else None,
+            reasoning=(inference.reasoning or None) if inference else None,
             format_problem=parsed if isinstance(parsed, FormatProblem) else None,
             earlier=earlier,
             completion=completion,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from alignxplore_trl.inference.describing import Completion, CompletionModel
+from alignxplore_trl.baselines.language_model import Conversation, LanguageModel
+from alignxplore_trl.inference.describing import Completion, Describer
 from alignxplore_trl.judging.generator import Continuation, Generator
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Judge, Verdict
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.database import open_log, select_keys, told_in_words
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.rendering import Question
@@ -145,6 +148,36 @@ class KeptGenerator:
         return self._generator.take_measurements()
 
 
+class KeptLanguageModel:
+    """A language model whose turns are kept; the arguments are those of `KeptJudge`."""
+
+    def __init__(self, model: LanguageModel, kept: KeptAnswers, identity: str) -> None:
+        self._model = model
+        self._kept = kept
+        self._identity = identity
+        self.chat = model.chat
+        self.unanswered = model.unanswered
+        self.count_tokens = model.count_tokens
+
+    def answer(
+        self, conversations: Sequence[Conversation], *, temperature: float, seed: int
+    ) -> list[Written | None]:
+        """The model's next turn in each conversation; equal ones get answers of their own."""
+
+        def ask(places: list[int]) -> list[dict[str, Any] | None]:
+            asked = [conversations[place] for place in places]
+            answers = self._model.answer(asked, temperature=temperature, seed=seed)
+            return [None if own is None else asdict(own) for own in answers]
+
+        times: Counter[Conversation] = Counter()
+        keys = []
+        for conversation in conversations:
+            turns = [[*asdict(message).values()] for message in conversation]
+            keys.append(_key(self._identity, [temperature, seed, times[conversation], turns]))
+            times[conversation] += 1
+        return [None if own is None else Written(**own) for own in self._kept.answers(keys, ask)]
+
+
 class KeptCompletions:
     """A model whose completions are kept, batch by batch.
 
@@ -153,28 +186,25 @@ class KeptCompletions:
     and the same as one process does.
 
     Args:
-        model: it is asked for what isn't there.
+        describer: it is asked for what isn't there.
         kept: where completions are.
         identity: what tells its completions from those of other models, or of other sampling.
     """
 
-    def __init__(self, model: CompletionModel, kept: KeptAnswers, identity: str) -> None:
-        self._model = model
+    def __init__(self, describer: Describer, kept: KeptAnswers, identity: str) -> None:
+        self._describer = describer
         self._kept = kept
         self._identity = identity
-        self.prompts = model.prompts
-        self.max_prompt_tokens = model.max_prompt_tokens
-        self.batch_size = model.batch_size
-
-    def count_tokens(self, text: str) -> int:
-        """Length of a text in the model's tokens."""
-        return self._model.count_tokens(text)
+        self.max_prompt_tokens = describer.max_prompt_tokens
+        self.prompt = describer.prompt
+        self.count_tokens = describer.count_tokens
+        self.read = describer.read
 
     def complete(self, prompts: Sequence[str], seed: int) -> list[Completion]:
         """One completion per prompt: a function of the prompts and the seed."""
         order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        starts = range(0, len(order), self.batch_size)
-        batches = [order[start : start + self.batch_size] for start in starts]
+        size = self._describer.batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
         texts = [[prompts[place] for place in batch] for batch in batches]
         keys = [_key(self._identity, [seed + number, each]) for number, each in enumerate(texts)]
         at_once = PartialState().num_processes
@@ -183,7 +213,7 @@ class KeptCompletions:
 
             def write(places: list[int], first: int = first) -> list[list[list[Any]]]:
                 numbers = [first + place for place in places]
-                return [_values(self._model.complete(texts[n], seed + n)) for n in numbers]
+                return [_values(self._describer.complete(texts[n], seed + n)) for n in numbers]
 
             written += self._kept.answers(keys[first : first + at_once], write)
         found = {

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from alignxplore_trl.baselines.protocol import UserDescription
 from alignxplore_trl.evaluation.settings import Setting
-from alignxplore_trl.inference.describing import CaseDescription, CompletionModel, describe_cases
+from alignxplore_trl.inference.describing import (
+    CaseDescription,
+    DescriptionWriter,
+    describe_cases,
+)
 from alignxplore_trl.signals import PreferenceCase
 
 
@@ -15,13 +19,14 @@ class Policy:
 
     Args:
         name: the method's name in results, such as `backbone` or `rl_streaming`.
-        model: with its templates and sampling.
+        writer: a `Describer` with its templates and sampling, or a model that is prompted
+            (`inference.prompted`).
         seed: of sampling.
     """
 
-    def __init__(self, name: str, model: CompletionModel, seed: int) -> None:
+    def __init__(self, name: str, writer: DescriptionWriter, seed: int) -> None:
         self.name = name
-        self.model = model
+        self.writer = writer
         self.seed = seed
 
     def describe_in(
@@ -29,10 +34,11 @@ class Policy:
     ) -> dict[Setting, list[UserDescription]]:
         """What stands at the end of each round, of each case that has enough signals for all.
 
-        The end of round k is the setting with k rounds; after round 1 that is a base setting.
+        The end of round k is the setting with k rounds; after round 1 that is a base setting. A
+        case to which the model gave no answer is left out.
         """
         described = describe_cases(
-            self.model,
+            self.writer,
             setting.history(cases),
             per_round=setting.per_round,
             rounds=setting.rounds,

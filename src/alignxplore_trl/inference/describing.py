@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from alignxplore_trl.run.progress import progress
-from alignxplore_trl.signals import PreferenceCase, rounds_of_signals
+from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 from alignxplore_trl.text.parsing import FormatProblem, Inference, parse_completion
 from alignxplore_trl.text.rendering import PromptSet
@@ -49,28 +49,6 @@ class Completion:
     tokens: int
     ended: bool
     seconds: float | None = field(default=None, compare=False)
-
-
-class CompletionModel(Protocol):
-    """What descriptions are made with: a language model, its templates and its budget.
-
-    Attributes:
-        prompts: the templates.
-        max_prompt_tokens: the budget that prompts are shortened to, by rule.
-        batch_size: prompts that it completes at once.
-    """
-
-    prompts: PromptSet
-    max_prompt_tokens: int
-    batch_size: int
-
-    def count_tokens(self, text: str) -> int:
-        """Length of a text in the model's tokens."""
-        ...
-
-    def complete(self, prompts: Sequence[str], seed: int) -> list[Completion]:
-        """One completion per prompt."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -167,15 +145,7 @@ class Describer:
         self.max_prompt_tokens = max_prompt_tokens
         self.batch_size = batch_size
         self.add_special_tokens = add_special_tokens
-        self._generation = GenerationConfig(
-            do_sample=True,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k or 0,
-            max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        self._generation = _generation(sampling, tokenizer)
 
     @classmethod
     def from_folder(
@@ -202,6 +172,26 @@ class Describer:
             batch_size=batch_size,
             add_special_tokens=add_special_tokens,
         )
+
+    def at_temperature(self, temperature: float) -> Describer:
+        """The same model, sampled at another temperature; at 0 the most probable tokens."""
+        return Describer(
+            self.model,
+            self.tokenizer,
+            self.prompts,
+            sampling=replace(self.sampling, temperature=temperature),
+            max_prompt_tokens=self.max_prompt_tokens,
+            batch_size=self.batch_size,
+            add_special_tokens=self.add_special_tokens,
+        )
+
+    def prompt(self, signals: Sequence[Signal], earlier: str | None) -> str:
+        """What the model is asked with."""
+        return self.prompts.inference(signals, earlier)
+
+    def read(self, completion: str) -> Inference | FormatProblem:
+        """What the model wrote."""
+        return parse_completion(completion)
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in this model's tokens."""
@@ -257,8 +247,49 @@ class Describer:
         return Completion(text, len(tokens), ended, seconds)
 
 
+def _generation(sampling: SamplingSettings, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    drawing = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or 0,
+    }
+    return GenerationConfig(
+        do_sample=sampling.temperature > 0,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **(drawing if sampling.temperature > 0 else {}),
+    )
+
+
+class DescriptionWriter(Protocol):
+    """What writes descriptions in rounds: a policy, or a language model that is prompted.
+
+    Attributes:
+        max_prompt_tokens: the budget that prompts are shortened to, by rule.
+    """
+
+    max_prompt_tokens: int
+
+    def prompt(self, signals: Sequence[Signal], earlier: str | None) -> str:
+        """What it is asked with: signals, and the earlier description if there is one."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in its tokens."""
+        ...
+
+    def complete(self, prompts: Sequence[str], seed: int) -> Sequence[Completion | None]:
+        """One completion per prompt; `None` where it could not be asked or did not answer."""
+        ...
+
+    def read(self, completion: str) -> Inference | FormatProblem:
+        """The description in a completion, or what is wrong with its format."""
+        ...
+
+
 def describe_cases(
-    describer: CompletionModel,
+    describer: DescriptionWriter,
     cases: Sequence[PreferenceCase],
     *,
     per_round: int,
@@ -271,6 +302,9 @@ def describe_cases(
     Round k reads its own signals and the description of the last round that was well-formed, none
     if there was none; so a malformed update does not erase what was known. One round is the base
     setting.
+
+    A case of which one round has no completion at all is left out of the result: that a server
+    didn't answer says nothing of the user, nor of the model.
 
     Args:
         report: called with the number of rounds finished after each of them.
@@ -285,30 +319,31 @@ def describe_cases(
                 f"case {case.case_id}: {len(case.signals)} signals, "
                 f"but {rounds} rounds of {per_round} are asked for"
             )
-    records: list[list[RoundRecord]] = [[] for _ in cases]
+    records: dict[int, list[RoundRecord]] = {place: [] for place in range(len(cases))}
     for number in range(rounds):
-        earlier = [_last_description(own) for own in records]
-        fitted = [
-            fit_prompt(
-                describer.prompts.inference,
-                own[number],
+        earlier = {place: _last_description(own) for place, own in records.items()}
+        fitted = {
+            place: fit_prompt(
+                describer.prompt,
+                signals[place][number],
                 previous,
                 describer.count_tokens,
                 describer.max_prompt_tokens,
             )
-            for own, previous in zip(signals, earlier, strict=True)
-        ]
-        completions = describer.complete([prompt.text for prompt in fitted], seed + number)
-        for own_records, prompt, previous, completion in zip(
-            records, fitted, earlier, completions, strict=True
-        ):
-            outcome = parse_completion(completion.text)
-            length = describer.count_tokens(prompt.text)
-            own_records.append(RoundRecord(prompt, length, previous, completion, outcome))
+            for place, previous in earlier.items()
+        }
+        texts = [prompt.text for prompt in fitted.values()]
+        completions = describer.complete(texts, seed + number)
+        for (place, prompt), completion in zip(fitted.items(), completions, strict=True):
+            if completion is None:
+                del records[place]
+                continue
+            outcome = describer.read(completion.text)
+            tokens = describer.count_tokens(prompt.text)
+            record = RoundRecord(prompt, tokens, earlier[place], completion, outcome)
+            records[place].append(record)
         report(number + 1)
-    return [
-        CaseDescription(case.case_id, tuple(own)) for case, own in zip(cases, records, strict=True)
-    ]
+    return [CaseDescription(cases[place].case_id, tuple(own)) for place, own in records.items()]
 
 
 def _last_description(records: Sequence[RoundRecord]) -> str | None:

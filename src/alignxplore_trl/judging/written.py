@@ -1,11 +1,54 @@
-"""What a server wrote: the shapes of `/completions` and `/chat/completions`, in one."""
+"""What a language model wrote, and the shapes in which servers send it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
+
+from alignxplore_trl.text.parsing import Inference, parse_completion
+
+OPEN_THINK = "<think>"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote.
+
+    Attributes:
+        text: the answer.
+        reasoning: what the server separated from it.
+        finish_reason: why it ends, as a server says it: `stop`, `length`, ….
+        prompt_tokens: that were read.
+        completion_tokens: that were written, reasoning and the token that ends it included.
+    """
+
+    text: str
+    reasoning: str | None
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the model ended it, and not the limit of tokens."""
+        return self.finish_reason == "stop"
+
+
+def completion_of(written: Written, chat: bool) -> str:
+    """The answer as the one parser reads it: from inside `<think>`, which a prompt has opened.
+
+    A model that is sent messages opens `<think>` itself, or its server has taken the reasoning out.
+    Where the answer has reasoning of its own in the form asked for, that is the one that counts.
+    """
+    text = written.text
+    if chat and text.lstrip().startswith(OPEN_THINK):
+        text = text.lstrip().removeprefix(OPEN_THINK)
+    if written.reasoning is None or isinstance(parse_completion(text), Inference):
+        return text
+    return f" {written.reasoning.strip()} </think> {text}"
 
 
 def _tokens(value: Any) -> int | None:

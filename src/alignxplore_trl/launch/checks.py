@@ -16,9 +16,11 @@ from alignxplore_trl.data.release_files import (
     TEST_FILE,
 )
 from alignxplore_trl.data.world import Split, World, check_world
+from alignxplore_trl.evaluation.methods import PROMPTING
 from alignxplore_trl.launch.config import (
     AlignxData,
     AnyData,
+    AnyLanguageModelSettings,
     ColdStartConfig,
     EvaluateConfig,
     GeneratorRewardSettings,
@@ -27,8 +29,10 @@ from alignxplore_trl.launch.config import (
     JudgeReportConfig,
     JudgeServer,
     JudgeSettings,
+    LanguageModelServer,
     LocalTeacherSettings,
     MappingData,
+    NoLanguageModelSettings,
     PrepareConfig,
     PsoupsData,
     RecipeConfig,
@@ -37,10 +41,10 @@ from alignxplore_trl.launch.config import (
     RLConfig,
     SampledJudgeSettings,
     ServerJudgeSettings,
+    ServerLanguageModelSettings,
     ServerTeacherSettings,
     SynthesizeConfig,
-    TeacherServer,
-    VllmTeacherSettings,
+    VllmLanguageModelSettings,
     WorldData,
 )
 from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
@@ -50,6 +54,7 @@ from alignxplore_trl.training.credit import credit_problems
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Seconds; what transformers takes where the configuration says nothing.
 _DDP_TIMEOUT = 1800
+# Methods that prompt the language model of an evaluation.
 
 
 def check_config(config: RecipeConfig, problems: Problems) -> None:
@@ -114,6 +119,12 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "teacher.prices.prompt": (0, math.inf),
     "teacher.prices.completion": (0, math.inf),
     "teacher.server.concurrency": (1, math.inf),
+    "language_model.temperature": (0, math.inf),
+    "language_model.top_p": (0, 1),
+    "language_model.top_k": (1, math.inf),
+    "language_model.max_new_tokens": (1, math.inf),
+    "language_model.batch_size": (1, math.inf),
+    "language_model.server.concurrency": (1, math.inf),
     "verification.max_batch_tokens": (1, math.inf),
     "verification.outage.share": (0, 1),
     "verification.outage.pause_seconds": (0, math.inf),
@@ -299,7 +310,7 @@ def _check_server(server: JudgeServer, processes: int, problems: Problems) -> No
 def _check_addresses(
     section: str,
     addresses: Mapping[str, list[str]],
-    server: JudgeServer | TeacherServer,
+    server: JudgeServer | LanguageModelServer,
     problems: Problems,
 ) -> None:
     # Imported here: the client of the servers takes a second that other runs needn't wait for.
@@ -327,31 +338,60 @@ def _check_writer(role: str, config: EvaluateConfig, problems: Problems) -> None
 
 
 def _check_teacher(config: SynthesizeConfig, problems: Problems) -> None:
-    """The teacher is there, or its server's address is one; and it has room for its answers."""
+    """The teacher can be asked, and answers with samples."""
     teacher = config.teacher
     # The student's prompts are measured with its own tokenizer.
     check_model_folder("model.backbone", config.model.backbone, problems)
-    if isinstance(teacher, ServerTeacherSettings):
-        check_model_folder("teacher.tokenizer", teacher.tokenizer, problems)
-        _check_addresses("teacher.server", {"urls": teacher.server.urls}, teacher.server, problems)
-        if not teacher.server.urls:
-            problems.add("teacher.server.urls: found none, expected [http://127.0.0.1:8002/v1]")
-        return
     if isinstance(teacher, LocalTeacherSettings) and teacher.temperature == 0:
         problems.add("teacher.temperature: 0 found, expected more than 0: candidates are samples")
-    if isinstance(teacher, VllmTeacherSettings) and find_spec("vllm") is None:
+    serve = "serve the teacher (make serve-teacher) and choose TEACHER=server"
+    _check_text_writer("teacher", teacher, serve, config, problems)
+
+
+def _check_text_writer(
+    section: str,
+    settings: AnyLanguageModelSettings,
+    serve: str,
+    config: SynthesizeConfig | EvaluateConfig,
+    problems: Problems,
+) -> None:
+    """A model is there, or its server's address is one; and it has room for its answers."""
+    if isinstance(settings, ServerLanguageModelSettings):
+        server, key = settings.server, f"{section}.server"
+        check_model_folder(f"{section}.tokenizer", settings.tokenizer, problems)
+        _check_addresses(key, {"urls": server.urls}, server, problems)
+        if not server.urls:
+            problems.add(f"{key}.urls: found none, expected [http://127.0.0.1:8002/v1]")
+        return
+    if isinstance(settings, VllmLanguageModelSettings) and find_spec("vllm") is None:
         problems.add(
-            "teacher.name: vllm found, but vLLM isn't installed here; install the gpu extra, or "
-            "serve the teacher (make serve-teacher) and choose TEACHER=server"
+            f"{section}.name: vllm found, but vLLM isn't installed here; install the gpu extra, or "
+            f"{serve}"
         )
     # By the keys that other recipes have, too: the commands of later stages can set those alone.
-    model, limit = config.model, teacher.max_new_tokens
-    key = "model.teacher" if teacher.model == model.teacher else "teacher.model"
-    check_model_folder(key, teacher.model, problems)
-    key = "teacher.max_new_tokens"
+    model, limit = config.model, settings.max_new_tokens
+    key = "model.teacher" if settings.model == model.teacher else f"{section}.model"
+    check_model_folder(key, settings.model, problems)
+    key = f"{section}.max_new_tokens"
     if limit == model.max_completion_tokens:
         key = "model.max_completion_tokens"
-    problems.found += check_room(key, limit, config.prompts.max_prompt_tokens, teacher.model)
+    problems.found += check_room(key, limit, config.prompts.max_prompt_tokens, settings.model)
+
+
+def _check_language_model(config: EvaluateConfig, problems: Problems) -> None:
+    """The model that methods prompt can be asked, where there are such methods."""
+    asking = [name for name in config.evaluation.methods or () if name in PROMPTING]
+    settings = config.language_model
+    if not asking:
+        return
+    if isinstance(settings, NoLanguageModelSettings):
+        problems.add(
+            f"language_model: none found, but evaluation.methods has {', '.join(asking)}; choose "
+            "language_model=local, vllm or server, or leave these methods out"
+        )
+        return
+    serve = "serve the model and choose language_model=server"
+    _check_text_writer("language_model", settings, serve, config, problems)
 
 
 def _check_verification(config: SynthesizeConfig, problems: Problems) -> None:
@@ -640,6 +680,12 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     for method in ("backbone", "teacher"):
         if asked.methods is None or method in asked.methods:
             _check_writer(method, config, problems)
+    if asked.engine is not None and find_spec("vllm") is None:
+        problems.add(
+            "evaluation.engine: found, but vLLM isn't installed here; install the gpu extra, or "
+            "choose null"
+        )
+    _check_language_model(config, problems)
     check_what_is_evaluated(config, problems)
 
 

@@ -307,8 +307,8 @@ class TokenPrices:
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
-    """What every teacher has: its model, and how it samples."""
+class LanguageModelSettings:
+    """What every model has that writes texts: which it is, and how it samples."""
 
     model: str
     chat: bool
@@ -316,12 +316,11 @@ class TeacherSettings:
     top_p: float
     top_k: int | None
     max_new_tokens: int
-    prices: TokenPrices
 
 
 @dataclass(frozen=True)
-class LocalTeacherSettings(TeacherSettings):
-    """A teacher in this process."""
+class LocalLanguageModelSettings(LanguageModelSettings):
+    """A model in this process."""
 
     name: Literal["local"]
     dtype: Literal["float32", "bfloat16", "float16"]
@@ -329,17 +328,16 @@ class LocalTeacherSettings(TeacherSettings):
 
 
 @dataclass(frozen=True)
-class VllmTeacherSettings(TeacherSettings):
-    """A teacher in vLLM in this process."""
+class VllmLanguageModelSettings(LanguageModelSettings):
+    """A model in vLLM in this process."""
 
     name: Literal["vllm"]
-    batch_size: int
     engine: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class TeacherServer:
-    """Where teachers are served, and how much is asked of them."""
+class LanguageModelServer:
+    """Where a model is served, and how much is asked of it."""
 
     urls: list[str]
     served_as: str
@@ -350,13 +348,47 @@ class TeacherServer:
 
 
 @dataclass(frozen=True)
-class ServerTeacherSettings(TeacherSettings):
-    """A teacher behind an OpenAI-compatible endpoint."""
+class ServerLanguageModelSettings(LanguageModelSettings):
+    """A model behind an OpenAI-compatible endpoint."""
 
     name: Literal["server"]
     tokenizer: str
     body: dict[str, Any]
-    server: TeacherServer
+    server: LanguageModelServer
+
+
+@dataclass(frozen=True)
+class NoLanguageModelSettings:
+    """No model: the methods that prompt one aren't tried."""
+
+    name: Literal["none"]
+
+
+AnyLanguageModelSettings = (
+    LocalLanguageModelSettings | VllmLanguageModelSettings | ServerLanguageModelSettings
+)
+
+
+@dataclass(frozen=True)
+class _Priced:
+    prices: TokenPrices
+
+
+@dataclass(frozen=True)
+class LocalTeacherSettings(_Priced, LocalLanguageModelSettings):
+    """A teacher in this process."""
+
+
+@dataclass(frozen=True)
+class VllmTeacherSettings(_Priced, VllmLanguageModelSettings):
+    """A teacher in vLLM in this process."""
+
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class ServerTeacherSettings(_Priced, ServerLanguageModelSettings):
+    """A teacher behind an OpenAI-compatible endpoint."""
 
 
 @dataclass(frozen=True)
@@ -408,6 +440,7 @@ class Evaluation:
     temperature: float
     top_p: float
     top_k: int
+    engine: dict[str, Any] | None
     batch_size: int
     cache: str
 
@@ -554,6 +587,7 @@ class EvaluateConfig(_ModelRecipeConfig):
     """conf/evaluate.yaml."""
 
     evaluation: Evaluation
+    language_model: AnyLanguageModelSettings | NoLanguageModelSettings
 
 
 @dataclass(frozen=True)

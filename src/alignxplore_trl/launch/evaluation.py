@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
+from alignxplore_trl.baselines.lm_induct_reason import LMInductReason
 from alignxplore_trl.baselines.protocol import UserDescription
 from alignxplore_trl.data.robustness import opposites_of
 from alignxplore_trl.data.sources import read_split
@@ -21,11 +22,15 @@ from alignxplore_trl.evaluation.kept import (
     KeptCompletions,
     KeptGenerator,
     KeptJudge,
+    KeptLanguageModel,
 )
 from alignxplore_trl.evaluation.methods import (
     ANOTHER_USERS,
+    ONE_READING,
+    PROMPTING,
     UNTRAINED,
     WITHOUT_MODEL,
+    AllAtOnce,
     Comparison,
     Entries,
     Method,
@@ -36,18 +41,30 @@ from alignxplore_trl.evaluation.policies import Policy
 from alignxplore_trl.evaluation.replies import write_replies
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.evaluation.win_rate import ComparedReplies, compare_replies, draw_cases
-from alignxplore_trl.inference.describing import CompletionModel, Describer, SamplingSettings
+from alignxplore_trl.inference.describing import Describer, SamplingSettings
+from alignxplore_trl.inference.language_models import VllmLanguageModel
+from alignxplore_trl.inference.prompted import (
+    PromptedDescriber,
+    prompted_concise,
+    prompted_reasoning,
+)
 from alignxplore_trl.judging.generator import Generator
 from alignxplore_trl.judging.generator_cache import identity_of
 from alignxplore_trl.judging.protocol import Judge
-from alignxplore_trl.launch.config import EvaluateConfig
+from alignxplore_trl.launch.config import (
+    AnyLanguageModelSettings,
+    EvaluateConfig,
+    NoLanguageModelSettings,
+)
 from alignxplore_trl.launch.entry import upstream_folder
 from alignxplore_trl.launch.evaluation_checks import policies_of
+from alignxplore_trl.launch.language_models import load_language_model
 from alignxplore_trl.launch.models import (
     generator_identity,
     judge_identity,
     load_generator,
     load_judge,
+    without,
 )
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import read_config
@@ -73,10 +90,12 @@ def trained_of(config: EvaluateConfig) -> list[str]:
 def settings_of(config: EvaluateConfig, method: str) -> list[Setting]:
     """The settings in which a method is tried.
 
-    A policy trained in the base setting never saw an earlier description: no rounds for it.
+    A policy trained in the base setting never saw an earlier description, and some methods read all
+    signals at once: no rounds for these.
     """
     settings = [Setting.from_name(name) for name in config.evaluation.settings]
-    return [each for each in settings if each.rounds == 1 or "_base" not in method]
+    no_rounds = "_base" in method or method in ONE_READING
+    return [each for each in settings if each.rounds == 1 or not no_rounds]
 
 
 def read_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
@@ -167,13 +186,83 @@ def name_in_results(config: EvaluateConfig, source: str) -> str:
     return names.get(source, Path(source).name.lower())
 
 
-def load_method(name: str, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers) -> Method:
-    """A method by its name; a language model is loaded for it where it is one."""
-    if name in WITHOUT_MODEL:
-        return WITHOUT_MODEL[name]
-    sources = {"backbone": config.model.backbone, "teacher": config.model.teacher}
-    source = sources.get(name) or str(upstream_folder(config, name) / "model")
-    return Policy(name, _load_writer(source, config, prompts, kept), config.seed)
+class Methods:
+    """Loads methods by name; those that share a model share it in memory.
+
+    Args:
+        config: says which models and how they sample.
+        prompts: the templates.
+        kept: where what models write is kept.
+
+    Attributes:
+        counts: of what language models left unanswered, and of what methods did, `<method>/<what>`.
+    """
+
+    def __init__(self, config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers) -> None:
+        self._config = config
+        self._prompts = prompts
+        self._kept = kept
+        self._induction: LMInductReason | None = None
+        self._prompted: KeptLanguageModel | None = None
+
+    def load(self, name: str) -> Method:
+        """A method, with its model where it has one."""
+        config, prompts = self._config, self._prompts
+        if name in WITHOUT_MODEL:
+            return WITHOUT_MODEL[name]
+        limit, seed = config.prompts.max_prompt_tokens, config.seed
+        if name == "lm_induct_reason":
+            self._induction = LMInductReason(
+                self._language_model(), prompts, max_prompt_tokens=limit, seed=seed
+            )
+            return AllAtOnce(name, self._induction.describe)
+        if name in PROMPTING:
+            prompted = prompted_concise if name == "prompted_concise" else prompted_reasoning
+            model, temperature = self._language_model(), self._settings().temperature
+            writer = prompted(model, prompts, temperature=temperature, max_prompt_tokens=limit)
+            return Policy(name, writer, seed)
+        sources = {"backbone": config.model.backbone, "teacher": config.model.teacher}
+        source = sources.get(name) or str(upstream_folder(config, name) / "model")
+        if config.evaluation.engine is not None:
+            return Policy(name, self._in_vllm(source, config.evaluation.engine), seed)
+        return Policy(name, _load_writer(source, config, prompts, self._kept), seed)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What language models left unanswered, and what became of induced rules."""
+        unanswered = self._prompted.unanswered if self._prompted else {}
+        induced = self._induction.counts if self._induction else {}
+        return {
+            **{f"language_model/unanswered/{why}": count for why, count in unanswered.items()},
+            **{f"lm_induct_reason/{what}": count for what, count in induced.items()},
+        }
+
+    def _in_vllm(self, source: str, engine: Mapping[str, Any]) -> PromptedDescriber:
+        """A policy in vLLM in this process, asked and read as it is without."""
+        config, sampling = self._config, sampling_of_policies(self._config)
+        model = VllmLanguageModel(source, sampling, seed=config.seed, chat=False, engine=engine)
+        identity = [identity_of(source, dtype="vllm"), asdict(sampling), dict(engine)]
+        return prompted_reasoning(
+            KeptLanguageModel(model, self._kept, json.dumps(identity)),
+            self._prompts,
+            temperature=sampling.temperature,
+            max_prompt_tokens=config.prompts.max_prompt_tokens,
+        )
+
+    def _settings(self) -> AnyLanguageModelSettings:
+        settings = self._config.language_model
+        assert not isinstance(settings, NoLanguageModelSettings)  # Refused by the checks.
+        return settings
+
+    def _language_model(self) -> KeptLanguageModel:
+        settings, config = self._settings(), self._config
+        if self._prompted is None:
+            limit = config.prompts.max_prompt_tokens
+            model = load_language_model(settings, self._prompts, limit, config.seed)
+            how = without(asdict(settings), "server", "batch_size", "engine")
+            identity = json.dumps([identity_of(settings.model, dtype=settings.name), how])
+            self._prompted = KeptLanguageModel(model, self._kept, identity)
+        return self._prompted
 
 
 def _load_writer(
@@ -182,15 +271,12 @@ def _load_writer(
     prompts: PromptSet,
     kept: KeptAnswers,
     max_new_tokens: int | None = None,
-) -> CompletionModel:
+) -> KeptCompletions:
     """A model that writes descriptions or replies, sampled as the recipe asks for; kept."""
     asked, dtype = config.evaluation, config.model.dtype
-    sampling = SamplingSettings(
-        max_new_tokens or config.model.max_completion_tokens,
-        asked.temperature,
-        asked.top_p,
-        asked.top_k,
-    )
+    sampling = sampling_of_policies(config)
+    if max_new_tokens is not None:
+        sampling = replace(sampling, max_new_tokens=max_new_tokens)
     model = Describer.from_folder(
         source,
         prompts,
@@ -204,13 +290,20 @@ def _load_writer(
     return KeptCompletions(model, kept, json.dumps(identity))
 
 
+def sampling_of_policies(config: EvaluateConfig) -> SamplingSettings:
+    """How descriptions are sampled."""
+    asked = config.evaluation
+    limit = config.model.max_completion_tokens
+    return SamplingSettings(limit, asked.temperature, asked.top_p, asked.top_k)
+
+
 def describe(
-    benchmarks: Sequence[Benchmark], config: EvaluateConfig, prompts: PromptSet, kept: KeptAnswers
+    benchmarks: Sequence[Benchmark], config: EvaluateConfig, methods: Methods
 ) -> dict[str, dict[MethodSetting, Entries]]:
     """What every method says of the cases of every benchmark; each model is loaded once."""
     described: dict[str, dict[MethodSetting, Entries]] = {each.name: {} for each in benchmarks}
     for name in methods_of(config):
-        method = load_method(name, config, prompts, kept)
+        method = methods.load(name)
         for benchmark in benchmarks:
             found: dict[MethodSetting, Entries] = {}
             for setting in settings_of(config, name):

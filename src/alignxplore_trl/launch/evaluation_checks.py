@@ -12,6 +12,7 @@ from alignxplore_trl.evaluation.benchmarks import BenchmarkName
 from alignxplore_trl.evaluation.methods import (
     ANOTHER_USERS,
     DECIDING,
+    PROMPTING,
     UNTRAINED,
     WITHOUT_MODEL,
     MethodSetting,
@@ -43,7 +44,7 @@ def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
 
 def known_methods(config: EvaluateConfig) -> list[str]:
     """All methods that an evaluation can compare."""
-    return [*WITHOUT_MODEL, *UNTRAINED, *policies_of(config)]
+    return [*WITHOUT_MODEL, *PROMPTING, *UNTRAINED, *policies_of(config)]
 
 
 def policies_of(config: EvaluateConfig) -> list[str]:

@@ -7,11 +7,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from accelerate import PartialState
-from transformers import AutoTokenizer
-
-from alignxplore_trl.inference.describing import Describer, SamplingSettings
-from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.judging.encoding import as_message
 from alignxplore_trl.judging.generator_cache import identity_of
 from alignxplore_trl.launch.config import (
@@ -20,6 +15,13 @@ from alignxplore_trl.launch.config import (
     ServerTeacherSettings,
     SynthesizeConfig,
     VllmTeacherSettings,
+)
+from alignxplore_trl.launch.language_models import (
+    load_sampler,
+    load_vllm,
+    sampling_of,
+    servers_of,
+    token_counter,
 )
 from alignxplore_trl.launch.models import load_reward, templates_of, without
 from alignxplore_trl.signals import Attributes
@@ -52,13 +54,12 @@ def load_synthesis(config: SynthesizeConfig) -> Synthesis:
     # teacher is asked when it turns out that something isn't there yet.
     verifier = _load_verifier(config, prompts, answers)
     teacher = _load_teacher(config, prompts)
-    backbone = AutoTokenizer.from_pretrained(config.model.backbone)
     longest = config.prompts.max_prompt_tokens
     return Synthesis(
         Asking(teacher, answers, Spending(_prices(config))),
         verifier,
         prompts,
-        student=PromptBudget(lambda text: len(backbone(text)["input_ids"]), longest),
+        student=PromptBudget(token_counter(config.model.backbone), longest),
         teacher=PromptBudget(teacher.count_tokens, longest),
         settings=SynthesisSettings(
             candidates=config.synthesis.candidates,
@@ -76,7 +77,7 @@ def load_synthesis(config: SynthesizeConfig) -> Synthesis:
 
 def facts_of(config: SynthesizeConfig) -> dict[str, str]:
     """What a card says of how a data set was made."""
-    teacher, asked, sampling = config.teacher, config.synthesis, _sampling(config)
+    teacher, asked, sampling = config.teacher, config.synthesis, sampling_of(config.teacher)
     return {
         "teacher": f"{teacher.model} ({teacher.name})",
         "sampling": ", ".join(f"{key} {value}" for key, value in asdict(sampling).items()),
@@ -105,74 +106,34 @@ def _prices(config: SynthesizeConfig) -> Prices | None:
     return Prices(prices.prompt, prices.completion)
 
 
-def _sampling(config: SynthesizeConfig) -> SamplingSettings:
-    asked = config.teacher
-    return SamplingSettings(asked.max_new_tokens, asked.temperature, asked.top_p, asked.top_k)
-
-
 def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
     """The writer of cold-start candidates: in this process, in vLLM, or behind an endpoint."""
-    asked, sampling = config.teacher, _sampling(config)
+    asked = config.teacher
     match asked:
         case ServerTeacherSettings():
-            return _server_teacher(asked, sampling)
+            return ServerTeacher(
+                servers_of(asked, TEACHING),
+                sampling_of(asked),
+                token_counter(asked.tokenizer),
+                model=asked.model,
+                chat=asked.chat,
+                body=asked.body,
+            )
         case VllmTeacherSettings():
             return VllmTeacher(
-                asked.model,
-                sampling,
+                load_vllm(asked, config.seed),
                 identity_of(asked.model, dtype=str(asked.engine.get("dtype", "auto"))),
                 seed=config.seed,
                 batch_size=asked.batch_size,
-                chat=asked.chat,
-                engine=asked.engine,
             )
         case LocalTeacherSettings():
-            return _local_teacher(asked, sampling, config, prompts)
-
-
-def _local_teacher(
-    asked: LocalTeacherSettings,
-    sampling: SamplingSettings,
-    config: SynthesizeConfig,
-    prompts: PromptSet,
-) -> LocalTeacher:
-    describer = Describer.from_folder(
-        asked.model,
-        prompts,
-        dtype=asked.dtype,
-        device=PartialState().device,
-        sampling=sampling,
-        max_prompt_tokens=config.prompts.max_prompt_tokens,
-        batch_size=asked.batch_size,
-        add_special_tokens=not asked.chat,
-    )
-    return LocalTeacher(
-        describer,
-        identity_of(asked.model, dtype=asked.dtype),
-        config.seed,
-        render=partial(as_message, describer.tokenizer) if asked.chat else None,
-    )
-
-
-def _server_teacher(asked: ServerTeacherSettings, sampling: SamplingSettings) -> ServerTeacher:
-    tokenizer = AutoTokenizer.from_pretrained(asked.tokenizer)
-    server = asked.server
-    return ServerTeacher(
-        ServerSettings(
-            tuple(server.urls),
-            server.served_as,
-            concurrency=server.concurrency,
-            request_timeout=server.request_timeout,
-            deadline=server.deadline,
-            key_variable=server.key_variable,
-            role=TEACHING,
-        ),
-        sampling,
-        lambda text: len(tokenizer(text)["input_ids"]),
-        model=asked.model,
-        chat=asked.chat,
-        body=asked.body,
-    )
+            describer = load_sampler(asked, prompts, config.prompts.max_prompt_tokens)
+            return LocalTeacher(
+                describer,
+                identity_of(asked.model, dtype=asked.dtype),
+                config.seed,
+                render=partial(as_message, describer.tokenizer) if asked.chat else None,
+            )
 
 
 def _load_verifier(

@@ -22,6 +22,7 @@ FREE_KEYS = (
     "paths",
     "judge.server",
     "teacher.server",
+    "language_model.server",
     "reward.outage",
     "verification.outage",
     "verification.cache",

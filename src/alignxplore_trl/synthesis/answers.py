@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.database import open_log, select_keys, told_in_words
-from alignxplore_trl.synthesis.teachers import Ask, Written
+from alignxplore_trl.synthesis.teachers import Ask
 
 _WHAT = "the cache of what teachers wrote"
 _COLUMNS = ", ".join(field.name for field in fields(Written))

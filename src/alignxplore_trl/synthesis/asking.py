@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from alignxplore_trl.judging.client import Unanswered
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.answers import TeacherAnswers
-from alignxplore_trl.synthesis.teachers import Arrival, Ask, Teacher, Written
+from alignxplore_trl.synthesis.teachers import Arrival, Ask, Teacher
 
 # So many requests without an answer in a row, each with its retries: the teacher is out.
 GIVE_UP_AFTER = 50

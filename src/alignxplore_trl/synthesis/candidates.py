@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from alignxplore_trl.judging.client import Unanswered
+from alignxplore_trl.judging.written import Written, completion_of
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import Bar
 from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
 from alignxplore_trl.synthesis.answers import Verified
 from alignxplore_trl.synthesis.asking import Asking, seed_of
 from alignxplore_trl.synthesis.dimensions import merge_dimensions, read_dimensions
-from alignxplore_trl.synthesis.teachers import Ask, Written, completion_of
+from alignxplore_trl.synthesis.teachers import Ask
 from alignxplore_trl.synthesis.verification import Verifier
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
 from alignxplore_trl.text.parsing import (

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Literal
 
 from alignxplore_trl.judging.client import Unanswered
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.candidates import Candidate
-from alignxplore_trl.synthesis.teachers import Written
 from alignxplore_trl.text.parsing import FormatProblem, Inference
 
 KeepRule = Literal["first", "shortest", "highest_margin"]

@@ -6,22 +6,20 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
 
+from alignxplore_trl.baselines.language_model import question
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
-from alignxplore_trl.judging.client import (
-    CompletionsClient,
-    Request,
-    ServerRole,
-    ServerSettings,
-    Unanswered,
+from alignxplore_trl.inference.language_models import (
+    ServerLanguageModel,
+    VllmLanguageModel,
+    as_message,
+    written_here,
 )
-from alignxplore_trl.judging.measurements import Measurements
-from alignxplore_trl.judging.written import Usage, WrittenResponse
-from alignxplore_trl.text.parsing import Inference, parse_completion
+from alignxplore_trl.judging.client import Request, ServerRole, ServerSettings, Unanswered
+from alignxplore_trl.judging.written import Written
 
 TEACHING = ServerRole(
     "teacher.server",
@@ -30,8 +28,6 @@ TEACHING = ServerRole(
     refused="a server other than vLLM may need teacher.top_k=null, and one that only knows chats "
     "teacher.chat=true",
 )
-_OPEN_THINK = "<think>"
-_PROBE_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -51,25 +47,6 @@ class Ask:
     number: int
     prompt: str
     kind: Literal["candidate", "dimensions"] = "candidate"
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a teacher wrote.
-
-    Attributes:
-        text: the answer.
-        reasoning: what the server separated from it.
-        finish_reason: why it ends, as a server says it: `stop`, `length`, ….
-        prompt_tokens: that were read.
-        completion_tokens: that were written, reasoning and the token that ends it included.
-    """
-
-    text: str
-    reasoning: str | None
-    finish_reason: str | None
-    prompt_tokens: int
-    completion_tokens: int
 
 
 Arrival = tuple[Ask, Written | Unanswered]
@@ -116,25 +93,6 @@ class Teacher(Protocol):
         ...
 
 
-def completion_of(written: Written, chat: bool) -> str:
-    """The answer as the one parser reads it: from inside `<think>`, which a prompt has opened.
-
-    A model that is sent messages opens `<think>` itself, or its server has taken the reasoning out.
-    Where the answer has reasoning of its own in the form asked for, that is the one that counts.
-    """
-    text = written.text
-    if chat and text.lstrip().startswith(_OPEN_THINK):
-        text = text.lstrip().removeprefix(_OPEN_THINK)
-    if written.reasoning is None or isinstance(parse_completion(text), Inference):
-        return text
-    return f" {written.reasoning.strip()} </think> {text}"
-
-
-def as_message(prompt: str) -> str:
-    """A prompt as a user's message: what it opens for the model to go on is the model's own."""
-    return prompt.rstrip().removesuffix(_OPEN_THINK).rstrip()
-
-
 def identity(model: str, sampling: SamplingSettings, **how: Any) -> str:
     """What a teacher's texts depend on, as text: the model, its sampling, how it is asked."""
     return json.dumps({"model": model, "sampling": asdict(sampling), **how}, sort_keys=True)
@@ -178,13 +136,7 @@ class LocalTeacher:
                 arrivals: list[Arrival] = [
                     (
                         asks[place],
-                        Written(
-                            completion.text,
-                            None,
-                            "stop" if completion.ended else "length",
-                            self.count_tokens(prompts[place]),
-                            completion.tokens + completion.ended,
-                        ),
+                        written_here(completion, self.count_tokens(prompts[place])),
                     )
                     for place, completion in batch
                 ]
@@ -197,45 +149,24 @@ class VllmTeacher:
     """A model in vLLM in this process.
 
     Args:
-        source: a folder, or a name on the Hub.
-        sampling: how it samples.
+        language_model: writes the answers.
         model: what tells it from other models.
         seed: of the engine.
         batch_size: prompts that are handed over at once; vLLM schedules them itself.
-        chat: send prompts as messages through the model's chat template.
-        engine: further arguments of `vllm.LLM`.
     """
 
     def __init__(
-        self,
-        source: str,
-        sampling: SamplingSettings,
-        model: str,
-        *,
-        seed: int,
-        batch_size: int,
-        chat: bool,
-        engine: Mapping[str, Any],
+        self, language_model: VllmLanguageModel, model: str, *, seed: int, batch_size: int
     ) -> None:
-        # Imported here: an extra, which other teachers do without.
-        from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
-
-        self.sampling = sampling
-        self.chat = chat
+        self.language_model = language_model
+        self.sampling = language_model.sampling
+        self.chat = language_model.chat
         self.batch_size = batch_size
-        self.identity = identity(model, sampling, chat=chat, seed=seed)
-        self._engine = LLM(model=source, seed=seed, generation_config="vllm", **engine)
-        self._tokenizer = self._engine.get_tokenizer()
-        self._parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k or 0,
-            max_tokens=sampling.max_new_tokens,
-        )
+        self.identity = identity(model, self.sampling, chat=self.chat, seed=seed)
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in the model's tokens."""
-        return len(self._tokenizer(text)["input_ids"])
+        return self.language_model.count_tokens(text)
 
     def check(self) -> None:
         """Nothing to see: it is loaded."""
@@ -243,27 +174,17 @@ class VllmTeacher:
     def write(self, pull: Pull, keep: Keep, seed: int) -> Iterator[list[Arrival]]:
         """See `Teacher`. The engine was given its seed when it was made."""
         while asks := list(islice(iter(pull, None), self.batch_size)):
-            arrivals: list[Arrival] = list(zip(asks, self._written(asks), strict=True))
+            answers = self.language_model.answer(
+                [question(ask.prompt) for ask in asks],
+                temperature=self.sampling.temperature,
+                seed=None,
+            )
+            arrivals: list[Arrival] = [
+                (ask, answer or Unanswered("too_long"))
+                for ask, answer in zip(asks, answers, strict=True)
+            ]
             keep(arrivals)
             yield arrivals
-
-    def _written(self, asks: Sequence[Ask]) -> list[Written]:
-        if self.chat:
-            messages = [[{"role": "user", "content": as_message(ask.prompt)}] for ask in asks]
-            outputs = self._engine.chat(messages, self._parameters, use_tqdm=False)
-        else:
-            prompts = [ask.prompt for ask in asks]
-            outputs = self._engine.generate(prompts, self._parameters, use_tqdm=False)
-        return [
-            Written(
-                output.outputs[0].text,
-                None,
-                output.outputs[0].finish_reason,
-                len(output.prompt_token_ids),
-                len(output.outputs[0].token_ids),
-            )
-            for output in outputs
-        ]
 
 
 class ServerTeacher:
@@ -294,16 +215,14 @@ class ServerTeacher:
         chat: bool,
         body: Mapping[str, Any],
     ) -> None:
+        self.language_model = ServerLanguageModel(
+            settings, sampling, count_tokens, chat=chat, body=body
+        )
         self.sampling = sampling
         self.chat = chat
-        self.body = body
-        self.client = CompletionsClient(settings)
         self.identity = identity(
             model, sampling, chat=chat, served_as=settings.model, body=dict(body)
         )
-        self.measurements = Measurements()
-        self._count_tokens = count_tokens
-        self._is_checked = False
 
     def check(self) -> None:
         """Ask each server for one short text, once, before anything depends on it.
@@ -311,20 +230,15 @@ class ServerTeacher:
         Raises:
             UserError: a server isn't there, refuses, or gives no text.
         """
-        if self._is_checked:
-            return
-        request = self._request(Ask("", 0, 0, f"Say hello.\n{_OPEN_THINK}"))
-        limits = {"max_tokens", "max_completion_tokens"} & request.body.keys()
-        short = {**request.body, **dict.fromkeys(limits, _PROBE_TOKENS)}
-        self.client.check(replace(request, body=short))
-        self._is_checked = True
+        self.language_model.check()
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in the model's tokens."""
-        return self._count_tokens(text)
+        return self.language_model.count_tokens(text)
 
     def write(self, pull: Pull, keep: Keep, seed: int) -> Iterator[list[Arrival]]:
         """See `Teacher`. Requests go on while what has arrived is being worked on."""
+        model = self.language_model
         arrived: queue.SimpleQueue[Arrival | Exception | None] = queue.SimpleQueue()
         stopped = threading.Event()
 
@@ -338,7 +252,7 @@ class ServerTeacher:
 
         def work() -> None:
             try:
-                self.client.ask_each(next_request, take, self.measurements)
+                model.client.ask_each(next_request, take, model.measurements)
             except Exception as error:  # Raised where the answers are waited for.
                 arrived.put(error)
             else:
@@ -361,39 +275,8 @@ class ServerTeacher:
             stopped.set()
 
     def _request(self, ask: Ask) -> Request[Written]:
-        sampling = self.sampling
-        body: dict[str, object] = {
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-        }
-        if self.chat:
-            body["messages"] = [{"role": "user", "content": as_message(ask.prompt)}]
-        else:
-            body["prompt"] = ask.prompt
-        sent = {key: value for key, value in {**body, **self.body}.items() if value is not None}
-        path = "/chat/completions" if self.chat else "/completions"
-        return Request(ask.case_id, sent, partial(self._read, ask), path=path)
-
-    def _read(self, ask: Ask, content: bytes) -> Written:
-        """What was written, of a response's bytes.
-
-        Raises:
-            ValueError: there is not exactly one answer.
-        """
-        response = WrittenResponse.from_bytes(content)
-        if len(response.choices) != 1:
-            raise ValueError(f"found {len(response.choices)} answers, expected 1")
-        [choice] = response.choices
-        text, usage = choice.read(), response.usage or Usage()
-        read, written = usage.prompt_tokens, usage.completion_tokens
-        return Written(
-            text,
-            choice.reasoning,
-            choice.finish_reason,
-            self._count_tokens(ask.prompt) if read is None else read,
-            self._count_tokens((choice.reasoning or "") + text) if written is None else written,
+        return self.language_model.request(
+            ask.case_id, question(ask.prompt), self.sampling.temperature
         )
 
 

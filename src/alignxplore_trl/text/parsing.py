@@ -32,7 +32,10 @@ class FormatProblem(StrEnum):
 
 @dataclass(frozen=True)
 class Inference:
-    """What the model wrote about a user: its reasoning and the preference description."""
+    """What the model wrote about a user: its reasoning and the preference description.
+
+    The reasoning is empty where a model was asked for the description alone and wrote none.
+    """
 
     reasoning: str
     description: str
@@ -65,11 +68,50 @@ def parse_completion(completion: str) -> Inference | FormatProblem:
         return FormatProblem.TEXT_AFTER_ANSWER
     if not reasoning:
         return FormatProblem.EMPTY_REASONING
+    return _description_problem(description) or Inference(reasoning, description)
+
+
+def parse_description(completion: str) -> Inference | FormatProblem:
+    """Read what a model wrote that was asked for the description alone, without reasoning.
+
+    The description is what stands between `<answer>` and `</answer>`, whatever stands around them.
+    Without `<answer>`, which the prompt may have opened, it is all that stands before `</answer>`;
+    without both tags, all there is. What comes before the last `</think>` is reasoning that the
+    model wrote all the same, and no part of it. Never raises.
+    """
+    tags = [(match, f"<{match[1]}{match[2].lower()}>") for match in _TAG.finditer(completion)]
+    thought = max((match.end() for match, name in tags if name == "</think>"), default=0)
+    rest = [(match, name) for match, name in tags if match.start() >= thought]
+    names = [name for _, name in rest]
+    start, end = thought, len(completion)
+    if names == ["<answer>", "</answer>"]:
+        start, end = rest[0][0].end(), rest[1][0].start()
+    elif names == ["</answer>"]:
+        end = rest[0][0].start()
+    elif names:
+        return _answer_problem(names)
+    description = completion[start:end].strip()
+    reasoning = _TAG.sub(" ", completion[:thought]).strip()
+    return _description_problem(description) or Inference(reasoning, description)
+
+
+def _description_problem(description: str) -> FormatProblem | None:
     if not re.search(r"\w", description):
         return FormatProblem.EMPTY_DESCRIPTION
     if description.strip(" .[]()").lower() == DESCRIPTION_PLACEHOLDER:
         return FormatProblem.PLACEHOLDER_ECHOED
-    return Inference(reasoning, description)
+    return None
+
+
+def _answer_problem(names: list[str]) -> FormatProblem:
+    """Name what is wrong with the tags behind the reasoning, where it was not asked for."""
+    if "<think>" in names:
+        return FormatProblem.THINK_NOT_CLOSED
+    if len(set(names)) < len(names):
+        return FormatProblem.REPEATED_TAG
+    if "</answer>" not in names:
+        return FormatProblem.ANSWER_NOT_CLOSED
+    return FormatProblem.TAGS_OUT_OF_ORDER
 
 
 def _structure_problem(names: list[str]) -> FormatProblem:

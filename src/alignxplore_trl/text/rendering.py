@@ -17,7 +17,7 @@ from alignxplore_trl.text.parsing import DESCRIPTION_PLACEHOLDER, REASONING_PLAC
 
 SHIPPED_PROMPTS = Path(__file__).parent / "prompts"
 TEMPLATE_NAMES = ("inference", "teacher", "judgement", "reply")
-_OPTIONAL = ("problem", "dimensions")
+_OPTIONAL = ("problem", "dimensions", "concise", "rule_proposal", "rule_feedback")
 
 # Where the description stands in a judge's prompt. First: before what it is to be compared with.
 # Last: the rollouts of a case then share all that comes before it, which is quicker to read.
@@ -56,7 +56,9 @@ class PromptSet:
     response starts). `judgement_description_last.jinja`, the judgement in which the description
     comes after post and responses, is needed by judges of that layout only; `problem.jinja`, which
     leads from a problem text to the completion, by published RL rows only; `dimensions.jinja`,
-    which asks for a JSON list of names about one signal, where the teacher names the dimensions.
+    which asks for a JSON list of names about one signal, where the teacher names the dimensions;
+    `concise.jinja`, which asks for a description without reasoning, where language models are
+    prompted so; `rule_proposal.jinja` and `rule_feedback.jinja` by LMInductReason.
     Tags such as `<post>` and markers such as `*Post:*` that stand in any of them are reserved, and
     so are the control tokens of models, such as `<|im_end|>`: inside a value their first character
     is escaped.
@@ -159,6 +161,49 @@ class PromptSet:
         )
         return template.render(signals=[signal_to_dict(signal)], earlier=None)
 
+    def concise(self, signals: Sequence[Signal], earlier: str | None) -> str:
+        """The prompt for a description without reasoning; it may end by opening `<answer>`.
+
+        Raises:
+            UserError: the set has no template for it.
+        """
+        template = self._template(
+            "concise", "with which prompted_concise asks; add it, or leave that method out"
+        )
+        return template.render(signals=list(map(signal_to_dict, signals)), earlier=earlier)
+
+    def rule_proposal(self, signals: Sequence[Signal]) -> str:
+        """LMInductReason's prompt for a rule that agrees with the user's choices.
+
+        Raises:
+            UserError: the set has no template for it.
+        """
+        template = self._template(
+            "rule_proposal", "with which lm_induct_reason asks; add it, or leave that method out"
+        )
+        return template.render(signals=list(map(signal_to_dict, signals)), earlier=None)
+
+    def rule_feedback(self, failures: Sequence[Comparison], decided: Sequence[bool]) -> str:
+        """LMInductReason's next prompt: the choices that the last rule fails on.
+
+        Args:
+            failures: these choices.
+            decided: of each, whether the rule led to the other reply; otherwise to none.
+
+        Raises:
+            UserError: the set has no template for it.
+        """
+        template = self._template(
+            "rule_feedback", "with which lm_induct_reason asks; add it, or leave that method out"
+        )
+        return template.render(
+            signals=list(map(signal_to_dict, failures)), decided=list(decided), earlier=None
+        )
+
+    def as_value(self, text: str) -> str:
+        """A text as it stands in a slot, for what is put together without a template."""
+        return self._guard(text)
+
     def _template(self, name: str, purpose: str) -> Template:
         """A template that not every set has."""
         if name not in self._templates:
@@ -185,6 +230,12 @@ class PromptSet:
         if "dimensions" in self._templates:
             for signal in signals:
                 self.dimensions(signal)
+        if "concise" in self._templates:
+            self.concise(signals, "a")
+        if "rule_proposal" in self._templates:
+            self.rule_proposal(signals)
+        if "rule_feedback" in self._templates:
+            self.rule_feedback([Comparison("a", "b", "c")] * 2, [True, False])
 
     def _guard(self, value: object) -> str:
         """Escape what would read as a tag or marker of the templates, or as a control token."""
