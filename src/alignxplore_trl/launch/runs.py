@@ -25,6 +25,7 @@ OWN_KEYS = (
     "verification",
     "synthesis",
     "examples",
+    "vpl",
     "evaluation",
     "report",
     "inspection",
