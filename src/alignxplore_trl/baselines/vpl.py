@@ -1,4 +1,4 @@
-"""VPL: a latent variable of each user, inferred from labelled pairs, and scores of replies under it.
+"""VPL: a latent variable of each user, inferred from labelled pairs; under it replies are scored.
 
 Source: Poddar et al. 2024, arXiv 2408.10075; METHOD, The methods we compare with. It is trained by
 `training.vpl`.
