@@ -30,9 +30,9 @@ def test_a_few_steps_leave_a_method_that_decides(
     few = ("data.counts={cold_start: 2, rl: 20, validation: 4, test: 6}", "vpl.epochs=1")
     folder, found = train(run, tmp_path, *few)
     assert (found["data/cases"], found["data/pairs"]) == (20, 20 * 9)
-    assert found["steps"] == 6  # 180 targets in batches of 32.
+    assert found["steps"] == 3  # 180 targets in batches of 64.
     assert found["validation/cases"] == 4
-    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [6]
+    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [3]
     vpl = Vpl.load(folder / "model", dtype="float32", max_batch_tokens=4096)
     (prepared,) = (tmp_path / "prepare").glob("tiny-*")
     decisions = vpl.decide(read_split(prepared, "test"))
