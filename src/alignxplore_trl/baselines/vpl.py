@@ -51,6 +51,7 @@ class PairEmbedder:
     ) -> None:
         self.size: int = model.config.hidden_size
         self._model = model.base_model
+        self._device = model.device
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._max_batch_tokens = max_batch_tokens
@@ -120,11 +121,11 @@ class PairEmbedder:
         """Padded on the right, where causal attention never sees it."""
         ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         is_token = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
-        device = self._model.device
+        is_token = is_token.to(self._device)
         hidden = self._model(
-            input_ids=ids.to(device), attention_mask=is_token.long().to(device), use_cache=False
+            input_ids=ids.to(self._device), attention_mask=is_token.long(), use_cache=False
         ).last_hidden_state
-        return position_weighted_mean(hidden.float(), is_token.to(device)).cpu()
+        return position_weighted_mean(hidden.float(), is_token).cpu()
 
 
 def position_weighted_mean(hidden: Tensor, is_token: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def draw_batches(
     targets = [(user, place) for user in users for place in range(len(user))]
     for places in torch.randperm(len(targets)).split(batch_size):
         drawn = [targets[place] for place in places]
-        histories = [_draw_history(*each, fewest_pairs, most_pairs) for each in drawn]
+        histories = [_draw_history(user, place, fewest_pairs, most_pairs) for user, place in drawn]
         ones = [torch.ones(len(history), dtype=torch.bool) for history in histories]
         yield Batch(
             pad_sequence(histories, batch_first=True),
