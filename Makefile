@@ -82,8 +82,8 @@ OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
 OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
-.PHONY: help install data inspect synthesize cold-start rl rl-streaming evaluate results tiny-models \
-	serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
+.PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate results \
+	tiny-models serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
@@ -151,6 +151,11 @@ rl-streaming: $(VENV)/stamp ## Everything in the streaming setting, ending in a 
 	$(ACCELERATE) recipes/rl.py --then evaluate $(RL) setting=streaming
 	$(PYTHON) recipes/evaluate.py --for rl $(RL) setting=streaming
 
+vpl: $(VENV)/stamp ## VPL, trained on the RL users
+	$(call only,$(OF_DATA))
+	$(PYTHON) recipes/prepare.py --for vpl $(PREPARE) $(NAMED)
+	$(PYTHON) recipes/vpl.py $(PREPARE) $(NAMED)
+
 EVALUATE = $(strip $(PREPARE) $(call choices,evaluation.methods,$(METHODS)) \
 	$(call choices,evaluation.benchmarks,$(BENCHMARKS)) $(call choice,evaluation.cases,$(LIMIT)))
 # On one process, unless LAUNCH is given: each holds all judges.
@@ -188,6 +193,7 @@ CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(filter-out scale=%,$(SYNTHESIZE))
 CONFIG_OF_evaluate = $(filter-out scale=%,$(EVALUATE))
 CONFIG_OF_judge_report = $(CONFIG_STAGE)
+CONFIG_OF_vpl = $(CONFIG_STAGE)
 CONFIG_OF_inspect_data = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
 CONFIG_OF_rl = $(CONFIG_OF_cold_start) $(call choice,reward,$(REWARD))

@@ -188,6 +188,14 @@ def test_a_report_needs_cases_bins_and_a_judge(assets: Path) -> None:
     ]  # fmt: skip
 
 
+def test_vpl_needs_pairs_and_a_model_that_embeds(assets: Path) -> None:
+    found = problems_of("vpl", assets, "data.signal_kind=posts", "vpl.fewest_pairs=9",
+                        "vpl.kl_floor=1.5", "model.backbone=/nowhere/x")  # fmt: skip
+    assert [problem.split(":")[0] for problem in found] == [
+        "vpl.kl_floor", "model.backbone", "vpl.most_pairs", "data.signal_kind",
+    ]  # fmt: skip
+
+
 def test_all_problems_come_at_once(assets: Path) -> None:
     found = problems_of("rl", assets, "setting.rounds=0", "judge.model=/nowhere/x",
                         "trainer.num_generations=3", "data.counts.test=-1")  # fmt: skip

@@ -73,6 +73,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
         ("cold-start", ["prepare", "synthesize", "cold_start"]),
         ("rl", ["prepare", "synthesize", "cold_start", "rl"]),
         ("rl-streaming", ["prepare", "synthesize", "cold_start", "rl", "evaluate"]),
+        ("vpl", ["prepare", "vpl"]),
         ("evaluate", ["prepare", "evaluate"]),
         ("results", ["results"]),
         ("tiny-models", ["tiny_models"]),

@@ -126,7 +126,7 @@ def read_alignx(
                 signals=signals,
                 target=row.target,
                 directions=directions or None,
-                description=compose_description(directions) if directions else None,
+                description=compose_description(directions.values()) if directions else None,
             )
         )
     total = len(rows) + counts["rows_broken"]
@@ -142,9 +142,9 @@ def preferred_poles(directions: Sequence[float], dimensions: Sequence[Dimension]
     }
 
 
-def compose_description(poles: Mapping[str, str]) -> str:
-    """The true description that a direction vector stands for, in words."""
-    return f"This user {'; '.join(poles.values())}."
+def compose_description(poles: Iterable[str]) -> str:
+    """The description that states these poles; those of a direction vector give the true one."""
+    return f"This user {'; '.join(poles)}."
 
 
 def dimensions_from_config(entries: object) -> list[Dimension]:

@@ -531,7 +531,7 @@ def _case(
         ),
         target=row.target(),
         directions=directions,
-        description=compose_description(directions),
+        description=compose_description(directions.values()),
     )
     if not rules.anonymise:
         return case

@@ -490,7 +490,7 @@ def _test_case(
         return None
     described = row.value.get("profile_full")
     if not described and directions:
-        described = compose_description(directions)
+        described = compose_description(directions.values())
     case_id = f"{source}-{row.number}"
     return PreferenceCase(case_id, case_id, history, target, directions or None, described or None)
 

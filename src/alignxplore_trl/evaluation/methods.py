@@ -102,10 +102,10 @@ WITHOUT_MODEL: Mapping[str, Method] = {
     )
 }
 # Of all methods, those that judge by themselves.
-DECIDING = ("longer_reply",)
+DECIDING = ("longer_reply", "vpl")
 # Those that prompt the language model of the configuration.
 PROMPTING = ("prompted_concise", "prompted_reasoning", "lm_induct_reason")
 # Those that read all signals at once, and so are tried in base settings only.
-ONE_READING = ("lm_induct_reason",)
+ONE_READING = ("lm_induct_reason", "pba", "vpl")
 # Language models as they come.
 UNTRAINED = ("backbone", "teacher")

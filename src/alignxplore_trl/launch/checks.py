@@ -45,6 +45,7 @@ from alignxplore_trl.launch.config import (
     ServerTeacherSettings,
     SynthesizeConfig,
     VllmLanguageModelSettings,
+    VplConfig,
     WorldData,
 )
 from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
@@ -86,6 +87,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
             _check_generation_batch(config, problems)
             _check_credit(config, problems)
             _check_sizes(config, problems)
+    if isinstance(config, VplConfig):
+        _check_vpl(config, problems)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config, problems)
     if isinstance(config, JudgeReportConfig):
@@ -139,6 +142,18 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "data.test_posts.users": (0, math.inf),
     "data.test_posts.signals": (1, math.inf),
     "data.workers": (1, math.inf),
+    "vpl.hidden_size": (1, math.inf),
+    "vpl.latent_size": (1, math.inf),
+    "vpl.fewest_pairs": (1, math.inf),
+    "vpl.epochs": (1, math.inf),
+    "vpl.batch_size": (1, math.inf),
+    "vpl.learning_rate": (0, math.inf),
+    "vpl.warmup_share": (0, 1),
+    "vpl.weight_decay": (0, math.inf),
+    "vpl.kl_weight": (0, math.inf),
+    "vpl.kl_cycle_steps": (1, math.inf),
+    "vpl.kl_floor": (0, 1),
+    "vpl.max_batch_tokens": (1, math.inf),
     "inspection.cases": (1, math.inf),
     "report.cases": (1, math.inf),
     "report.bins": (1, math.inf),
@@ -557,7 +572,7 @@ def _check_splits(config: PrepareConfig, problems: Problems) -> None:
     match config:
         case SynthesizeConfig():
             split = "cold_start"
-        case RLConfig():
+        case RLConfig() | VplConfig():
             split = "rl"
         case EvaluateConfig():
             split = config.evaluation.split
@@ -664,6 +679,25 @@ def _check_sizes(config: RLConfig, problems: Problems) -> None:
     count = config.data.counts.get("rl", 0)
     if config.data.name == "world" and count > 0:
         problems.found += check_rows(config, count * config.setting.rounds)
+
+
+def _check_vpl(config: VplConfig, problems: Problems) -> None:
+    check_model_folder("model.backbone", config.model.backbone, problems)
+    asked = config.vpl
+    if asked.most_pairs < asked.fewest_pairs:
+        problems.add(
+            f"vpl.most_pairs: {asked.most_pairs} found, expected at least vpl.fewest_pairs, "
+            f"{asked.fewest_pairs}"
+        )
+    if isinstance(config.data, ReleaseData):
+        problems.add(
+            "data: release found, whose prompts of training are whole texts; VPL is trained on "
+            "pairs, such as those of DATA=alignx"
+        )
+    if getattr(config.data, "signal_kind", "comparisons") == "posts":
+        problems.add(
+            "data.signal_kind: posts found, expected comparisons or mixed: VPL is trained on pairs"
+        )
 
 
 def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:

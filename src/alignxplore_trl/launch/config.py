@@ -446,6 +446,25 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Vpl:
+    """The size of VPL, and how it is trained."""
+
+    hidden_size: int
+    latent_size: int
+    fewest_pairs: int
+    most_pairs: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    kl_weight: float
+    kl_cycle_steps: int
+    kl_floor: float
+    max_batch_tokens: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What a judge is asked about before it is used."""
 
@@ -583,6 +602,13 @@ class RLConfig(_TrainingConfig):
 
 
 @dataclass(frozen=True)
+class VplConfig(_ModelRecipeConfig):
+    """conf/vpl.yaml."""
+
+    vpl: Vpl
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(_ModelRecipeConfig):
     """conf/evaluate.yaml."""
 
@@ -644,6 +670,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "synthesize": SynthesizeConfig,
     "cold_start": ColdStartConfig,
     "rl": RLConfig,
+    "vpl": VplConfig,
     "evaluate": EvaluateConfig,
     "inspect_data": InspectDataConfig,
     "results": ResultsConfig,

@@ -55,6 +55,7 @@ CHAINS = {
     "synthesize": ("prepare", "synthesize"),
     "cold_start": ("prepare", "synthesize", "cold_start"),
     "rl": ("prepare", "synthesize", "cold_start", "rl"),
+    "vpl": ("prepare", "vpl"),
     "evaluate": ("prepare", "evaluate"),
     "judge_report": ("prepare", "judge_report"),
     "inspect_data": ("prepare", "inspect_data"),

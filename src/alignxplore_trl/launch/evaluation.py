@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 from accelerate import PartialState
 
 from alignxplore_trl.baselines.lm_induct_reason import LMInductReason
+from alignxplore_trl.baselines.pba import Pba
 from alignxplore_trl.baselines.protocol import UserDescription
+from alignxplore_trl.baselines.vpl import Vpl
+from alignxplore_trl.data.alignx import dimensions_from_config
 from alignxplore_trl.data.robustness import opposites_of
 from alignxplore_trl.data.sources import read_split
 from alignxplore_trl.data.world import OPPOSITE
@@ -57,7 +61,7 @@ from alignxplore_trl.launch.config import (
     NoLanguageModelSettings,
 )
 from alignxplore_trl.launch.entry import upstream_folder
-from alignxplore_trl.launch.evaluation_checks import policies_of
+from alignxplore_trl.launch.evaluation_checks import dimensions_of, policies_of
 from alignxplore_trl.launch.language_models import load_language_model
 from alignxplore_trl.launch.models import (
     generator_identity,
@@ -79,7 +83,8 @@ def methods_of(config: EvaluateConfig) -> list[str]:
     """The methods that are compared: those asked for, or all that need nothing more."""
     if config.evaluation.methods is not None:
         return config.evaluation.methods
-    return [*WITHOUT_MODEL, *UNTRAINED, *trained_of(config)]
+    vpl = ["vpl"] if config.upstream["vpl"] is not None else []
+    return [*WITHOUT_MODEL, *vpl, *UNTRAINED, *trained_of(config)]
 
 
 def trained_of(config: EvaluateConfig) -> list[str]:
@@ -202,8 +207,8 @@ class Methods:
         self._config = config
         self._prompts = prompts
         self._kept = kept
-        self._induction: LMInductReason | None = None
         self._prompted: KeptLanguageModel | None = None
+        self._counted: dict[str, Counter[str]] = {}
 
     def load(self, name: str) -> Method:
         """A method, with its model where it has one."""
@@ -212,10 +217,24 @@ class Methods:
             return WITHOUT_MODEL[name]
         limit, seed = config.prompts.max_prompt_tokens, config.seed
         if name == "lm_induct_reason":
-            self._induction = LMInductReason(
+            induction = LMInductReason(
                 self._language_model(), prompts, max_prompt_tokens=limit, seed=seed
             )
-            return AllAtOnce(name, self._induction.describe)
+            self._counted[name] = induction.counts
+            return AllAtOnce(name, induction.describe)
+        if name == "pba":
+            pba = self._pba()
+            self._counted[name] = pba.counts
+            return AllAtOnce(name, pba.describe)
+        if name == "vpl":
+            vpl = Vpl.load(
+                upstream_folder(config, "vpl") / "model",
+                dtype=config.model.dtype,
+                device=PartialState().device,
+                max_batch_tokens=config.evaluation.generator_batch_tokens,
+            )
+            self._counted[name] = vpl.counts
+            return AllAtOnce(name, vpl.decide)
         if name in PROMPTING:
             prompted = prompted_concise if name == "prompted_concise" else prompted_reasoning
             model, temperature = self._language_model(), self._settings().temperature
@@ -229,13 +248,24 @@ class Methods:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What language models left unanswered, and what became of induced rules."""
+        """What methods could not read, and what language models left unanswered, over everything."""
         unanswered = self._prompted.unanswered if self._prompted else {}
-        induced = self._induction.counts if self._induction else {}
         return {
             **{f"language_model/unanswered/{why}": count for why, count in unanswered.items()},
-            **{f"lm_induct_reason/{what}": count for what, count in induced.items()},
+            **{
+                f"{method}/{what}": count
+                for method, counts in self._counted.items()
+                for what, count in counts.items()
+            },
         }
+
+    def _pba(self) -> Pba:
+        """Labels by the judge of training, on the dimensions of the data."""
+        config = self._config
+        judge = _load_kept_judge(config.judge.model, config, self._prompts, self._kept)
+        if config.data.name == "world":
+            return Pba.of_world(judge)
+        return Pba(judge, dimensions_from_config(dimensions_of(config)))
 
     def _in_vllm(self, source: str, engine: Mapping[str, Any]) -> PromptedDescriber:
         """A policy in vLLM in this process, asked and read as it is without."""

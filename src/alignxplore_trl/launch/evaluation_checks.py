@@ -25,7 +25,7 @@ from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.run.folder import is_finished, read_config
 
 # Runs among `upstream` that aren't language models.
-_NO_POLICIES = ("prepare",)
+_NO_POLICIES = ("prepare", "vpl")
 
 
 def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
@@ -44,7 +44,7 @@ def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
 
 def known_methods(config: EvaluateConfig) -> list[str]:
     """All methods that an evaluation can compare."""
-    return [*WITHOUT_MODEL, *PROMPTING, *UNTRAINED, *policies_of(config)]
+    return [*WITHOUT_MODEL, "pba", "vpl", *PROMPTING, *UNTRAINED, *policies_of(config)]
 
 
 def policies_of(config: EvaluateConfig) -> list[str]:
@@ -63,7 +63,17 @@ def _check_methods(config: EvaluateConfig, problems: Problems) -> None:
                 f"evaluation.methods: {name} found{did_you_mean(name, known)}; methods are "
                 f"{', '.join(known)}"
             )
+    if "pba" in (asked or ()) and config.data.name != "world" and not dimensions_of(config):
+        problems.add(
+            f"evaluation.methods: pba found, which needs named dimensions; data={config.data.name} "
+            "has none, data=alignx has"
+        )
     _check_repeated("evaluation.methods", asked or (), problems)
+
+
+def dimensions_of(config: EvaluateConfig) -> list[dict[str, str]]:
+    """The dimensions that the configuration of the data names."""
+    return list(getattr(config.data, "dimensions", []))
 
 
 def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:

@@ -27,6 +27,7 @@ OWN_KEYS = (
     "verification",
     "synthesis",
     "examples",
+    "vpl",
     "evaluation",
     "report",
     "inspection",
@@ -202,6 +203,8 @@ def _upstream_stage(
 ) -> tuple[str, tuple[str, ...]]:
     stage = stage_of(key)
     chosen = overrides_for(stage, command, overrides)
+    if stage == "vpl":  # It reads pairs in whatever rounds they came.
+        return stage, tuple(each for each in chosen if override_key(each) != "setting")
     if key == stage or key == policy_name(stage, compose_recipe(stage, chosen)):
         return stage, chosen
     # Another policy than the command's own: its setting, and nothing that was tuned for this one.
