@@ -74,7 +74,10 @@ def _score(reply: str, stated: set[str]) -> int:
 
 
 def read_history(case: PreferenceCase, skill: float) -> UserDescription:
-    """A policy: names the contrasted poles it sees, right with `skill`, sometimes malformed."""
+    """A policy: states contrasted poles that it sees, right with `skill`.
+
+    Some completions are malformed, and some reason to the opposite of what they state.
+    """
     draw = random.Random(f"{case.case_id}/{len(case.signals)}/{skill}")
     named = []
     for signal in case.signals:
@@ -83,7 +86,8 @@ def read_history(case: PreferenceCase, skill: float) -> UserDescription:
         contrasted = [pole for pole in chosen if OPPOSITE[pole] in rejected]
         named += [pole if draw.random() < skill else OPPOSITE[pole] for pole in contrasted]
     stated = named if draw.random() < 0.9 else [*named, "playful"]
-    completion = format_completion(Inference(", ".join(named), describe(stated)))
+    reasoning = named if draw.random() < 0.8 else [OPPOSITE[pole] for pole in named]
+    completion = format_completion(Inference(", ".join(reasoning), describe(stated)))
     if draw.random() < 0.1:
         completion = completion.removesuffix("</answer>")
     return UserDescription.from_completion(

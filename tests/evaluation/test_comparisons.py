@@ -1,5 +1,6 @@
 """Paired tests and Holm's correction against examples worked out by hand, and their properties."""
 
+import gc
 from math import comb
 
 import pytest
@@ -19,6 +20,14 @@ from alignxplore_trl.run.errors import UserError
 correctness = st.sampled_from([0.0, 1.0, None])
 pairs = st.lists(st.tuples(correctness, correctness), max_size=40)
 p_values = st.lists(st.none() | st.floats(0, 1), max_size=12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_old_to_collect():
+    """statsmodels collects garbage in each call, which takes long when torch is loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def test_mcnemar_counts_the_cases_that_one_method_alone_gets_right():

@@ -96,6 +96,29 @@ def test_pairing_sees_a_small_gain_that_two_intervals_do_not():
     assert bootstrap.mean(list(first)).low < bootstrap.mean(list(second)).high
 
 
+def test_groups_of_cases_differ_by_the_two_sample_interval():
+    values = draws(10, 900)
+    first = [value if number < 300 else None for number, value in enumerate(values)]
+    second = [None if number < 300 else value for number, value in enumerate(values)]
+    estimate = ClusteredBootstrap(own_cluster_each(900), samples=8000).contrast(first, second)
+    half = 1.96 * np.sqrt(values[:300].var() / 300 + values[300:].var() / 600)
+    assert estimate.value == pytest.approx(values[:300].mean() - values[300:].mean())
+    assert estimate.low == pytest.approx(estimate.value - half, abs=0.005)
+    assert estimate.high == pytest.approx(estimate.value + half, abs=0.005)
+
+
+def test_a_group_of_one_cluster_or_none_gives_no_interval():
+    bootstrap = ClusteredBootstrap(["a", "b", "c"])
+    assert bootstrap.contrast([1.0, 0.0, None], [None, None, 1.0]) == Estimate(-0.5, None, None)
+    assert bootstrap.contrast([1.0, 0.0, 1.0], [None] * 3) == Estimate(None, None, None)
+
+
+def test_several_means_at_once_are_those_of_each_alone():
+    bootstrap = ClusteredBootstrap(["a", "a", "b", "c"])
+    rows = [[1.0, 0.0, None, 1.0], [None] * 4, [None, 1.0, None, None]]
+    assert bootstrap.means(rows) == [bootstrap.mean(row) for row in rows]
+
+
 def test_unknown_values_are_left_out_not_counted_as_0():
     bootstrap = ClusteredBootstrap(own_cluster_each(5))
     assert bootstrap.mean([1.0, None, 1.0, None, 0.0]).value == pytest.approx(2 / 3)

@@ -26,6 +26,7 @@ from alignxplore_trl.reporting.charts import accuracy_chart
 from alignxplore_trl.reporting.results import read_figures
 from alignxplore_trl.reporting.tables import accuracy_table, difference_table
 from alignxplore_trl.text.parsing import Inference, parse_completion
+from tests.evaluation.conftest import WordingGenerator, WordingJudge
 
 READER4, READER8 = MethodSetting("reader", "base4"), MethodSetting("reader", "base8")
 NULL, GOLDEN = MethodSetting("null", "base4"), MethodSetting("golden", "base4")
@@ -46,9 +47,12 @@ def summary_of(cases, methods, judges, generators, differences=DIFFERENCES):
     return summarise("world", cases, scores, groups, differences, bootstrap), scores, groups
 
 
-@pytest.fixture
-def evaluation(tmp_path, cases, methods, judges, generators):
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory, cases, methods):
     """The summary, and the tables as they were written to disk."""
+    tmp_path = tmp_path_factory.mktemp("evaluation")
+    judges = {"judge": WordingJudge(), "test_judge": WordingJudge(0.3, silent_about="indoors")}
+    generators = {"judge": WordingGenerator(), "generator": WordingGenerator("indoors")}
     summary, scores, groups = summary_of(cases, methods, judges, generators)
     write_verdicts(tmp_path / "verdicts.parquet", scores.verdicts)
     write_descriptions(tmp_path / "descriptions.parquet", scores.descriptions)
