@@ -10,11 +10,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.evaluation.statistics import Floats, as_floats
-from alignxplore_trl.run.errors import UserError
-
-Difference = tuple[MethodSetting, MethodSetting]
 
 
 @dataclass(frozen=True)
@@ -68,39 +64,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         return list(p_values)
     corrected = iter(multipletests(known, method="holm")[1])
     return [None if value is None else float(next(corrected)) for value in p_values]
-
-
-def read_differences(
-    texts: Sequence[str], evaluated: Sequence[MethodSetting], known: Sequence[str]
-) -> list[Difference]:
-    """Read pairs to compare, written `method/setting - method/setting`.
-
-    A pair with a known method that isn't evaluated this time, such as a policy that isn't trained
-    yet, is left out.
-
-    Args:
-        texts: the pairs as written.
-        evaluated: methods in their settings.
-        known: all methods that could be evaluated.
-
-    Raises:
-        UserError: a pair is not of that form, or names a method that isn't known.
-    """
-    names = {f"{name.method}/{name.setting}": name for name in evaluated}
-    pairs, problems = [], []
-    for text in texts:
-        sides = [side.strip() for side in text.split(" - ")]
-        methods = [side.partition("/")[0] for side in sides]
-        if len(sides) == 2 and all(side in names for side in sides):
-            pairs.append((names[sides[0]], names[sides[1]]))
-        elif len(sides) != 2 or not all("/" in side for side in sides) or set(methods) - set(known):
-            problems.append(
-                f"evaluation.differences: {text!r} found, expected two methods in their settings, "
-                f"written 'method/setting - method/setting'; methods are {', '.join(known)}"
-            )
-    if problems:
-        raise UserError(problems)
-    return pairs
 
 
 def _t_test_p(first: Floats, second: Floats) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from alignxplore_trl.evaluation.comparisons import Difference, holm, paired_tests
+from alignxplore_trl.evaluation.comparisons import holm, paired_tests
 from alignxplore_trl.evaluation.groups import Groups
-from alignxplore_trl.evaluation.methods import MethodSetting
+from alignxplore_trl.evaluation.methods import Comparison, MethodSetting
 from alignxplore_trl.evaluation.scoring import (
     DescriptionRow,
     Place,
@@ -28,7 +28,7 @@ def summarise(
     cases: Sequence[PreferenceCase],
     scores: Scores,
     groups: Groups,
-    differences: Sequence[Difference],
+    differences: Sequence[Comparison],
     bootstrap: ClusteredBootstrap,
 ) -> Summary:
     """All figures of one benchmark.
@@ -73,7 +73,7 @@ def summarise(
         cases: all its cases; `bootstrap` was made from their clusters, in this order.
         scores: what `score` returned for them.
         groups: what `accuracy_by_group` returned for the verdicts.
-        differences: the pairs to compare; `read_differences` refuses unknown ones.
+        differences: the pairs to compare.
         bootstrap: gives the intervals.
     """
     position = {case.case_id: index for index, case in enumerate(cases)}
@@ -119,7 +119,7 @@ def _judge_comparisons(
     benchmark: str,
     judge: str,
     correct: Mapping[Place, Values],
-    differences: Sequence[Difference],
+    differences: Sequence[Comparison],
     bootstrap: ClusteredBootstrap,
 ) -> Summary:
     """The paired differences under one judge, and their p-values corrected for their number."""
@@ -148,7 +148,7 @@ def _generator_comparisons(
     benchmark: str,
     generator: str,
     correct: Mapping[Place, Values],
-    differences: Sequence[Difference],
+    differences: Sequence[Comparison],
     bootstrap: ClusteredBootstrap,
 ) -> Summary:
     """The paired differences under one generator, of the pairs that it was asked about."""
@@ -161,7 +161,7 @@ def _generator_comparisons(
     return summary
 
 
-def _names(pair: Difference) -> tuple[str, str]:
+def _names(pair: Comparison) -> tuple[str, str]:
     first, second = pair
     return f"{first.method}-{second.method}", f"{first.setting}-{second.setting}"
 

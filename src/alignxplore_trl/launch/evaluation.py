@@ -248,7 +248,7 @@ class Methods:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What methods could not read, and what language models left unanswered, over everything."""
+        """What methods could not read, and what language models left unanswered, in all."""
         unanswered = self._prompted.unanswered if self._prompted else {}
         return {
             **{f"language_model/unanswered/{why}": count for why, count in unanswered.items()},
