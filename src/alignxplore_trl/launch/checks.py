@@ -40,11 +40,13 @@ from alignxplore_trl.launch.config import (
     SampledJudgeSettings,
     ServerJudgeSettings,
     ServerTeacherSettings,
+    StudyConfig,
     SynthesizeConfig,
     TeacherServer,
     VllmTeacherSettings,
     WorldData,
 )
+from alignxplore_trl.launch.studies import study_problems
 from alignxplore_trl.run.errors import Problems, UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -85,6 +87,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_judge(config.judge, 1, problems)
     if isinstance(config, InspectDataConfig):
         _check_inspection(config, problems)
+    if isinstance(config, StudyConfig):
+        problems.found += study_problems(config)
 
 
 # The least and the largest value of a key, where a recipe has it.
