@@ -10,11 +10,9 @@ from alignxplore_trl.launch.make import make
 from alignxplore_trl.launch.studies import commands_of, evaluation_command
 from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "studies.md"
-
 
 def main(config: StudyConfig, folder: RunFolder) -> None:
-    """Run what isn't finished, and put tables, chart and answers into docs/studies.md."""
+    """Run what isn't finished, and put tables, answers and a chart on the page of studies."""
     from alignxplore_trl.reporting.documents import check_markers, fill_in
     from alignxplore_trl.reporting.studies import (
         StudyFigures,
@@ -25,8 +23,9 @@ def main(config: StudyConfig, folder: RunFolder) -> None:
     )
 
     study = config.study
-    place = f"study {study.name}"
-    check_markers(DOCUMENT, place)
+    page = None if config.document is None else Path(config.document)
+    if page is not None:
+        check_markers(page, f"study {study.name}")
     for seed in config.seeds:
         for _, command in commands_of(config, seed):
             make(command.make_arguments)
@@ -48,19 +47,23 @@ def main(config: StudyConfig, folder: RunFolder) -> None:
         None
         if study.curve == "settings"
         else {label: variant.settings for label, variant in study.variants.items()},
+        config.seed,
     )
     ratios = [(ratio.figure, ratio.of, ratio.to) for ratio in study.ratios]
     image = folder.path / "study.png"
     at = {label: variant.at for label, variant in study.variants.items()}
     study_chart(figures, study.curve, study.name, at, image)
-    told = study_text(figures, study.question, study.orderings, ratios, "plain")
-    write_text_atomic(folder.table, told + "\n")
-    print(told)
-    published = DOCUMENT.parent / "studies" / f"{study.name}.png"
-    published.parent.mkdir(exist_ok=True)
-    shutil.copyfile(image, published)
-    text = study_text(figures, study.question, study.orderings, ratios, "markdown")
-    fill_in(DOCUMENT, place, f"{text}\n\n![{study.question}](studies/{study.name}.png)")
+    write_text_atomic(
+        folder.table, study_text(figures, study.question, study.orderings, ratios, "plain") + "\n"
+    )
+    print(folder.table.read_text())
+    if page is not None:
+        published = page.parent / page.stem / f"{study.name}.png"
+        published.parent.mkdir(exist_ok=True)
+        shutil.copyfile(image, published)
+        text = study_text(figures, study.question, study.orderings, ratios, "markdown")
+        link = f"![{study.question}]({page.stem}/{study.name}.png)"
+        fill_in(page, f"study {study.name}", f"{text}\n\n{link}")
     folder.finish({"seeds": len(config.seeds), **study_summary(figures)})
 
 

@@ -28,13 +28,13 @@ def choices() -> list[tuple[str, str]]:
 
 
 def recipe_with(group: str) -> str:
-    owners = {"trainer/cold_start": "cold_start", "serve": "serve_judge"}
+    owners = {"trainer/cold_start": "cold_start", "serve": "serve_judge", "study": "study"}
     return {**owners, "teacher": "synthesize", "verification": "synthesize"}.get(group, "rl")
 
 
 def test_the_number_of_files_is_known() -> None:
-    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 11
-    assert len(choices()) == 52
+    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 12
+    assert len(choices()) == 61
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 6
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 2
 

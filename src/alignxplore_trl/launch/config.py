@@ -629,6 +629,7 @@ class StudyConfig(RecipeConfig):
 
     seeds: list[int]
     overrides: list[str]
+    document: str | None
     study: Study
 
 

@@ -67,8 +67,8 @@ def overrides_for(stage: str, recipe: str, overrides: Sequence[str]) -> tuple[st
 def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] = ()) -> str:
     """The name of a run: `run_name` if given, else made from the configuration.
 
-    It spells out scale, setting, signals, data, reward, study and seed, and ends in a hash of every other
-    difference from what these choices alone give, if there is one.
+    It spells out scale, setting, signals, data, reward, study and seed, and ends in a hash of every
+    other difference from what these choices alone give, if there is one.
 
     Args:
         recipe: the recipe.

@@ -110,14 +110,17 @@ class StudyFigures:
         metrics: the figures that the study looks at.
         settings: the settings of each variant that are shown; `None`: all that were scored, also
             those that a setting of more rounds goes through.
+        seed: of the resampling behind the intervals.
     """
 
     def __init__(
         self,
         evaluated: Sequence[EvaluatedVariant],
         metrics: Sequence[str],
-        settings: Mapping[str, Sequence[str]] | None = None,
+        settings: Mapping[str, Sequence[str]] | None,
+        seed: int,
     ) -> None:
+        self._seed = seed
         self.seeds = sorted({each.seed for each in evaluated})
         self._evaluated = {(each.variant, each.seed): each for each in evaluated}
         keys = [(each.variant, key) for each in evaluated for key in each.figures]
@@ -164,7 +167,7 @@ class StudyFigures:
         pairs = pd.concat(seeds, ignore_index=True)
         if pairs.empty:
             return Estimate(None, None, None)
-        return _bootstrap(tuple(pairs.cluster)).difference(
+        return _bootstrap(tuple(pairs.cluster), self._seed).difference(
             list(pairs.correct_x), list(pairs.correct_y)
         )
 
@@ -188,9 +191,9 @@ class StudyFigures:
 
 
 @lru_cache(maxsize=4)
-def _bootstrap(clusters: tuple[str, ...]) -> ClusteredBootstrap:
+def _bootstrap(clusters: tuple[str, ...], seed: int) -> ClusteredBootstrap:
     # The same cases are compared again and again, and drawing them is what takes the time.
-    return ClusteredBootstrap(clusters)
+    return ClusteredBootstrap(clusters, seed=seed)
 
 
 def _measures(keys: Sequence[FigureKey], metrics: Sequence[str]) -> list[Measure]:
