@@ -16,7 +16,9 @@ from alignxplore_trl.run.folder import is_finished, read_summary
 ROOT = Path(__file__).parents[2]
 # The evaluation is about to have benchmarks.
 pytestmark = pytest.mark.xfail(
-    "benchmarks" not in compose_recipe("evaluate", ())["evaluation"], strict=True
+    "benchmarks" not in compose_recipe("evaluate", ())["evaluation"],
+    reason="the evaluation has no benchmarks yet",
+    strict=True,
 )
 PAGE = "# Studies\n\n<!-- study reward: begin -->\nnone\n<!-- study reward: end -->\n"
 # In the place of make: notes the command and, for an evaluation, leaves what one leaves.

@@ -55,6 +55,9 @@ def evaluation_command(config: StudyConfig, label: str, seed: int) -> StageComma
         f"evaluation.methods=[{variant.method}]",
         f"evaluation.benchmarks=[{','.join(study.evaluation.benchmarks)}]",
         f"evaluation.settings=[{','.join(variant.settings)}]",
+        # What a study doesn't show isn't asked for.
+        "evaluation.faithfulness=false",
+        *([] if "acc_gen" in study.figures else ["evaluation.generators=[]"]),
         *study.evaluation.overrides,
     ]
     return StageCommand("evaluate", tuple(overrides))
