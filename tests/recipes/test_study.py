@@ -80,7 +80,7 @@ def test_a_study_trains_scores_and_writes_its_page(
     assert read_summary(folder)["acc_jud/world/tiny/judged/base4"] == pytest.approx(0.9, abs=0.1)
     assert "generated < judged: holds: +" in capsys.readouterr().out
     study()
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to do" in capsys.readouterr().err
     assert (tmp_path / "outputs" / "commands").read_text().splitlines() == commands
 
 
