@@ -33,6 +33,8 @@ ARGS ?=
 N ?=
 ## HTML       page that `make inspect` writes, too
 HTML ?=
+## NAME       of `make study`: one of conf/study; of `make benchmark`: one of benchmarks
+NAME ?=
 ## RECIPE     of `make config`: prepare, synthesize, cold_start, rl, …    [rl]
 RECIPE ?= rl
 
