@@ -37,6 +37,8 @@ ARGS ?=
 N ?=
 ## HTML       page that `make inspect` writes, too
 HTML ?=
+## NAME       of `make study`: one of conf/study; of `make benchmark`: one of benchmarks
+NAME ?=
 ## RECIPE     of `make config`: prepare, synthesize, cold_start, rl, …    [rl]
 RECIPE ?= rl
 
@@ -82,7 +84,7 @@ OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
 OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
-.PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate results \
+.PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate results study \
 	tiny-models serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
 
 help: ## This list
@@ -172,6 +174,12 @@ judge-report: $(VENV)/stamp ## What the judge is worth, before anything is train
 results: $(VENV)/stamp ## The tables of the README: three seeds, both settings; resumable
 	$(call only,SCALE ARGS)
 	$(PYTHON) recipes/results.py scale=$(SCALE) $(NAMED)
+
+STUDIES = $(basename $(notdir $(wildcard conf/study/*.yaml)))
+study: $(VENV)/stamp ## NAME=…: a comparison of several trainings over three seeds; resumable
+	$(call only,SCALE NAME RUN ARGS)
+	$(if $(filter $(NAME),$(STUDIES)),,$(error NAME=$(NAME): no such study; conf/study/ has: $(STUDIES)))
+	$(PYTHON) recipes/study.py scale=$(SCALE) study=$(NAME) $(NAMED)
 
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 	$(call only,RUN ARGS)

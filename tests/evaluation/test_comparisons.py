@@ -12,10 +12,7 @@ from alignxplore_trl.evaluation.comparisons import (
     PairedTests,
     holm,
     paired_tests,
-    read_differences,
 )
-from alignxplore_trl.evaluation.scoring import MethodSetting
-from alignxplore_trl.run.errors import UserError
 
 correctness = st.sampled_from([0.0, 1.0, None])
 pairs = st.lists(st.tuples(correctness, correctness), max_size=40)
@@ -111,16 +108,3 @@ def test_another_comparison_never_makes_a_p_value_smaller(own, another):
     for before, after in zip(holm(own), holm([*own, another])[:-1], strict=True):
         assert (before is None) == (after is None)
         assert before is None or before <= after + 1e-12
-
-
-def test_differences_are_read_and_unknown_ones_refused(methods):
-    eight, four = MethodSetting("reader", "base8"), MethodSetting("reader", "base4")
-    known = ["null", "golden", "reader", "untrained"]
-    evaluated = list(methods)
-    asked = ["reader/base8 - reader/base4", "untrained/base4 - null/base4"]
-    assert read_differences(asked, evaluated, known) == [(eight, four)]
-    with pytest.raises(UserError) as error:
-        read_differences(["reader/base8", "reeder/base8 - null/base4"], evaluated, known)
-    assert len(error.value.problems) == 2
-    assert "'reeder/base8 - null/base4' found" in error.value.problems[1]
-    assert "methods are null, golden, reader, untrained" in error.value.problems[1]

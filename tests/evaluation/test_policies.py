@@ -23,20 +23,33 @@ def describer(random_model, tokenizer, prompts):
 
 
 @pytest.mark.parametrize("name", ["base4", "streaming4+4"])
-def test_every_case_with_enough_signals_is_described(describer, name):
+def test_every_case_with_enough_signals_is_described_after_every_round(describer, name):
     setting = Setting.from_name(name)
     cases = World(seed=1, signals_per_user=8).cases("test", 3)
     cases += World(seed=2, signals_per_user=3).cases("test", 2)
-    described = Policy("backbone", describer, setting, seed=5).describe(cases)
-    assert [said.case_id for said in described] == [case.case_id for case in cases[:3]]
+    described = Policy("backbone", describer, seed=5).describe_in(setting, cases)
+    assert [each.name for each in described] == ["base4", "streaming4+4"][: setting.rounds]
     raw = describe_cases(describer, cases[:3], per_round=4, rounds=setting.rounds, seed=5)
-    assert [said.completion for said in described] == [
-        case.rounds[-1].completion.text for case in raw
-    ]
-    for said, case in zip(described, raw, strict=True):
-        assert isinstance(said.format_problem, FormatProblem)  # random weights know no format
-        assert said.description is None
-        assert said.completion_tokens == 6
-        assert said.ended is False
-        assert said.dropped_signals == sum(r.prompt.dropped_signals for r in case.rounds)
-    assert sum(said.dropped_signals + said.shortened_texts for said in described) > 0
+    for number, own in enumerate(described.values()):
+        assert [said.case_id for said in own] == [case.case_id for case in cases[:3]]
+        for said, case in zip(own, raw, strict=True):
+            record, so_far = case.rounds[number], case.rounds[: number + 1]
+            assert said.completion == record.completion.text
+            assert said.earlier == record.earlier
+            assert isinstance(said.format_problem, FormatProblem)  # random weights know no format
+            assert said.description is None
+            assert said.completion_tokens == 6
+            assert said.ended is False
+            assert said.prompt_tokens == describer.count_tokens(record.prompt.text) <= 40
+            assert said.seconds is not None
+            assert said.seconds > 0
+            assert said.dropped_signals == sum(r.prompt.dropped_signals for r in so_far)
+            assert said.dropped_signals + said.shortened_texts > 0
+
+
+def test_one_round_of_several_is_the_base_setting(describer):
+    cases = World(seed=1, signals_per_user=8).cases("test", 3)
+    policy = Policy("backbone", describer, seed=5)
+    first = policy.describe_in(Setting(4, 2), cases)[Setting(4, 1)]
+    alone = policy.describe_in(Setting(4, 1), cases)[Setting(4, 1)]
+    assert [said.completion for said in first] == [said.completion for said in alone]

@@ -21,18 +21,18 @@ CASES = World(seed=1, signals_per_user=8).cases("test", 3)
 BASE, STREAMING = Setting(4), Setting(4, 2)
 
 
-def policy(name: str, script: Script, setting: Setting, *, chat: bool = True):
+def policy(name: str, script: Script, *, chat: bool = True):
     model = ScriptedModel(script, chat=chat)
     make = {"concise": prompted_concise, "reasoning": prompted_reasoning}[name]
     writer = make(model, PROMPTS, temperature=0.9, max_prompt_tokens=5000)
-    return Policy(f"prompted_{name}", writer, setting, seed=5), model
+    return Policy(f"prompted_{name}", writer, seed=5), model
 
 
 def test_reasoning_asks_with_the_policys_own_prompt() -> None:
     answers = ["<think> r </think> <answer> d </answer>", "<answer> d </answer>", None]
     place = iter([0, 1, 2])
-    prompted, model = policy("reasoning", lambda _, __: answers[next(place)], BASE)
-    said = prompted.describe(CASES)
+    prompted, model = policy("reasoning", lambda _, __: answers[next(place)])
+    said = prompted.describe_in(BASE, CASES)[BASE]
     [call] = model.calls
     assert [each[0].content for each in call.conversations] == [
         PROMPTS.inference(case.signals[:4], None) for case in CASES
@@ -49,8 +49,8 @@ def test_reasoning_asks_with_the_policys_own_prompt() -> None:
 def test_concise_asks_for_the_description_alone() -> None:
     answers = ["likes jokes", "<answer>likes calm</answer>", " "]
     place = iter([0, 1, 2])
-    prompted, model = policy("concise", lambda _, __: answers[next(place)], BASE)
-    said = prompted.describe(CASES)
+    prompted, model = policy("concise", lambda _, __: answers[next(place)])
+    said = prompted.describe_in(BASE, CASES)[BASE]
     assert [each[0].content for each in model.calls[0].conversations] == [
         PROMPTS.concise(case.signals[:4], None) for case in CASES
     ]
@@ -67,8 +67,8 @@ def test_a_later_round_reads_the_earlier_description() -> None:
         return "" if "earlier_description" not in content else "more words"
 
     cases = CASES[:1]
-    prompted, model = policy("concise", script, STREAMING)
-    [said] = prompted.describe(cases)
+    prompted, model = policy("concise", script)
+    [said] = prompted.describe_in(STREAMING, cases)[STREAMING]
     assert (said.description, said.earlier) == ("more words", "first words")
     assert model.calls[1].conversations[0][0].content == PROMPTS.concise(
         cases[0].signals[4:], "first words"
@@ -84,8 +84,8 @@ def test_a_user_without_an_answer_in_any_round_is_left_out(round_without_answer:
         # Second user of the first call, or of the second.
         return None if next(calls) == (1, 4)[round_without_answer - 1] else "words"
 
-    prompted, model = policy("concise", script, STREAMING)
-    said = prompted.describe(CASES)
+    prompted, model = policy("concise", script)
+    said = prompted.describe_in(STREAMING, CASES)[STREAMING]
     assert [own.case_id for own in said] == [CASES[0].case_id, CASES[2].case_id]
     asked_later = {1: 2, 2: 3}[round_without_answer]
     assert [len(call.conversations) for call in model.calls] == [3, asked_later]
@@ -114,5 +114,5 @@ def test_a_prompted_model_of_this_process_writes_what_the_same_model_does_as_a_p
     ).at_temperature(0)
     model = LocalLanguageModel(describer, chat=False)
     writer = prompted_reasoning(model, prompts, temperature=0, max_prompt_tokens=40)
-    prompted = Policy("policy", writer, STREAMING, seed=5).describe(CASES)
-    assert prompted == Policy("policy", describer, STREAMING, seed=5).describe(CASES)
+    prompted = Policy("policy", writer, seed=5).describe_in(STREAMING, CASES)
+    assert prompted == Policy("policy", describer, seed=5).describe_in(STREAMING, CASES)

@@ -206,22 +206,44 @@ def test_all_problems_come_at_once(assets: Path) -> None:
 
 def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
     found = problems_of("evaluate", assets, "evaluation.settings=[base16,stream4]")
-    assert "base16 reads 16 signals, but data.signals_per_user is 8" in found[0]
-    assert "'stream4' found" in found[1]
+    assert "base16 reads 16 signals, but data.signals_per_user is 8" in found[1]
+    assert "'stream4' found" in found[0]
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["evaluation.robustness=drfit3"], "'drfit3' found, expected one of reversed, drift<k>"),
-        (["evaluation.robustness=drift6"], "drift6 reverses 6 signals, but base4 in"),
+        (["evaluation.benchmarks=[world_drfit3]"], "world_drfit3 found, expected world, world_"),
+        (["evaluation.benchmarks=[psoups]"], "expected a name that begins with one of the data"),
+        (["evaluation.benchmarks=[]"], "evaluation.benchmarks: found none"),
+        (["evaluation.benchmarks=[world,world]"], "world found 2 times, expected it once"),
+        (["evaluation.benchmarks=[world_posts]"], "world has no test users whose history is posts"),
+        (["evaluation.benchmarks=[world_drift9]"], "reverses 9 signals, but evaluation.settings"),
         (
-            ["evaluation.robustness=noise0.1", "data.signal_kind=mixed"],
-            "noise0.1 reverses comparisons, but the signals are mixed; choose shuffled",
+            ["evaluation.benchmarks=[world_noise0.1]", "data.signal_kind=mixed"],
+            "world_noise0.1 reverses comparisons, but the signals are mixed; choose world_shuffled",
         ),
+        (["evaluation.prepared=[none-such]"], "none-such isn't there, or isn't finished"),
+        (["evaluation.methods=[goldn]"], "goldn found; did you mean golden?"),
+        (["evaluation.methods=[]"], "evaluation.methods: found none"),
+        (["evaluation.methods=[golden,golden]"], "golden found 2 times"),
+        (["evaluation.settings=[]"], "evaluation.settings: found none"),
+        (["evaluation.settings=[base4,base4]"], "base4 found 2 times"),
+        (["evaluation.differences=[golden]"], "'golden' found, expected two methods"),
+        (["evaluation.controls=[golden]"], "'' found, expected base<signals>"),
+        (
+            ["evaluation.differences=['gold/base4 - golden/base4']"],
+            "evaluation.differences: the method gold found, which isn't one; did you mean golden",
+        ),
+        (
+            ["evaluation.win_rate.pairs=['longer_reply/base4 - golden/base4']"],
+            "longer_reply found, which writes no descriptions",
+        ),
+        (["evaluation.judges=[/nowhere/x]"], "evaluation.judges: found no folder /nowhere/x"),
+        (["evaluation.engine={max_model_len: 512}"], "evaluation.engine: found, but vLLM isn't"),
     ],
 )
-def test_a_variation_must_be_one_that_the_settings_can_have(
+def test_what_cannot_be_evaluated_is_refused(
     assets: Path, overrides: list[str], message: str
 ) -> None:
     (found,) = problems_of("evaluate", assets, *overrides)
@@ -231,11 +253,13 @@ def test_a_variation_must_be_one_that_the_settings_can_have(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["evaluation.robustness=drift8", "evaluation.settings=[base8,streaming4+4]"],
-        ["evaluation.robustness=shuffled", "data.signal_kind=mixed"],
+        ["evaluation.benchmarks=[world,world_drift8]"],
+        ["evaluation.benchmarks=[world_shuffled]", "data.signal_kind=mixed"],
+        ["evaluation.differences=['another_users_golden/base4 - null/base4']"],
+        ["evaluation.methods=[pba,golden]"],
     ],
 )
-def test_a_variation_that_fits_is_accepted(assets: Path, overrides: list[str]) -> None:
+def test_what_can_be_evaluated_is_accepted(assets: Path, overrides: list[str]) -> None:
     assert problems_of("evaluate", assets, *overrides) == []
 
 

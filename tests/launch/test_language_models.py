@@ -44,7 +44,7 @@ def test_the_small_scale_prompts_the_teacher() -> None:
             max_prompt_tokens=config.prompts.max_prompt_tokens,
         )
         for setting in (Setting(4), Setting(4, 2)):
-            said = Policy("prompted", writer, setting, seed=0).describe(cases)
+            said = Policy("prompted", writer, seed=0).describe_in(setting, cases)[setting]
             assert [own.case_id for own in said] == [case.case_id for case in cases]
             assert sum(own.description is not None for own in said) >= 6
 

@@ -54,6 +54,9 @@ def test_help_names_every_target() -> None:
         (["rl", "SEDE=3"], "SEDE: make has no such variable"),
         (["data", "REWARD=generated"], "REWARD: make data has no such variable"),
         (["results", "SEED=1"], "SEED: make results has no such variable; it has SCALE ARGS"),
+        (["study", "NAME=drift", "SEED=1"], "SEED: make study has no such variable"),
+        (["study", "NAME=drfit"], "NAME=drfit: no such study; conf/study/ has: credit drift"),
+        (["study"], "NAME=: no such study"),
         (["rl-streaming", "SETTING=base"], "SETTING: make rl-streaming has no such variable"),
         (["serve-teacher", "JUDGE=server"], "JUDGE: make serve-teacher has no such variable"),
     ],
@@ -76,6 +79,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
         ("vpl", ["prepare", "vpl"]),
         ("evaluate", ["prepare", "evaluate"]),
         ("results", ["results"]),
+        ("study NAME=drift", ["study"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
         ("serve-teacher", ["serve_teacher"]),
@@ -84,7 +88,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
     ],
 )
 def test_targets_run_their_stages_in_order(target: str, recipes: list[str]) -> None:
-    commands = make(target)
+    commands = make(*target.split())
     assert recipes_of(commands) == recipes
     for name in recipes:
         assert (ROOT / "recipes" / f"{name}.py").is_file()

@@ -170,6 +170,59 @@ def test_evaluate_scores_every_method_under_both_judges(
     assert "rl_streaming" in capsys.readouterr().out
 
 
+def test_every_accuracy_is_recomputed_from_the_file_beside_it(outputs: Path) -> None:
+    found = summary(outputs, "evaluate")
+    rows = pd.read_parquet(only_run(outputs, "evaluate") / "completions" / "verdicts.parquet")
+    rows = rows[rows["metric"] != "reasoning"]
+    keys = ["metric", "benchmark", "judge", "method", "setting"]
+    again = rows.groupby(keys, sort=False)["correct"].mean()
+    accuracies = {
+        key: value for key, value in found.items()
+        if key.split("/")[0] in ("acc_jud", "acc_gen") and key.count("/") == 4
+    }  # fmt: skip
+    assert {"/".join(key) for key in again.index} == set(accuracies)
+    for key, value in again.items():
+        assert accuracies["/".join(key)] == (None if pd.isna(value) else pytest.approx(value))
+
+
+def test_methods_and_cases_can_be_chosen_and_answers_are_kept(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = 'evaluation.methods=["null",pba,prompted_concise,rl_streaming]'
+    chosen = (*FEW, methods, "evaluation.cases=3", "judge.order=both",
+              "evaluation.settings=[base4,streaming4+4]",
+              "evaluation.controls=[rl_streaming/streaming4+4]",
+              f"upstream.rl_streaming={only_run(outputs, 'rl').name}",
+              f"upstream.prepare={only_run(outputs, 'prepare').name}")  # fmt: skip
+    for name in ("chosen", "again"):
+        run("evaluate", outputs, *chosen, f"run_name={name}")
+    first, second = (
+        json.loads((outputs / "evaluate" / name / "summary.json").read_text())
+        for name in ("chosen", "again")
+    )
+    assert first == second, "what models answered was kept, times included"
+    assert first["policies"] == "rl_streaming"
+    assert first["cases/world/tiny/pba/base4"] == 3
+    assert "cases/world/tiny/pba/streaming4+4" not in first
+    assert first["cases/world/tiny/prompted_concise/streaming4+4"] == 3
+    assert first["cases/world/tiny/another_users_rl_streaming/streaming4+4"] <= 3
+    assert not [key for key in first if "golden" in key]
+    err = capsys.readouterr().err
+    assert "prompted_concise in the setting base4, 3 users, world" in err
+
+
+def test_a_policy_that_is_asked_for_and_not_trained_is_named_with_its_command(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run("evaluate", outputs, "evaluation.methods=[rl_base8,vpl]", "seed=4",
+            f"upstream.prepare={only_run(outputs, 'prepare').name}")  # fmt: skip
+    err = capsys.readouterr().err
+    assert "upstream.rl_base8: the run" in err
+    assert "make rl SEED=4 SETTING=base SIGNALS=8" in err
+    assert "make vpl SEED=4" in err
+
+
 def test_a_judge_is_reported_on(
     outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,19 +244,21 @@ def test_evaluate_on_a_robustness_set_records_what_was_done(
     outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("evaluate", outputs, *FEW, f"upstream.prepare={only_run(outputs, 'prepare').name}",
-        "run_name=turned", "evaluation.robustness=reversed",
+        "run_name=turned", "evaluation.benchmarks=[world,world_reversed]",
         "evaluation.methods=[golden,backbone]")  # fmt: skip
     folder = outputs / "evaluate" / "turned"
     found = json.loads((folder / "summary.json").read_text())
     assert "acc_jud/world_reversed/tiny/golden/base4" in found
-    assert found["robustness/base8/signals_reversed"] == 6 * 8
-    assert found["robustness/base4/targets_reversed"] == 6
+    assert found["robustness/world_reversed/base8/signals_reversed"] == 6 * 8
+    assert found["robustness/world_reversed/base4/targets_reversed"] == 6
+    assert "acc_jud/world/tiny/golden/base4" in found
     changes = pd.read_parquet(folder / "completions" / "variations.parquet")
     assert sorted(changes["setting"].unique()) == ["base4", "base8", "streaming4+4"]
     assert set(map(len, changes.loc[changes["setting"] == "base4", "reversed_signals"])) == {4}
     # The golden description of the user who prefers the opposite.
-    verdicts = pd.read_parquet(folder / "completions" / "verdicts.parquet")
-    golden = verdicts[verdicts["method"] == "golden"].groupby("case_id")["description"].first()
+    said = pd.read_parquet(folder / "completions" / "descriptions.parquet")
+    said = said.query("benchmark == 'world_reversed' and method == 'golden'")
+    golden = said.groupby("case_id")["description"].first()
     plain = {case.case_id: case for case in read_split(only_run(outputs, "prepare"), "test")}
     for case_id, description in golden.items():
         stated = set(stated_poles(description))

@@ -4,7 +4,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from alignxplore_trl.reporting.charts import accuracy_chart, training_chart
+from alignxplore_trl.reporting.charts import (
+    accuracy_chart,
+    bar_panels,
+    curve_panels,
+    training_chart,
+)
 
 BLUE, ORANGE = (0x3B, 0x6F, 0xB5), (0xE0, 0x8A, 0x3C)
 
@@ -62,3 +67,20 @@ def test_training_curves_of_what_was_logged(tmp_path):
 def test_metrics_without_a_curve_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no row of the metrics holds any of reward, completions"):
         training_chart([{"step": 1, "loss": 2.0}], tmp_path / "training.png")
+
+
+def test_bars_of_a_panel_are_means_over_runs(tmp_path):
+    panels = {"accuracy": {"one": [20.0, 40.0], "two": [60.0, 60.0], "three": []}}
+    bar_panels(panels, tmp_path / "bars.png")
+    one, two = lengths(pixels(tmp_path / "bars.png"), BLUE)
+    assert two / one == pytest.approx(2, abs=0.03)
+
+
+def test_curves_of_a_panel_go_through_means(tmp_path):
+    curves = {"falls": {1: [10.0, 12.0], 3: [2.0]}, "rises": {3: [9.0], 1: [3.0], 5: []}}
+    curve_panels({"seconds": curves}, "rounds", tmp_path / "curves.png")
+    image = pixels(tmp_path / "curves.png")
+    for colour, direction in ((BLUE, 1), (ORANGE, -1)):
+        drawn = (image == colour).all(axis=2)[100:]  # below the legend
+        columns = [np.flatnonzero(column).mean() for column in drawn.T if column.any()]
+        assert direction * (columns[-8] - columns[8]) > 50

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from alignxplore_trl.signals import PreferenceCase
@@ -42,7 +42,7 @@ class UserDescription:
     dropped_signals: int = 0
     shortened_texts: int = 0
     prompt_tokens: int | None = None
-    seconds: float | None = None
+    seconds: float | None = field(default=None, compare=False)
 
     @classmethod
     def from_completion(

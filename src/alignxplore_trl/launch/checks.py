@@ -43,12 +43,14 @@ from alignxplore_trl.launch.config import (
     ServerJudgeSettings,
     ServerLanguageModelSettings,
     ServerTeacherSettings,
+    StudyConfig,
     SynthesizeConfig,
     VllmLanguageModelSettings,
     VplConfig,
     WorldData,
 )
 from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
+from alignxplore_trl.launch.studies import study_problems
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.training.credit import credit_problems
 
@@ -95,6 +97,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_judge(config.judge, 1, problems)
     if isinstance(config, InspectDataConfig):
         _check_inspection(config, problems)
+    if isinstance(config, StudyConfig):
+        problems.found += study_problems(config)
 
 
 # The least and the largest value of a key, where a recipe has it.

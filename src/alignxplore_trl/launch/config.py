@@ -541,6 +541,74 @@ class Serve:
 
 
 @dataclass(frozen=True)
+class StudyTraining:
+    """What is trained for a variant: up to which stage, in which setting, with which overrides."""
+
+    stage: Literal["cold_start", "rl"]
+    setting: Literal["base", "streaming"]
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class StudyVariant:
+    """One of the things a study compares, and the number it stands for on a curve over variants.
+
+    Without a training, it is a method of the evaluation that needs none.
+    """
+
+    training: StudyTraining | None
+    method: str
+    settings: list[str]
+    at: float | None
+
+
+@dataclass(frozen=True)
+class StudyEvaluation:
+    """How all variants of a study are scored."""
+
+    benchmarks: list[str]
+    overrides: list[str]
+
+
+StudyFigure = Literal[
+    "acc_jud",
+    "acc_gen",
+    "precision",
+    "recall",
+    "contradictions",
+    "well_formed",
+    "completion_tokens",
+    "description_tokens",
+    "prompt_tokens",
+    "dropped_signals",
+    "seconds",
+]
+
+
+@dataclass(frozen=True)
+class StudyRatio:
+    """A figure of one place over the same figure of another; places are `variant/setting`."""
+
+    figure: StudyFigure
+    of: str
+    to: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question that several trainings answer together."""
+
+    name: str
+    question: str
+    variants: dict[str, StudyVariant]
+    evaluation: StudyEvaluation
+    figures: list[StudyFigure]
+    curve: Literal["variants", "benchmarks", "settings"] | None
+    orderings: list[list[str]]
+    ratios: list[StudyRatio]
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """What every recipe has."""
 
@@ -639,6 +707,16 @@ class ResultsConfig(RecipeConfig):
 
 
 @dataclass(frozen=True)
+class StudyConfig(RecipeConfig):
+    """conf/study.yaml."""
+
+    seeds: list[int]
+    overrides: list[str]
+    document: str | None
+    study: Study
+
+
+@dataclass(frozen=True)
 class TinyModelsConfig(RecipeConfig):
     """conf/tiny_models.yaml."""
 
@@ -674,6 +752,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "evaluate": EvaluateConfig,
     "inspect_data": InspectDataConfig,
     "results": ResultsConfig,
+    "study": StudyConfig,
     "tiny_models": TinyModelsConfig,
     "serve_judge": ServeJudgeConfig,
     "serve_teacher": ServeTeacherConfig,

@@ -20,7 +20,7 @@ from alignxplore_trl.launch.compose import (
     missing_values,
     refused_overrides,
 )
-from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, read_values
+from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, StudyConfig, read_values
 from alignxplore_trl.launch.runs import (
     TAKE_WHAT_IS_THERE,
     make_command,
@@ -30,8 +30,9 @@ from alignxplore_trl.launch.runs import (
     stage_of,
     upstream_names,
 )
+from alignxplore_trl.launch.studies import commands_of
 from alignxplore_trl.launch.trainer_fields import check_trainer
-from alignxplore_trl.run.errors import Problems, user_errors_exit
+from alignxplore_trl.run.errors import Problems, UserError, user_errors_exit
 from alignxplore_trl.run.folder import (
     RunFolder,
     facts_of_source,
@@ -158,6 +159,8 @@ def checked(
         others = Problems()
         _read_and_check(CONFIGS[stage], resolve(stage, command, overrides), others)
         problems.found += [each for each in others.found if each not in problems.found]
+    if isinstance(config, StudyConfig) and not problems.found:
+        _check_commands(config, problems)
     _check_run_name(values["run_name"], problems)
     _check_upstream(values, command, overrides, problems)
     _check_file(values, problems)
@@ -185,6 +188,18 @@ def _read_and_check(
     if config is not None:
         check_config(config, problems)
     return config
+
+
+def _check_commands(config: StudyConfig, problems: Problems) -> None:
+    """All trainings and evaluations of a study, before the first of them takes its hours."""
+    for key, command in commands_of(config, config.seeds[0]):
+        others = Problems()
+        try:
+            values = resolve(command.recipe, command.recipe, command.overrides)
+            _read_and_check(CONFIGS[command.recipe], values, others)
+        except UserError as error:
+            others.found += error.problems
+        problems.found += [f"{key}: {each}" for each in others.found]
 
 
 def upstream_folder(config: RecipeConfig, key: str) -> Path:

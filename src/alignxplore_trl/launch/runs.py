@@ -37,7 +37,7 @@ OWN_KEYS = (
 # Recipes that do with those earlier runs that are finished.
 TAKE_WHAT_IS_THERE = ("evaluate", "inspect_data")
 # Keys that a name spells out, and groups that say where a run is kept and shown.
-_SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "seed")
+_SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "study", "seed")
 _NEUTRAL = ("tracking", "paths", "run_name")
 # What a policy is called before its setting (rl_only_base4): the stage that makes it, and its own
 # values of that stage's keys. The first that fits a run names it.
@@ -76,8 +76,8 @@ def overrides_for(stage: str, recipe: str, overrides: Sequence[str]) -> tuple[st
 def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] = ()) -> str:
     """The name of a run: `run_name` if given, else made from the configuration.
 
-    It spells out scale, setting, signals, data, reward and seed, and ends in a hash of every other
-    difference from what these choices alone give, if there is one.
+    It spells out scale, setting, signals, data, reward, study and seed, and ends in a hash of every
+    other difference from what these choices alone give, if there is one.
 
     Args:
         recipe: the recipe.
@@ -96,7 +96,7 @@ def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] =
     parts = [values["scale"]["name"]]
     if "setting" in values:
         parts += [values["setting"]["name"], f"signals{values['setting']['signals']}"]
-    parts += [values[group]["name"] for group in ("data", "reward") if group in values]
+    parts += [values[group]["name"] for group in ("data", "reward", "study") if group in values]
     parts.append(f"seed{values['seed']}")
     if differences or policies:
         text = json.dumps([differences, list(policies)], sort_keys=True)
@@ -137,16 +137,29 @@ def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[
 def make_command(key: str, recipe: str, command: str, overrides: Sequence[str]) -> str:
     """The make command that makes the run a recipe takes up under `upstream.<key>`."""
     stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
+    telling = [
+        each
+        for each in stage_overrides
+        if _top_key(each) not in _NEUTRAL or override_key(each) in _MAKE_VARIABLES
+    ]
+    words = [
+        f'ARGS="{word.removeprefix("ARGS=")}"' if word.startswith("ARGS=") else word
+        for word in make_arguments(stage, telling)
+    ]
+    return " ".join(["make", *words])
+
+
+def make_arguments(stage: str, overrides: Sequence[str]) -> list[str]:
+    """Target and variables of the make command that runs a stage with its overrides."""
     variables, rest = [], []
-    for override in stage_overrides:
+    for override in overrides:
         name, value = override_key(override), override.partition("=")[2]
         if name in _MAKE_VARIABLES:
             variables.append(f"{_MAKE_VARIABLES[name]}={value}")
-        elif _top_key(override) not in _NEUTRAL:
+        else:
             rest.append(override)
     target = {"prepare": "data", "cold_start": "cold-start"}.get(stage, stage)
-    arguments = [f'ARGS="{" ".join(rest)}"'] if rest else []
-    return " ".join(["make", target, *variables, *arguments])
+    return [target, *variables, *([f"ARGS={' '.join(rest)}"] if rest else [])]
 
 
 def stage_of(key: str) -> str:

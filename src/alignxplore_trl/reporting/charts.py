@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from alignxplore_trl.evaluation.judge_quality import CalibrationBin, JudgeQuality
@@ -146,6 +148,61 @@ def training_chart(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    _save(chart, path)
+
+
+def bar_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Bars side by side in panels: the mean of several runs, and a dot for each of them.
+
+    Args:
+        panels: title -> row -> one value per run; a row without values has no bar.
+        path: the PNG file to write.
+    """
+    rows = list(dict.fromkeys(row for bars in panels.values() for row in bars))
+    chart = Chart(figsize=(3.5 + 3 * len(panels), 1 + 0.42 * len(rows)), layout="constrained")
+    all_axes = chart.subplots(1, len(panels), squeeze=False)[0]
+    for number, (axes, (title, bars)) in enumerate(zip(all_axes, panels.items(), strict=True)):
+        for place, row in enumerate(rows):
+            if values := bars.get(row):
+                axes.barh(place, fmean(values), 0.7, color=_COLOURS[0])
+                axes.plot(values, [place] * len(values), "o", color="black", markersize=4)
+        axes.set_title(title, fontsize=11)
+        axes.set_yticks(range(len(rows)), [_label(row) for row in rows] if number == 0 else [])
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    _save(chart, path)
+
+
+def curve_panels(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], across: str, path: Path
+) -> None:
+    """Curves side by side in panels: the mean of several runs, and a dot for each of them.
+
+    Args:
+        panels: title -> line -> where on the x-axis -> one value per run.
+        across: what the x-axis shows.
+        path: the PNG file to write.
+    """
+    lines = list(dict.fromkeys(line for panel in panels.values() for line in panel))
+    colours = {line: _COLOURS[number % len(_COLOURS)] for number, line in enumerate(lines)}
+    chart = Chart(figsize=(4 * len(panels), 3.4), layout="constrained")
+    all_axes = chart.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+        for line, points in curves.items():
+            known = {x: values for x, values in sorted(points.items()) if values}
+            axes.plot(list(known), [fmean(each) for each in known.values()], color=colours[line])
+            for x, values in known.items():
+                axes.plot([x] * len(values), values, "o", color=colours[line], markersize=3.5)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel(across)
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    if len(lines) > 1:
+        handles = [Line2D([], [], color=colours[line]) for line in lines]
+        chart.legend(handles, lines, loc="outside upper left", ncols=len(lines), frameon=False)
     _save(chart, path)
 
 

@@ -44,7 +44,7 @@ def accuracy_table(
         shown = {"any": next(iter(cells.values()))} if same else cells
         rows += [[row[0], setting, *row[1:]] for setting, row in shown.items()]
     headers = ["method", "setting", *judges, *_SHARES.values(), "tokens"]
-    table = _render(rows, headers, style)
+    table = render_table(rows, headers, style)
     return f"{table}\n\n{_legend(figures, benchmark, style)}"
 
 
@@ -90,7 +90,7 @@ def difference_table(
         rows.append([comparison_name(key), key.judge, *cells, *means])
     means = [f"mean of {len(figures)}"] if len(figures) > 1 else []
     return (
-        _render(rows, ["accuracy of", "judge", *figures, *means], style)
+        render_table(rows, ["accuracy of", "judge", *figures, *means], style)
         + "\n\n"
         + _note(
             "Paired differences over the same cases, in percentage points with 95 % interval.",
@@ -122,7 +122,7 @@ def judge_table(qualities: Mapping[str, JudgeQuality], judge: str, without_descr
     if without_description:
         notes += f" The true description of {without_description} cases isn't known."
     headers += ["questions/s", "ms (95 %)"]
-    return f"{_render(rows, headers, 'plain')}\n\n{_note(notes, 'plain')}"
+    return f"{render_table(rows, headers, 'plain')}\n\n{_note(notes, 'plain')}"
 
 
 def _judge_row(method: str, quality: JudgeQuality) -> list[str]:
@@ -224,7 +224,7 @@ def _points_with_interval(figure: Figure) -> str:
     return f"{_points(figure.value)} ({_points(figure.low)} to {_points(figure.high)})"
 
 
-def _render(rows: Sequence[Sequence[str]], headers: Sequence[str], style: TableStyle) -> str:
+def render_table(rows: Sequence[Sequence[str]], headers: Sequence[str], style: TableStyle) -> str:
     """Columns as wide as their widest cell, the first two to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     lines = [
