@@ -33,7 +33,7 @@ def recipe_with(group: str) -> str:
 
 
 def test_the_number_of_files_is_known() -> None:
-    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 11
+    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 12
     assert len(choices()) == 52
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 6
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 2

@@ -74,6 +74,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
         ("rl", ["prepare", "synthesize", "cold_start", "rl"]),
         ("rl-streaming", ["prepare", "synthesize", "cold_start", "rl", "evaluate"]),
         ("evaluate", ["prepare", "evaluate"]),
+        ("report", ["report"]),
         ("results", ["results"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
