@@ -18,8 +18,9 @@ from alignxplore_trl.evaluation.judge_quality import CalibrationBin, JudgeQualit
 from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
 from alignxplore_trl.text.budget import shorten
 
-# A blue and an orange that stay apart for colour-blind readers and in grey print, then two more.
-COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f")
+# A blue and an orange that stay apart for colour-blind readers and in grey print, then four more.
+# All can be read on a light and on a dark ground.
+COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f", "#c0564f", "#4a9aa5")
 _GREY = "#666666"
 
 TRAINING_CURVES: Mapping[str, str] = {
@@ -53,10 +54,18 @@ class Panel:
     is_share: bool = False
 
 
-def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> None:
-    """Bars of accuracy, one group per method and setting, one bar per judge, with 95 % intervals.
+def accuracy_chart(
+    summary: Mapping[str, Any], benchmark: str, path: Path, spread: str = "95 % interval"
+) -> None:
+    """Bars of accuracy, one group per method and setting, one bar per judge, with their intervals.
 
     A dashed line marks chance. Methods stand in the order of the summary, from top to bottom.
+
+    Args:
+        summary: holds the accuracies, with `/low` and `/high`.
+        benchmark: whose accuracies are drawn.
+        path: the file to write.
+        spread: says what lies between low and high.
 
     Raises:
         ValueError: the summary has no accuracy for this benchmark.
@@ -86,7 +95,7 @@ def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> No
     axes.set_xlim(0, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("Cases in which the judge picks the right reply (95 % interval)")
+    axes.set_xlabel(f"Cases in which the judge picks the right reply ({spread})")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     chart.legend(
@@ -213,7 +222,7 @@ def line_chart(panels: Sequence[Panel], path: Path, measured: str) -> None:
         path: the file to write.
         measured: says what the number is.
     """
-    chart = Chart(figsize=(4 * len(panels), 3.7), layout="constrained")
+    chart = Chart(figsize=(max(6.5, 4 * len(panels)), 4), layout="constrained")
     for axes, panel in zip(chart.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, line in enumerate(panel.lines):
             _line(axes, line, COLOURS[number % len(COLOURS)])
@@ -246,7 +255,13 @@ def _line(axes: Axes, line: Line, colour: str) -> None:
 
 def _legend_above(chart: Chart, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    chart.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
+    chart.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=2 if len(chart.axes) == 1 else 3,
+        frameon=False,
+    )
 
 
 def balance_chart(
@@ -313,7 +328,7 @@ def share_chart(
         groups: rows by what they stand for (such as rounds), each a name and its share; a share
             that isn't known has its row, but no dot.
         path: the file to write.
-        measured: says what the shares are of.
+        measured: says what the shares are of, and what their intervals are.
 
     Raises:
         ValueError: no share is known.
@@ -335,7 +350,7 @@ def share_chart(
     axes.set_xlim(-0.02, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel(f"{measured} (95 % interval)")
+    axes.set_xlabel(measured)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -17,14 +17,15 @@ _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Black and white of a chart follow the page: its text, its ground.
 _FOLLOWS_PAGE = ((": #000000", ": currentColor"), (": #ffffff", ": var(--ground)"))
 # The part of a chart's width that stays readable on a narrow screen; the rest is scrolled to.
-_LEAST_WIDTH = 0.85
+_LEAST_WIDTH = 0.65
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph, and what it begins with in bold letters."""
 
     text: str
+    lead: str = ""
     kind: Literal["text"] = "text"
 
 

@@ -64,6 +64,8 @@ _BETTER, _WORSE, _EVEN = " ▲", " ▼", " ≈"
 # A chart of more bars than these isn't shown before it is asked for.
 _BARS_AT_ONCE = 24
 _GAPS_SHOWN = 8
+# As many as a chart has colours.
+_LINES_SHOWN = 6
 _CURVES: Mapping[str, str] = {
     "reward": "Reward",
     "completions/mean_length": "Completion length (tokens)",
@@ -225,8 +227,8 @@ def efficiency(evaluations: Evaluations) -> Section:
             "and tokens are those of the last round, per case."
         )
     ]
-    shown = {name.method for name in evaluations.methods}
-    drawn = {name: keys for name, keys in lines.items() if name.method in shown and len(keys) > 1}
+    several = [name for name, keys in lines.items() if len(keys) > 1]
+    drawn = {name: lines[name] for name in _drawn(evaluations, several)}
     if drawn:
         titles = {"acc_jud": f"Accuracy ({judge})", "seconds": "Seconds per case",
                   "prompt_tokens": "Prompt tokens"}  # fmt: skip
@@ -279,11 +281,9 @@ def drift(evaluations: Evaluations) -> Section:
             )
             for name in names
         }
-        shown = {name.method for name in evaluations.methods}
         lines = [
-            Line(f"{name.method} {name.setting}", found[name], "streaming" in name.setting)
-            for name in names
-            if name.method in shown
+            Line(" ".join(name), found[name], dashed=not name.setting.startswith("streaming"))
+            for name in _drawn(evaluations, names)
         ]
         if lines:
             says = f"Accuracy on {family} against the number of reversed signals."
@@ -370,7 +370,8 @@ def groups(evaluations: Evaluations) -> Section:
     }
     if shares:
         says = f"Accuracy by group where the gap is widest, {next(iter(shares))}."
-        chart = partial(share_chart, shares, measured=f"Accuracy under {judge}")
+        spread = _range_in_words(len(evaluations.finished))
+        chart = partial(share_chart, shares, measured=f"Accuracy under {judge} ({spread})")
         blocks.append(draw(evaluations.charts, "groups", says, chart))
     for benchmark in evaluations.benchmarks:
         own = pooled[pooled.benchmark == benchmark]
@@ -494,7 +495,13 @@ def _accuracy_chart(evaluations: Evaluations, benchmark: str, rows: int) -> Bloc
         for end, value in (("", figure.value), ("/low", figure.low), ("/high", figure.high))
     }
     says = f"Bars of the accuracies on {benchmark}, with their ranges; the table has the numbers."
-    chart = draw(evaluations.charts, "accuracy", says, partial(accuracy_chart, pooled, benchmark))
+    spread = _range_in_words(len(evaluations.finished))
+    chart = draw(
+        evaluations.charts,
+        "accuracy",
+        says,
+        partial(accuracy_chart, pooled, benchmark, spread=spread),
+    )
     return Fold("as a chart", [chart], is_open=rows <= _BARS_AT_ONCE)
 
 
@@ -601,6 +608,14 @@ def _ends_of_curves(
                 ends = [sum(part) / tenth for part in (values[:tenth], values[-tenth:])]
                 rows.append([label, title, *(f"{end:.3g}" for end in ends)])
     return Table(["run", "", "first tenth", "last tenth"], rows)
+
+
+def _drawn(evaluations: Evaluations, names: Sequence[MethodSetting]) -> list[MethodSetting]:
+    """Those of several methods that fit into a chart: the ones shown one by one, then policies."""
+    shown = {name.method for name in evaluations.methods}
+    policies = [name for name in names if name.method.startswith("rl_")]
+    ordered = [*(name for name in names if name.method in shown), *policies]
+    return list(dict.fromkeys(ordered))[:_LINES_SHOWN]
 
 
 def _cost_line(

@@ -24,7 +24,8 @@ class ShownVerdict:
     Attributes:
         judge: its name.
         outcome: whether it picked the reply that the user preferred.
-        detail: how sure it was, in words; empty where it gave no number.
+        detail: a judge's probability of that reply, or by how much the description makes it
+            likelier than the other one; empty where there is no number.
     """
 
     judge: str
@@ -147,8 +148,8 @@ def _verdict(row: Mapping[str, Any]) -> ShownVerdict:
     outcomes: Mapping[float | None, Outcome] = {None: "unanswered", 1.0: "right", 0.0: "wrong"}
     detail = ""
     if row["p_correct"] is not None:
-        detail = f"{100 * row['p_correct']:.0f} % for the reply the user chose"
+        detail = f"{100 * row['p_correct']:.0f} %"
     elif row["margin"] is not None:
-        detail = f"the description speaks for the reply the user chose by {row['margin']:+.2f} nats"
+        detail = f"{row['margin']:+.2f} nats"
     judge = row["judge"] if row["metric"] == "acc_jud" else f"{row['judge']} (generator)"
     return ShownVerdict(judge, outcomes[row["correct"]], detail)

@@ -180,7 +180,7 @@ def synthesis_card(
         "Counts": _table(["what", "count"], count_rows) or ["Nothing else was counted."],
     }
     chart_of = {
-        "Verification by round": ("acceptance.png", "Verified candidates"),
+        "Verification by round": ("acceptance.png", "Verified candidates (95 % interval)"),
         "Lengths": ("lengths.png", "Tokens of completions"),
         "Margins": ("scores.png", "Scores of the verification"),
     }

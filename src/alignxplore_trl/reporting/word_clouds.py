@@ -45,6 +45,7 @@ def word_cloud(words: Counter[str], name: str, folder: Path) -> Drawing:
         mode="RGBA",
         background_color=None,
         prefer_horizontal=1.0,
+        relative_scaling=1.0,
         random_state=0,
         color_func=_colour,
     ).generate_from_frequencies(words)
