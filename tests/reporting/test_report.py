@@ -18,6 +18,7 @@ from alignxplore_trl.data.world import World
 from alignxplore_trl.evaluation.scoring import MethodSetting
 from alignxplore_trl.reporting import report_sections
 from alignxplore_trl.reporting.evaluations import (
+    Evaluations,
     open_evaluations,
     read_methods,
     signals_read,
@@ -32,7 +33,6 @@ from alignxplore_trl.reporting.pages import (
     visible,
 )
 from alignxplore_trl.reporting.report import Report, make_report, render_html, render_markdown
-from alignxplore_trl.reporting.report_sections import Evaluations
 from alignxplore_trl.reporting.sampled_cases import sample_cases
 from alignxplore_trl.reporting.tables import Table
 from alignxplore_trl.reporting.word_clouds import count_words, word_cloud

@@ -117,6 +117,31 @@ class FinishedEvaluation:
         return self.folder / "completions" / f"{name}.parquet"
 
 
+@dataclass(frozen=True)
+class Evaluations:
+    """What all sections are made from.
+
+    Attributes:
+        finished: the evaluations, one per seed.
+        methods: those whose descriptions and cases are shown one by one.
+        charts: the folder of the PNG files.
+    """
+
+    finished: Sequence[FinishedEvaluation]
+    methods: Sequence[MethodSetting]
+    charts: Path
+
+    @property
+    def figures(self) -> list[Figures]:
+        """The figures of each evaluation."""
+        return figures_of(self.finished)
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """All of them, the most important one first."""
+        return benchmarks_of(self.figures)
+
+
 _REMEDY = "the evaluation was made by another version: delete its folder, and evaluate again"
 
 
@@ -170,6 +195,11 @@ def mean_figure(figures: Sequence[Figures], key: FigureKey) -> Figure:
         return found[0]
     values = [figure.value for figure in found if figure.value is not None]
     return Figure(mean_of(found), min(values, default=None), max(values, default=None))
+
+
+def range_in_words(seeds: int) -> str:
+    """What lies between the low and the high of a figure over so many evaluations."""
+    return "95 % interval" if seeds == 1 else f"lowest and highest of {seeds} seeds"
 
 
 def stages_of(figures: Sequence[Figures], benchmark: str) -> dict[str, MethodSetting]:

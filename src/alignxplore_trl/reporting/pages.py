@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,17 +104,7 @@ def visible(text: str) -> str:
 
 def render_template(template: str, **values: Any) -> str:
     """A template of this folder; in HTML every value but `Markup` is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(["html.jinja", "html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["visible"] = visible
-    environment.filters["markdown"] = _markdown
-    environment.filters["fence"] = _fence
-    return environment.get_template(template).render(values)
+    return _environment().get_template(template).render(values)
 
 
 def draw(folder: Path, name: str, says: str, chart: Callable[[Path], None]) -> Drawing:
@@ -149,6 +140,21 @@ def svg_for_page(svg: str, name: str) -> Markup:
     assert width is not None
     least = f'style="min-width: {_LEAST_WIDTH * float(width[1]):.0f}pt" '
     return Markup(body.replace("<svg ", f'<svg aria-hidden="true" {least}', 1))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    environment.filters["markdown"] = _markdown
+    environment.filters["fence"] = _fence
+    return environment
 
 
 def _shown(char: str) -> str:

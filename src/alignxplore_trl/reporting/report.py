@@ -11,13 +11,14 @@ from pathlib import Path
 from alignxplore_trl.evaluation.scoring import MethodSetting
 from alignxplore_trl.reporting import report_sections
 from alignxplore_trl.reporting.evaluations import (
+    Evaluations,
     FinishedEvaluation,
     benchmarks_of,
     figures_of,
     read_methods,
 )
+from alignxplore_trl.reporting.group_section import groups
 from alignxplore_trl.reporting.pages import Section, render_template
-from alignxplore_trl.reporting.report_sections import Evaluations
 from alignxplore_trl.reporting.responsible_use import responsible_use
 from alignxplore_trl.reporting.sampled_cases import SampledCase, sample_cases
 
@@ -85,7 +86,7 @@ def make_report(
         report_sections.efficiency(found),
         report_sections.drift(found),
         report_sections.calibration(found, bins),
-        report_sections.groups(found),
+        groups(found),
         report_sections.win_rates(found),
         report_sections.words(found),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,16 @@ from alignxplore_trl.reporting.charts import (
     accuracy_chart,
     calibration_chart,
     line_chart,
-    share_chart,
     training_chart,
 )
 from alignxplore_trl.reporting.evaluations import (
+    Evaluations,
     Figures,
-    FinishedEvaluation,
-    benchmarks_of,
-    figures_of,
     judges_of,
     mean_figure,
     methods_of,
     over_number,
+    range_in_words,
     signals_read,
     stages_of,
 )
@@ -46,7 +44,7 @@ from alignxplore_trl.reporting.pages import (
     draw,
     missing,
 )
-from alignxplore_trl.reporting.results import Figure, FigureKey, names_of
+from alignxplore_trl.reporting.results import FigureKey, names_of
 from alignxplore_trl.reporting.tables import (
     ABSENT,
     Table,
@@ -63,7 +61,6 @@ _LEVEL = 0.05
 _BETTER, _WORSE, _EVEN = " ▲", " ▼", " ≈"
 # A chart of more bars than these isn't shown before it is asked for.
 _BARS_AT_ONCE = 24
-_GAPS_SHOWN = 8
 # As many as a chart has colours.
 _LINES_SHOWN = 6
 _CURVES: Mapping[str, str] = {
@@ -83,31 +80,6 @@ _COST: Mapping[str, str] = {
 }
 # What isn't for readers of a report: folders and addresses of the machines it was made on.
 _PRIVATE = ("paths", "tracking", "server")
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """What all sections are made from.
-
-    Attributes:
-        finished: the evaluations, one per seed.
-        methods: those whose descriptions and cases are shown one by one.
-        charts: the folder of the PNG files.
-    """
-
-    finished: Sequence[FinishedEvaluation]
-    methods: Sequence[MethodSetting]
-    charts: Path
-
-    @property
-    def figures(self) -> list[Figures]:
-        """The figures of each evaluation."""
-        return figures_of(self.finished)
-
-    @property
-    def benchmarks(self) -> list[str]:
-        """All of them, the most important one first."""
-        return benchmarks_of(self.figures)
 
 
 def results(evaluations: Evaluations, reference: str) -> Section:
@@ -132,7 +104,7 @@ def results(evaluations: Evaluations, reference: str) -> Section:
 def comparisons(evaluations: Evaluations) -> Section:
     """The paired differences that the evaluation was asked for, with both tests."""
     title = "Paired comparisons"
-    figures, folds = evaluations.figures, []
+    figures, folds = evaluations.figures, list[Block]()
     for benchmark in evaluations.benchmarks:
         rows = []
         for metric, kind in (("acc_jud", ""), ("acc_gen", " (gen.)")):
@@ -335,52 +307,6 @@ def calibration(evaluations: Evaluations, bins: int) -> Section:
     return Section("calibration", "Calibration of the judges", [chart, table])
 
 
-def groups(evaluations: Evaluations) -> Section:
-    """How much accuracy differs between the users of a dimension's poles."""
-    title = "Accuracy by attribute group"
-    frames = [each.table("groups").to_pandas() for each in evaluations.finished]
-    found = pd.concat([frame for frame in frames if len(frame)] or frames[:1])
-    if found.empty:
-        return missing(
-            "groups",
-            title,
-            "No group was evaluated: groups are made of users' true directions, which the source "
-            "of these cases doesn't know.",
-        )
-    found = found[found.metric == "acc_jud"]
-    unknown = sum(
-        each.table("cases", ["directions"]).to_pandas().directions.isin(["null"]).sum()
-        for each in evaluations.finished
-    )
-    blocks: list[Block] = [
-        Text(
-            "A group is the users who prefer one pole of a dimension. A method that serves one "
-            "pole worse than the other is biased against those users; with few cases, a gap may be "
-            f"chance, so look at the intervals. {unknown} cases without known directions are in "
-            "no group."
-        )
-    ]
-    pooled = _pooled(found)
-    judge = judges_of(evaluations.figures)[0]
-    main = pooled[(pooled.benchmark == evaluations.benchmarks[0]) & (pooled.judge == judge)]
-    shares = {
-        f"{method} {setting}": rows
-        for method, setting in evaluations.methods[-1:]
-        if (rows := _widest(main[(main.method == method) & (main.setting == setting)]))
-    }
-    if shares:
-        says = f"Accuracy by group where the gap is widest, {next(iter(shares))}."
-        spread = _range_in_words(len(evaluations.finished))
-        chart = partial(share_chart, shares, measured=f"Accuracy under {judge} ({spread})")
-        blocks.append(draw(evaluations.charts, "groups", says, chart))
-    for benchmark in evaluations.benchmarks:
-        own = pooled[pooled.benchmark == benchmark]
-        if len(own):
-            table = Numbers(_gap_table(own))
-            blocks.append(Fold(benchmark, [table], is_open=benchmark == evaluations.benchmarks[0]))
-    return Section("groups", title, blocks)
-
-
 def win_rates(evaluations: Evaluations) -> Section:
     """How often a judge that knows the user prefers the reply written under one description."""
     title = "Win rates"
@@ -407,7 +333,7 @@ def win_rates(evaluations: Evaluations) -> Section:
     note = (
         "A model writes a reply under the description of each of two methods, and a judge that is "
         "told the user's true preference says which is better, in both orders. In %, with its "
-        f"{_range_in_words(len(figures))}; above 50, the first method wins."
+        f"{range_in_words(len(figures))}; above 50, the first method wins."
     )
     headers = ["reply of", "benchmark", "judge", "wins", "ties", "cases"]
     return Section("win-rates", title, [Numbers(Table(headers, rows, note, names=3))])
@@ -495,7 +421,7 @@ def _accuracy_chart(evaluations: Evaluations, benchmark: str, rows: int) -> Bloc
         for end, value in (("", figure.value), ("/low", figure.low), ("/high", figure.high))
     }
     says = f"Bars of the accuracies on {benchmark}, with their ranges; the table has the numbers."
-    spread = _range_in_words(len(evaluations.finished))
+    spread = range_in_words(len(evaluations.finished))
     chart = draw(
         evaluations.charts,
         "accuracy",
@@ -566,16 +492,12 @@ def _comparison_row(figures: Sequence[Figures], key: FigureKey, judge: str) -> l
 def _comparison_note(seeds: int) -> str:
     return (
         "Differences of accuracy on the same cases, in percentage points, with their "
-        f"{_range_in_words(seeds)}. p: McNemar's exact test and the paired t-test, as they are and "
+        f"{range_in_words(seeds)}. p: McNemar's exact test and the paired t-test, as they are and "
         "corrected (Holm) for all comparisons of that judge and benchmark"
         + ("; one value per seed." if seeds > 1 else ".")
         + " Both tests take cases as independent of each other; the interval of the difference "
         "doesn't: it draws whole users."
     )
-
-
-def _range_in_words(seeds: int) -> str:
-    return "95 % interval" if seeds == 1 else f"lowest and highest of {seeds} seeds"
 
 
 def _p_values(figures: Sequence[Figures], key: FigureKey) -> str:
@@ -632,62 +554,6 @@ def _cost_line(
 
 def _reversed_signals(benchmark: str) -> int:
     return int(benchmark.rpartition("_drift")[2])
-
-
-def _pooled(found: pd.DataFrame) -> pd.DataFrame:
-    """Groups over all evaluations: mean accuracy, all cases; of several the lowest and highest."""
-    by = ["benchmark", "judge", "method", "setting", "dimension", "pole"]
-    several = found.groupby(by, sort=False)
-    return several.agg(
-        cases=("cases", "sum"),
-        accuracy=("accuracy", "mean"),
-        low=("accuracy", "min"),
-        high=("accuracy", "max"),
-        low_of_one=("low", "first"),
-        high_of_one=("high", "first"),
-        evaluations=("accuracy", "size"),
-    ).reset_index().assign(
-        low=lambda rows: rows.low.where(rows.evaluations > 1, rows.low_of_one),
-        high=lambda rows: rows.high.where(rows.evaluations > 1, rows.high_of_one),
-    )  # fmt: skip
-
-
-def _gaps(own: pd.DataFrame) -> list[tuple[float, str, pd.Series, pd.Series]]:
-    """Of one method: gap, dimension, and its worst and best served pole, widest gap first."""
-    gaps = []
-    for dimension, poles in own.dropna(subset=["accuracy"]).groupby("dimension", sort=False):
-        if len(poles) > 1:
-            ordered = poles.sort_values("accuracy")
-            worst, best = ordered.iloc[0], ordered.iloc[-1]
-            gaps.append((float(best.accuracy - worst.accuracy), str(dimension), worst, best))
-    return sorted(gaps, key=lambda gap: -gap[0])
-
-
-def _widest(own: pd.DataFrame) -> list[tuple[str, Figure]]:
-    return [
-        (f"{dimension}: {pole.pole}", Figure(pole.accuracy, pole.low, pole.high))
-        for _, dimension, *poles in _gaps(own)[:_GAPS_SHOWN]
-        for pole in poles
-    ]
-
-
-def _gap_table(own: pd.DataFrame) -> Table:
-    rows = []
-    for place, group in own.groupby(["method", "setting", "judge"], sort=False):
-        gaps = _gaps(group)
-        if gaps:
-            gap, dimension, worst, best = gaps[0]
-            mean = sum(each[0] for each in gaps) / len(gaps)
-            poles = [f"{pole.pole} {_with_cases(pole)}" for pole in (worst, best)]
-            rows.append([*map(str, place), dimension, *poles, points(gap), points(mean)])
-    headers = ["method", "setting", "judge", "widest gap", "served worst", "served best", "gap",
-               "mean gap"]  # fmt: skip
-    note = "Accuracy in % with its range and the number of cases; gaps in percentage points."
-    return Table(headers, rows, note, names=6)
-
-
-def _with_cases(pole: pd.Series) -> str:
-    return f"{with_range([Figure(pole.accuracy, pole.low, pole.high)])}, {int(pole.cases)} cases"
 
 
 def _left_out(evaluations: Evaluations, benchmark: str) -> Table:
