@@ -138,8 +138,8 @@ def training(evaluations: Evaluations, runs: Mapping[str, Mapping[str, Path]]) -
         return missing(
             "training",
             title,
-            "No trained policy was evaluated; `make rl` or `make rl-streaming` trains one, and "
-            "`make evaluate` then takes it up.",
+            "No trained policy was evaluated; make rl or make rl-streaming trains one, and "
+            "make evaluate then takes it up.",
         )
     shown = {name.method for name in evaluations.methods}
     folds: list[Block] = []
@@ -230,8 +230,8 @@ def drift(evaluations: Evaluations) -> Section:
         return missing(
             "drift",
             title,
-            "No drift benchmarks in this evaluation; `make evaluate "
-            "BENCHMARKS=world,world_drift2,world_drift4,world_drift6` adds them.",
+            "No drift benchmarks in this evaluation; make evaluate "
+            "BENCHMARKS=world,world_drift2,world_drift4,world_drift6 adds them.",
         )
     judge = judges_of(figures)[0]
     blocks: list[Block] = [
