@@ -84,8 +84,8 @@ OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
 OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
-.PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate results study \
-	tiny-models serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
+.PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate report results \
+	study tiny-models serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
@@ -166,6 +166,10 @@ evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are t
 	$(PYTHON) recipes/prepare.py --for evaluate $(EVALUATE) $(NAMED)
 	$(if $(filter command,$(origin LAUNCH)),$(ACCELERATE),$(PYTHON)) recipes/evaluate.py $(EVALUATE) $(NAMED)
 
+report: $(VENV)/stamp ## A page about an evaluation: report.html, and report.md with its pictures
+	$(call only,$(OF_DATA) JUDGE)
+	$(PYTHON) recipes/report.py $(PREPARE) $(NAMED)
+
 judge-report: $(VENV)/stamp ## What the judge is worth, before anything is trained against it
 	$(call only,$(OF_DATA) JUDGE)
 	$(PYTHON) recipes/prepare.py --for judge_report $(PREPARE) $(NAMED)
@@ -200,6 +204,7 @@ CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
 CONFIG_OF_synthesize = $(filter-out scale=%,$(SYNTHESIZE))
 CONFIG_OF_evaluate = $(filter-out scale=%,$(EVALUATE))
+CONFIG_OF_report = $(CONFIG_STAGE)
 CONFIG_OF_judge_report = $(CONFIG_STAGE)
 CONFIG_OF_vpl = $(CONFIG_STAGE)
 CONFIG_OF_inspect_data = $(CONFIG_STAGE)

@@ -30,7 +30,7 @@ def main(config: EvaluateConfig, folder: RunFolder) -> None:
         read_benchmarks,
         trained_of,
     )
-    from alignxplore_trl.reporting.evaluation import EvaluationFiles
+    from alignxplore_trl.reporting.evaluation_files import EvaluationFiles
     from alignxplore_trl.text.rendering import PromptSet
 
     asked = config.evaluation

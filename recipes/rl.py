@@ -97,7 +97,8 @@ def main(config: RLConfig, folder: RunFolder) -> None:
     )
     figures = train_and_save(trainer, tokenizer, folder)
     if is_main_process():
-        training_chart(read_metrics(folder.metrics), folder.path / "curves.png")
+        metrics = {config.run_name: read_metrics(folder.metrics)}
+        training_chart(metrics, folder.path / "curves.png")
     folder.finish({f"data/{name}": count for name, count in data.counts.items()} | figures)
 
 

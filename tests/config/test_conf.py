@@ -28,13 +28,18 @@ def choices() -> list[tuple[str, str]]:
 
 
 def recipe_with(group: str) -> str:
-    owners = {"trainer/cold_start": "cold_start", "serve": "serve_judge", "vpl": "vpl", "study": "study"}
+    owners = {
+        "trainer/cold_start": "cold_start",
+        "serve": "serve_judge",
+        "vpl": "vpl",
+        "study": "study",
+    }
     owners |= {"teacher": "synthesize", "verification": "synthesize", "language_model": "evaluate"}
     return owners.get(group, "rl")
 
 
 def test_the_number_of_files_is_known() -> None:
-    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 13
+    assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 14
     assert len(choices()) == 68
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 6
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 2

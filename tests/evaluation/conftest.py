@@ -11,7 +11,7 @@ from alignxplore_trl.baselines.longer_reply import LongerReply
 from alignxplore_trl.baselines.null import Null
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.data.world import OPPOSITE, POLE_OF_WORDING, World, describe, stated_poles
-from alignxplore_trl.evaluation.scoring import MethodSetting
+from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.judging.generator import Continuation
 from alignxplore_trl.judging.measurements import Measurements

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from alignxplore_trl.baselines.golden import Golden
 from alignxplore_trl.baselines.protocol import UserDescription
 from alignxplore_trl.evaluation.controls import of_another_user
-from alignxplore_trl.evaluation.scoring import MethodSetting, score
+from alignxplore_trl.evaluation.methods import MethodSetting
+from alignxplore_trl.evaluation.scoring import score
 from alignxplore_trl.signals import Comparison, PreferenceCase
 from alignxplore_trl.text.parsing import FormatProblem
 

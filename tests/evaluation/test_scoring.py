@@ -10,7 +10,8 @@ import pytest
 from alignxplore_trl.baselines.golden import Golden
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.data.world import OPPOSITE, describe
-from alignxplore_trl.evaluation.scoring import MethodSetting, is_correct, score
+from alignxplore_trl.evaluation.methods import MethodSetting
+from alignxplore_trl.evaluation.scoring import is_correct, score
 from alignxplore_trl.judging.generator import LocalGenerator
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.rewards.generated import GeneratedReward

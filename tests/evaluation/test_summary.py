@@ -19,7 +19,8 @@ from alignxplore_trl.evaluation.files import (
     write_verdicts,
 )
 from alignxplore_trl.evaluation.groups import FEWEST_CASES, accuracy_by_group
-from alignxplore_trl.evaluation.scoring import MethodSetting, score
+from alignxplore_trl.evaluation.methods import MethodSetting
+from alignxplore_trl.evaluation.scoring import score
 from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
 from alignxplore_trl.evaluation.summary import summarise
 from alignxplore_trl.reporting.charts import accuracy_chart

@@ -16,8 +16,8 @@ from alignxplore_trl.baselines.golden import Golden
 from alignxplore_trl.baselines.null import Null
 from alignxplore_trl.baselines.protocol import UserDescription
 from alignxplore_trl.data.world import World
+from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.evaluation.replies import Reply, write_replies
-from alignxplore_trl.evaluation.scoring import MethodSetting
 from alignxplore_trl.evaluation.win_rate import (
     ComparedReplies,
     compare_replies,

@@ -78,6 +78,7 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
         ("rl-streaming", ["prepare", "synthesize", "cold_start", "rl", "evaluate"]),
         ("vpl", ["prepare", "vpl"]),
         ("evaluate", ["prepare", "evaluate"]),
+        ("report", ["report"]),
         ("results", ["results"]),
         ("study NAME=drift", ["study"]),
         ("tiny-models", ["tiny_models"]),

@@ -185,6 +185,26 @@ def test_a_stage_that_nothing_starts_from_is_not_needed(
     assert needed_stages(CHAINS[command], then, given) == needed
 
 
+def test_the_report_finds_the_evaluation_of_the_same_choices(tmp_path: Path) -> None:
+    overrides = [f"paths.outputs={tmp_path}", "setting=streaming"]
+    before = resolve("report", "report", [*overrides, "page.cases=3"])
+    evaluated = resolve("evaluate", "evaluate", overrides)
+    assert before["upstream"] == {"evaluate": evaluated["run_name"]}
+    finish(tmp_path, "rl", name_of_run("rl", ["setting=streaming"]))
+    after = resolve("report", "report", [*overrides, "page.cases=3"])
+    assert after["upstream"]["evaluate"] == resolve("evaluate", "evaluate", overrides)["run_name"]
+    assert after["upstream"] != before["upstream"]
+    assert after["run_name"] != before["run_name"]
+
+
+def test_the_report_of_named_evaluations_is_named_by_them() -> None:
+    one = resolve("report", "report", ["upstream.evaluate=one"])
+    two = resolve("report", "report", ["upstream.evaluate=[one,two]"])
+    assert one["upstream"] == {"evaluate": "one"}
+    assert two["upstream"] == {"evaluate": ["one", "two"]}
+    assert one["run_name"] != two["run_name"]
+
+
 def test_the_evaluation_finds_the_policies_of_unverified_examples_by_their_own_name(
     tmp_path: Path,
 ) -> None:

@@ -54,7 +54,7 @@ def test_training_curves_of_what_was_logged(tmp_path):
         for step in range(1, 41)
     ]
     rows.append({"step": 40, "train_runtime": 12.0})
-    training_chart(rows, tmp_path / "training.png")
+    training_chart({"seed 0": rows}, tmp_path / "training.png")
     image = pixels(tmp_path / "training.png")
     line = (image == BLUE).all(axis=2)
     left, right = line[:, : line.shape[1] // 2], line[:, line.shape[1] // 2 :]
@@ -66,7 +66,7 @@ def test_training_curves_of_what_was_logged(tmp_path):
 
 def test_metrics_without_a_curve_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no row of the metrics holds any of reward, completions"):
-        training_chart([{"step": 1, "loss": 2.0}], tmp_path / "training.png")
+        training_chart({"x": [{"step": 1, "loss": 2.0}]}, tmp_path / "training.png")
 
 
 def test_bars_of_a_panel_are_means_over_runs(tmp_path):

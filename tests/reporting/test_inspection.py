@@ -23,8 +23,8 @@ from alignxplore_trl.reporting.inspection import (
     read_examples,
     render_page,
     render_terminal,
-    visible,
 )
+from alignxplore_trl.reporting.pages import visible
 from alignxplore_trl.signals import Attributes, Comparison, Post
 from alignxplore_trl.text.parsing import parse_completion
 from alignxplore_trl.training.cold_start import fit_examples

@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from alignxplore_trl.reporting.charts import acceptance_chart, length_chart, score_chart
+from alignxplore_trl.reporting.charts import length_chart, score_chart, share_chart
 from alignxplore_trl.reporting.results import Figure
 
 BLUE, ORANGE = (0x3B, 0x6F, 0xB5), (0xE0, 0x8A, 0x3C)
@@ -26,7 +26,7 @@ def test_dots_and_intervals_stand_where_the_shares_are(tmp_path):
     rounds = [("round 1", Figure(0.2, 0.1, 0.3)), ("round 2", Figure(0.6, 0.5, 0.7))]
     dimensions = [("tone", Figure(None)), (r"$\nothing$", Figure(0.4, 0.3, 0.5))]
     path = tmp_path / "charts" / "acceptance.png"
-    acceptance_chart({"by round": rounds, "by dimension": dimensions}, path)
+    share_chart({"by round": rounds, "by dimension": dimensions}, path, "Verified candidates")
     _, first, second = blocks(coloured(path, BLUE))
     _, third = blocks(coloured(path, ORANGE))
     middles = [(block.min() + block.max()) / 2 for block in (first, third, second)]
@@ -54,8 +54,8 @@ def test_one_score_and_the_threshold_on_it(tmp_path):
 
 
 def test_nothing_to_draw_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no share of verified candidates"):
-        acceptance_chart({"by round": [("round 1", Figure(None))]}, tmp_path / "acceptance.png")
+    with pytest.raises(ValueError, match="Verified: none is known"):
+        share_chart({"by round": [("round 1", Figure(None))]}, tmp_path / "x.png", "Verified")
     with pytest.raises(ValueError, match="no score"):
         score_chart({"kept": [], "rejected": []}, 0.5, tmp_path / "scores.png")
     assert not list(tmp_path.iterdir())

@@ -161,6 +161,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "inspection.cases": (1, math.inf),
     "report.cases": (1, math.inf),
     "report.bins": (1, math.inf),
+    "page.cases": (0, math.inf),
+    "page.bins": (1, math.inf),
     "trainer.per_device_train_batch_size": (1, math.inf),
     "trainer.gradient_accumulation_steps": (1, math.inf),
     "trainer.steps_per_generation": (1, math.inf),

@@ -474,6 +474,16 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Page:
+    """What the report of an evaluation shows."""
+
+    reference: str
+    methods: list[str] | None
+    cases: int
+    bins: int
+
+
+@dataclass(frozen=True)
 class Inspection:
     """Which cases are shown, and where."""
 
@@ -692,6 +702,17 @@ class JudgeReportConfig(_ModelRecipeConfig):
 
 
 @dataclass(frozen=True)
+class ReportConfig(PrepareConfig):
+    """conf/report.yaml."""
+
+    model: Model
+    prompts: Prompts
+    judge: LocalJudgeSettings | ServerJudgeSettings | SampledJudgeSettings
+    upstream: dict[str, str | list[str] | None]
+    page: Page
+
+
+@dataclass(frozen=True)
 class InspectDataConfig(_ModelRecipeConfig):
     """conf/inspect_data.yaml."""
 
@@ -757,6 +778,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "serve_judge": ServeJudgeConfig,
     "serve_teacher": ServeTeacherConfig,
     "judge_report": JudgeReportConfig,
+    "report": ReportConfig,
 }
 
 
@@ -801,11 +823,12 @@ def _read(kind: Any, value: Any, where: str, problems: Problems) -> Any:
 
 
 def _chosen(kinds: tuple[Any, ...], value: Any) -> Any:
-    """The kind of an optional value or, of several dataclasses, the one whose `name` it has."""
+    """The kind of an optional value; of several, the dataclass whose `name` it has, or its list."""
     kinds = tuple(kind for kind in kinds if kind is not type(None))
     name = value.get("name") if isinstance(value, Mapping) else None
     named = [kind for kind in kinds if is_dataclass(kind) and name in _names(kind)]
-    return [*named, *kinds][0]
+    lists = [kind for kind in kinds if typing.get_origin(kind) is list and isinstance(value, list)]
+    return [*named, *lists, *kinds][0]
 
 
 def _names(kind: Any) -> tuple[Any, ...]:

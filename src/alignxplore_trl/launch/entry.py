@@ -22,11 +22,11 @@ from alignxplore_trl.launch.compose import (
 )
 from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, StudyConfig, read_values
 from alignxplore_trl.launch.runs import (
-    TAKE_WHAT_IS_THERE,
     make_command,
     name_of_run,
     needed_stages,
     overrides_for,
+    policies_of,
     stage_of,
     upstream_names,
 )
@@ -133,8 +133,7 @@ def resolve(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, An
     policies: list[str] = []
     if "upstream" in values:
         values["upstream"] = upstream_names(recipe, command, overrides)
-        if recipe in TAKE_WHAT_IS_THERE:
-            policies = [f"{key}={name}" for key, name in values["upstream"].items() if name]
+        policies = policies_of(recipe, values["upstream"])
     values["run_name"] = name_of_run(recipe, own, policies)
     return values
 
@@ -204,10 +203,19 @@ def _check_commands(config: StudyConfig, problems: Problems) -> None:
 
 def upstream_folder(config: RecipeConfig, key: str) -> Path:
     """The folder of the run that the configuration takes up under `upstream.<key>`."""
-    names: dict[str, str | None] = config.upstream  # type: ignore[attr-defined]
-    name = names[key]
-    assert name is not None
-    return Path(config.paths.outputs) / stage_of(key) / name
+    (folder,) = upstream_folders(config, key)
+    return folder
+
+
+def upstream_folders(config: RecipeConfig, key: str) -> list[Path]:
+    """The same where the configuration may take up several runs."""
+    names: dict[str, str | list[str] | None] = config.upstream  # type: ignore[attr-defined]
+    runs = names[key]
+    assert runs is not None
+    return [
+        Path(config.paths.outputs) / stage_of(key) / name
+        for name in (runs if isinstance(runs, list) else [runs])
+    ]
 
 
 def _check_run_name(name: str, problems: Problems) -> None:
@@ -221,14 +229,13 @@ def _check_run_name(name: str, problems: Problems) -> None:
 def _check_upstream(
     values: dict[str, Any], command: str, overrides: Sequence[str], problems: Problems
 ) -> None:
-    for key, name in values.get("upstream", {}).items():
-        if name is None:
-            continue
-        folder = Path(values["paths"]["outputs"]) / stage_of(key) / name
-        if not is_finished(folder):
-            state = "isn't finished" if (folder / "config.yaml").is_file() else "isn't there"
-            made_by = make_command(key, values["recipe"], command, overrides)
-            problems.add(f"upstream.{key}: the run {folder} {state}; make it with: {made_by}")
+    for key, runs in values.get("upstream", {}).items():
+        for name in runs if isinstance(runs, list) else filter(None, [runs]):
+            folder = Path(values["paths"]["outputs"]) / stage_of(key) / str(name)
+            if not is_finished(folder):
+                state = "isn't finished" if (folder / "config.yaml").is_file() else "isn't there"
+                made_by = make_command(key, values["recipe"], command, overrides)
+                problems.add(f"upstream.{key}: the run {folder} {state}; make it with: {made_by}")
 
 
 def _check_file(values: dict[str, Any], problems: Problems) -> None:

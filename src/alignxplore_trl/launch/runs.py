@@ -30,12 +30,15 @@ OWN_KEYS = (
     "vpl",
     "evaluation",
     "report",
+    "page",
     "inspection",
     "run_name",
     "upstream",
 )
 # Recipes that do with those earlier runs that are finished.
 TAKE_WHAT_IS_THERE = ("evaluate", "inspect_data")
+# Recipes whose runs are named by the runs they read, too: the same overrides may find others later.
+NAMED_BY_UPSTREAM = (*TAKE_WHAT_IS_THERE, "report")
 # Keys that a name spells out, and groups that say where a run is kept and shown.
 _SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "study", "seed")
 _NEUTRAL = ("tracking", "paths", "run_name")
@@ -104,7 +107,9 @@ def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] =
     return "-".join(parts)
 
 
-def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[str, str | None]:
+def upstream_names(
+    recipe: str, command: str, overrides: Sequence[str]
+) -> dict[str, str | list[str] | None]:
     """The runs a recipe starts from: given ones, else the ones the same overrides make.
 
     What the evaluation and the inspection can do without, and weren't told to take, is `None` where
@@ -126,12 +131,19 @@ def upstream_names(recipe: str, command: str, overrides: Sequence[str]) -> dict[
     for key in names:
         if names[key] is None and key not in unused:
             stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
-            name = name_of_run(stage, stage_overrides)
+            name = _name_of_stage(stage, stage_overrides)
             folder = Path(values["paths"]["outputs"]) / stage / name
             can_do_without = recipe in TAKE_WHAT_IS_THERE and key not in ("prepare", *asked)
             if not can_do_without or is_finished(folder):
                 names[key] = name
     return names
+
+
+def policies_of(recipe: str, upstream: Mapping[str, str | list[str] | None]) -> list[str]:
+    """The runs that a run of the recipe is named by, beside its configuration."""
+    if recipe not in NAMED_BY_UPSTREAM:
+        return []
+    return [f"{key}={name}" for key, name in upstream.items() if name]
 
 
 def make_command(key: str, recipe: str, command: str, overrides: Sequence[str]) -> str:
@@ -209,6 +221,13 @@ def _unused(values: Mapping[str, Any]) -> set[str]:
     methods = values.get("evaluation", {}).get("methods")
     unused = set() if methods is None else set(values["upstream"]) - {"prepare", *methods}
     return unused | ({"cold_start"} if values.get("start") == "backbone" else set())
+
+
+def _name_of_stage(stage: str, overrides: Sequence[str]) -> str:
+    if stage not in NAMED_BY_UPSTREAM:
+        return name_of_run(stage, overrides)
+    upstream = upstream_names(stage, stage, overrides)
+    return name_of_run(stage, overrides, policies_of(stage, upstream))
 
 
 def _upstream_stage(

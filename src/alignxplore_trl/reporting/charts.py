@@ -1,13 +1,15 @@
-"""Charts of results as PNG files, drawn without a display."""
+"""Charts of results, drawn without a display, as PNG files or (where the path says so) as SVG."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Chart
@@ -18,8 +20,9 @@ from alignxplore_trl.evaluation.judge_quality import CalibrationBin, JudgeQualit
 from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
 from alignxplore_trl.text.budget import shorten
 
-# A blue and an orange that stay apart for colour-blind readers and in grey print, then two more.
-_COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f")
+# A blue and an orange that stay apart for colour-blind readers and in grey print, then four more.
+# All can be read on a light and on a dark ground.
+COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f", "#c0564f", "#4a9aa5")
 _GREY = "#666666"
 
 TRAINING_CURVES: Mapping[str, str] = {
@@ -29,10 +32,42 @@ TRAINING_CURVES: Mapping[str, str] = {
 }
 
 
-def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> None:
-    """Bars of accuracy, one group per method and setting, one bar per judge, with 95 % intervals.
+@dataclass(frozen=True)
+class Line:
+    """What one line of a panel joins.
+
+    Attributes:
+        label: its name in the legend, the same in every panel.
+        points: x, and the figure at it; unknown figures are gaps.
+        dashed: tells two kinds of lines apart.
+    """
+
+    label: str
+    points: Sequence[tuple[float, Figure]]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the panels of a chart of lines; `is_share` shows its values in percent."""
+
+    title: str
+    lines: Sequence[Line]
+    is_share: bool = False
+
+
+def accuracy_chart(
+    summary: Mapping[str, Any], benchmark: str, path: Path, spread: str = "95 % interval"
+) -> None:
+    """Bars of accuracy, one group per method and setting, one bar per judge, with their intervals.
 
     A dashed line marks chance. Methods stand in the order of the summary, from top to bottom.
+
+    Args:
+        summary: holds the accuracies, with `/low` and `/high`.
+        benchmark: whose accuracies are drawn.
+        path: the file to write.
+        spread: says what lies between low and high.
 
     Raises:
         ValueError: the summary has no accuracy for this benchmark.
@@ -51,9 +86,9 @@ def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> No
             figure = figures.get(FigureKey("acc_jud", benchmark, judge, method, setting))
             if figure is not None and figure.value is not None:
                 place = row - 0.4 + (number + 0.5) * height
-                _bar(axes, place, height, figure, _COLOURS[number % len(_COLOURS)])
+                _bar(axes, place, height, figure, COLOURS[number % len(COLOURS)])
     handles = [
-        axes.barh([0], [0], color=_COLOURS[number % len(_COLOURS)], label=judge)
+        axes.barh([0], [0], color=COLOURS[number % len(COLOURS)], label=judge)
         for number, judge in enumerate(judges)
     ]
     chance = axes.axvline(0.5, color=_GREY, linestyle="--", linewidth=1, label="chance", zorder=2)
@@ -62,7 +97,7 @@ def accuracy_chart(summary: Mapping[str, Any], benchmark: str, path: Path) -> No
     axes.set_xlim(0, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("Cases in which the judge picks the right reply (95 % interval)")
+    axes.set_xlabel(f"Cases in which the judge picks the right reply ({spread})")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     chart.legend(
@@ -85,28 +120,52 @@ def judge_chart(qualities: Mapping[str, JudgeQuality], judge: str, path: Path) -
     """
     chart = Chart(figsize=(12, 3.8), layout="constrained")
     calibration, probability, mass = chart.subplots(1, 3)
-    calibration.plot([0.5, 1], [0.5, 1], "--", color=_GREY, linewidth=1)
-    for colour, (method, quality) in zip(_COLOURS, qualities.items(), strict=False):
-        bins = quality.calibration
-        calibration.plot(*_points_of(bins), color=colour, linewidth=1, alpha=0.6)
-        sizes = [12 + 220 * each.cases / quality.cases for each in bins]
-        calibration.scatter(*_points_of(bins), s=sizes, color=colour, clip_on=False, zorder=3)
+    _calibration(calibration, {name: each.calibration for name, each in qualities.items()})
+    for colour, (method, quality) in zip(COLOURS, qualities.items(), strict=False):
         answered = [own.probability for own in quality.preferences if own is not None]
         style: Any = {"histtype": "step", "linewidth": 2, "color": colour, "label": method}
         probability.hist(answered, bins=20, range=(0, 1), **style)
         mass.hist(quality.measurements.label_masses, bins=20, range=(0, 1), **style)
-    calibration.set(xlabel="How sure it is", ylabel="How often it is right", ylim=(-0.03, 1.03))
     probability.set(xlabel="Probability of the right reply", ylabel="Cases")
     mass.set(xlabel="Probability of A and B together", ylabel="Questions")
-    for axes in (calibration, probability, mass):
+    for axes in (probability, mass):
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    calibration.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     handles, labels = probability.get_legend_handles_labels()
     title = f"The judge {judge}, told of the user:"
     chart.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, title=title)
     _save(chart, path)
+
+
+def calibration_chart(judges: Mapping[str, Sequence[CalibrationBin]], path: Path) -> None:
+    """How often judges are right when they are so sure, one colour per judge.
+
+    Args:
+        judges: the bins of each, by its name; at least one has a bin.
+        path: the file to write.
+    """
+    chart = Chart(figsize=(5.5, 4.2), layout="constrained")
+    axes = chart.add_subplot()
+    _calibration(axes, judges)
+    axes.legend(frameon=False, loc="lower right")
+    _save(chart, path)
+
+
+def _calibration(axes: Axes, judges: Mapping[str, Sequence[CalibrationBin]]) -> None:
+    """Dots as large as their share of the cases; the dashed line is a judge that knows itself."""
+    axes.plot([0.5, 1], [0.5, 1], "--", color=_GREY, linewidth=1)
+    for number, (name, bins) in enumerate(judges.items()):
+        colour, cases = COLOURS[number % len(COLOURS)], sum(each.cases for each in bins)
+        axes.plot(*_points_of(bins), color=colour, linewidth=1, alpha=0.6)
+        sizes = [12 + 220 * each.cases / cases for each in bins]
+        points: Any = {"s": sizes, "color": colour, "label": name}
+        axes.scatter(*_points_of(bins), clip_on=False, zorder=3, **points)
+    axes.set(xlabel="How sure it is", ylabel="How often it is right", ylim=(-0.03, 1.03))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _points_of(bins: Sequence[CalibrationBin]) -> tuple[list[float], list[float]]:
@@ -114,7 +173,7 @@ def _points_of(bins: Sequence[CalibrationBin]) -> tuple[list[float], list[float]
 
 
 def training_chart(
-    metrics: Sequence[Mapping[str, Any]],
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
     path: Path,
     curves: Mapping[str, str] = TRAINING_CURVES,
 ) -> None:
@@ -123,31 +182,36 @@ def training_chart(
     Thin dots are the logged values, the line is their mean over a tenth of the steps up to there.
 
     Args:
-        metrics: rows of `metrics.jsonl`, each with `step` and whatever was logged at it.
-        path: the PNG file to write.
-        curves: what to draw.
+        runs: rows of `metrics.jsonl`, each with `step` and whatever was logged at it, by the name
+            of the run, such as its seed; several have a legend.
+        path: the file to write.
+        curves: what to draw; what no run logged is left out.
 
     Raises:
         ValueError: none of the rows holds any of the curves.
     """
-    found = {
-        key: [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
-        for key in curves
-    }
-    drawn = {key: points for key, points in found.items() if points}
+    rows = [row for metrics in runs.values() for row in metrics]
+    drawn = [key for key in curves if any(row.get(key) is not None for row in rows)]
     if not drawn:
         raise ValueError(f"no row of the metrics holds any of {', '.join(curves)}")
-    chart = Chart(figsize=(4 * len(drawn), 3.2), layout="constrained")
-    panels = chart.subplots(1, len(drawn), squeeze=False)[0]
-    for axes, (key, points) in zip(panels, drawn.items(), strict=True):
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, ".", color=_COLOURS[0], alpha=0.35, markersize=4)
-        axes.plot(steps, _running_mean(values), color=_COLOURS[0], linewidth=2)
+    columns = 2 if len(drawn) == 4 else len(drawn)
+    height = -(-len(drawn) // columns)
+    chart = Chart(figsize=(4 * columns, 3.2 * height), layout="constrained")
+    panels = chart.subplots(height, columns, squeeze=False).flat
+    for axes, key in zip(panels, drawn, strict=True):
+        for number, (name, metrics) in enumerate(runs.items()):
+            points = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
+            colour = COLOURS[number % len(COLOURS)]
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            axes.plot(steps, values, ".", color=colour, alpha=0.35, markersize=4)
+            axes.plot(steps, _running_mean(values), color=colour, linewidth=2, label=name)
         axes.set_title(curves[key], fontsize=11)
         axes.set_xlabel("Step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    if len(runs) > 1:
+        _legend_above(chart, panels[0])
     _save(chart, path)
 
 
@@ -164,7 +228,7 @@ def bar_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
     for number, (axes, (title, bars)) in enumerate(zip(all_axes, panels.items(), strict=True)):
         for place, row in enumerate(rows):
             if values := bars.get(row):
-                axes.barh(place, fmean(values), 0.7, color=_COLOURS[0])
+                axes.barh(place, fmean(values), 0.7, color=COLOURS[0])
                 axes.plot(values, [place] * len(values), "o", color="black", markersize=4)
         axes.set_title(title, fontsize=11)
         axes.set_yticks(range(len(rows)), [_label(row) for row in rows] if number == 0 else [])
@@ -187,7 +251,7 @@ def curve_panels(
         path: the PNG file to write.
     """
     lines = list(dict.fromkeys(line for panel in panels.values() for line in panel))
-    colours = {line: _COLOURS[number % len(_COLOURS)] for number, line in enumerate(lines)}
+    colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(lines)}
     chart = Chart(figsize=(4 * len(panels), 3.4), layout="constrained")
     all_axes = chart.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
@@ -206,6 +270,57 @@ def curve_panels(
     _save(chart, path)
 
 
+def line_chart(panels: Sequence[Panel], path: Path, measured: str) -> None:
+    """Figures against a number, such as the signals read, with 95 % intervals as bands.
+
+    Args:
+        panels: drawn side by side, with one legend: their lines have the same labels, in the same
+            order.
+        path: the file to write.
+        measured: says what the number is.
+    """
+    chart = Chart(figsize=(max(6.5, 4 * len(panels)), 4), layout="constrained")
+    for axes, panel in zip(chart.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, line in enumerate(panel.lines):
+            _line(axes, line, COLOURS[number % len(COLOURS)])
+        axes.set_title(panel.title, fontsize=11)
+        axes.set_xlabel(measured)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.is_share:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        else:
+            axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _legend_above(chart, chart.axes[0])
+    _save(chart, path)
+
+
+def _line(axes: Axes, line: Line, colour: str) -> None:
+    known = [(x, figure) for x, figure in line.points if figure.value is not None]
+    style: Any = {"color": colour, "linestyle": "--" if line.dashed else "-", "linewidth": 2}
+    axes.plot([x for x, _ in known], [each.value or 0.0 for _, each in known],
+              marker="o", markersize=4, label=line.label, **style)  # fmt: skip
+    bounded = [
+        (x, figure.low, figure.high)
+        for x, figure in known
+        if figure.low is not None and figure.high is not None
+    ]
+    if bounded:
+        axes.fill_between(*np.array(bounded).T, color=colour, alpha=0.15, linewidth=0)
+
+
+def _legend_above(chart: Chart, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    chart.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=2 if len(chart.axes) == 1 else 3,
+        frameon=False,
+    )
+
+
 def balance_chart(
     balances: Sequence[tuple[str, Mapping[str, Mapping[str, int]]]], path: Path
 ) -> None:
@@ -222,7 +337,7 @@ def balance_chart(
         sizes = [sum(count for _, count in pairs) for pairs in poles]
         shares = [pairs[0][1] / size for pairs, size in zip(poles, sizes, strict=True)]
         areas = [6 + 120 * size / max(sizes) for size in sizes]
-        axes.scatter(shares, [row] * len(shares), s=areas, color=_COLOURS[0], alpha=0.4)
+        axes.scatter(shares, [row] * len(shares), s=areas, color=COLOURS[0], alpha=0.4)
     axes.axvline(0.5, color=_GREY, linestyle="--", linewidth=1)
     axes.set_yticks(range(len(balances)), [name for name, _ in balances])
     axes.set_ylim(len(balances) - 0.5, -0.5)
@@ -250,7 +365,7 @@ def length_chart(
     chart = Chart(figsize=(6, 3.4), layout="constrained")
     axes = chart.add_subplot()
     for number, (name, values) in enumerate(lengths):
-        colour, style = _COLOURS[number % len(_COLOURS)], ("-", "--")[number // len(_COLOURS)]
+        colour, style = COLOURS[number % len(COLOURS)], ("-", "--")[number // len(COLOURS)]
         axes.ecdf(values, label=name, color=colour, linestyle=style)
     axes.set_xlabel(measured)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -261,26 +376,29 @@ def length_chart(
     _save(chart, path)
 
 
-def acceptance_chart(groups: Mapping[str, Sequence[tuple[str, Figure]]], path: Path) -> None:
-    """Which share of the candidates was verified: a dot with its interval per round or dimension.
+def share_chart(
+    groups: Mapping[str, Sequence[tuple[str, Figure]]], path: Path, measured: str
+) -> None:
+    """Shares, such as of verified candidates per round: a dot with its interval for each.
 
     Args:
         groups: rows by what they stand for (such as rounds), each a name and its share; a share
             that isn't known has its row, but no dot.
-        path: the PNG file to write.
+        path: the file to write.
+        measured: says what the shares are of, and what their intervals are.
 
     Raises:
         ValueError: no share is known.
     """
     if not any(figure.value is not None for rows in groups.values() for _, figure in rows):
-        raise ValueError("no share of verified candidates is known")
+        raise ValueError(f"{measured}: none is known")
     rows = [(name, *row) for name, group in groups.items() for row in group]
     chart = Chart(figsize=(8, 1.5 + 0.24 * len(rows)), layout="constrained")
     axes = chart.add_subplot()
     for place, (group, _, figure) in enumerate(rows):
-        _dot(axes, place, figure, _COLOURS[list(groups).index(group) % len(_COLOURS)])
+        _dot(axes, place, figure, COLOURS[list(groups).index(group) % len(COLOURS)])
     handles = [
-        axes.plot([], [], "o", color=_COLOURS[number % len(_COLOURS)], label=name)[0]
+        axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=name)[0]
         for number, name in enumerate(groups)
     ]
     # Names are data: a dollar sign in them begins no formula.
@@ -289,7 +407,7 @@ def acceptance_chart(groups: Mapping[str, Sequence[tuple[str, Figure]]], path: P
     axes.set_xlim(-0.02, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("Verified candidates (95 % interval)")
+    axes.set_xlabel(measured)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -316,7 +434,7 @@ def score_chart(scores: Mapping[str, Sequence[float]], threshold: float, path: P
     chart = Chart(figsize=(6, 3.4), layout="constrained")
     axes = chart.add_subplot()
     for number, (name, values) in enumerate(scores.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         style: Any = {"histtype": "stepfilled", "alpha": 0.5, "color": colour, "edgecolor": colour}
         axes.hist(values, bins=bins, label=name, **style)
     axes.axvline(threshold, color=_GREY, linestyle="--", linewidth=1, label="threshold")
@@ -366,8 +484,13 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 
 def _save(chart: Chart, path: Path) -> None:
-    """Write a PNG that is either complete or not there."""
+    """Write a PNG, or an SVG without a ground of its own, that is either complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    chart.savefig(unfinished, dpi=150, format="png")
+    # Letters stay letters in an SVG, and its ids are the same in every drawing of it.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        if path.suffix == ".svg":
+            chart.savefig(unfinished, format="svg", transparent=True, metadata={"Date": None})
+        else:
+            chart.savefig(unfinished, dpi=150, format="png")
     os.replace(unfinished, path)

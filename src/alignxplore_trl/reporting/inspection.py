@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow.parquet as pq
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from alignxplore_trl.data.release import PublishedRound
+from alignxplore_trl.reporting.pages import render_template, visible
 from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 from alignxplore_trl.text.parsing import Inference, format_completion, parse_completion
@@ -35,7 +34,6 @@ _ORIGINS: Mapping[Origin, str] = {
     "policy": "the policy writes it, in RL",
 }
 STAND_IN_REASONING = "…"
-_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -247,11 +245,6 @@ def read_examples(path: Path) -> dict[tuple[str, int], Example]:
     return examples
 
 
-def visible(text: str) -> str:
-    """The text with what a terminal would obey made visible: escapes, and turns of direction."""
-    return _OBEYED.sub(lambda match: _shown(match[0]), text)
-
-
 def render_terminal(console: Console, cases: Sequence[InspectedCase]) -> None:
     """Print cases: what is masked from the loss dim, what is trained on bright."""
     for number, inspected in enumerate(cases, 1):
@@ -262,15 +255,7 @@ def render_terminal(console: Console, cases: Sequence[InspectedCase]) -> None:
 
 def render_page(cases: Sequence[InspectedCase], title: str) -> str:
     """The same as one HTML page that needs nothing else."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["visible"] = visible
-    return environment.get_template("inspection.html.jinja").render(cases=cases, title=title)
+    return render_template("inspection.html.jinja", cases=cases, title=title)
 
 
 def _hidden_facts(case: PreferenceCase) -> tuple[tuple[str, str], ...]:
@@ -319,12 +304,6 @@ def _spans(
         assert isinstance(text, str)
         spans.append(Span(text, len(ids), trained))
     return tuple(spans)
-
-
-def _shown(char: str) -> str:
-    """␛ for an escape, ⟨U+202E⟩ for what has no picture."""
-    code = ord(char)
-    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
 
 
 def _terminal_case(inspected: InspectedCase, number: int, total: int) -> Iterator[RenderableType]:

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from alignxplore_trl.reporting.charts import acceptance_chart, length_chart, score_chart
+from alignxplore_trl.reporting.charts import length_chart, score_chart, share_chart
 from alignxplore_trl.reporting.results import Figure
 from alignxplore_trl.run.folder import write_text_atomic
 from alignxplore_trl.text.budget import shorten
@@ -180,7 +180,7 @@ def synthesis_card(
         "Counts": _table(["what", "count"], count_rows) or ["Nothing else was counted."],
     }
     chart_of = {
-        "Verification by round": ("acceptance.png", "Verified candidates"),
+        "Verification by round": ("acceptance.png", "Verified candidates (95 % interval)"),
         "Lengths": ("lengths.png", "Tokens of completions"),
         "Margins": ("scores.png", "Scores of the verification"),
     }
@@ -426,7 +426,7 @@ def _draw(folder: Path, frame: pd.DataFrame, threshold: float) -> list[str]:
     ]
     if frame["reward"].notna().any():
         groups = {"by round": rounds} | ({"by dimension": dimensions} if dimensions else {})
-        acceptance_chart(groups, folder / "acceptance.png")
+        share_chart(groups, folder / "acceptance.png", "Verified candidates")
         drawn.append("acceptance.png")
     scores = {name: values.tolist() for name, values in _known(frame, "score").items()}
     if any(scores.values()):

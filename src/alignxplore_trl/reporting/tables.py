@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_
 
 TableStyle = Literal["plain", "markdown"]
 
-_ABSENT = "–"
+# Stands where there is no figure.
+ABSENT = "–"
 _SHARES = {
     "well_formed": "format",
     "precision": "prec.",
@@ -21,49 +23,98 @@ _SHARES = {
 }
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table whose cells are texts.
+
+    Attributes:
+        headers: of its columns.
+        rows: as many cells each.
+        note: below the table: what the columns mean.
+        names: how many columns, from the left, hold names rather than numbers.
+    """
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    names: int = 2
+
+
 def accuracy_table(
     summaries: Sequence[Mapping[str, Any]], benchmark: str, style: TableStyle = "plain"
 ) -> str:
-    """One row per method and setting: accuracy under each judge, and what the descriptions state.
+    """`accuracies` as text."""
+    table = accuracies([read_figures(summary) for summary in summaries], benchmark)
+    return f"{render_table(table.rows, table.headers, style)}\n\n{_note(table.note, style)}"
 
-    A method whose figures are the same in every setting, such as one that reads no signals, has one
-    row.
 
-    Of one summary, each accuracy stands with its 95 % interval; of several (one per seed), the mean
-    over the seeds stands with the lowest and the highest of them, and a row that some of them lack
-    says so. Below the table: what the columns mean, and how many answers judges failed to give.
+def accuracies(
+    figures: Sequence[Mapping[FigureKey, Figure]],
+    benchmark: str,
+    marks: Mapping[FigureKey, str] | None = None,
+) -> Table:
+    """One row per method and setting: its accuracies, and what the descriptions state.
+
+    There is a column for each judge (`acc_jud`) and for each generator (`acc_gen`). A method whose
+    figures are the same in every setting, such as one that reads no signals, has one row.
+
+    Of one evaluation, each accuracy stands with its 95 % interval; of several (one per seed), the
+    mean over the seeds stands with the lowest and the highest of them, and a row that some of them
+    lack says so. The note says what the columns mean, and how many answers judges failed to give.
+
+    Args:
+        figures: of each evaluation.
+        benchmark: whose accuracies are shown.
+        marks: what stands behind an accuracy, such as a mark of significance.
     """
-    figures = [read_figures(summary) for summary in summaries]
-    keys = [key for key in names_of(figures, "acc_jud") if key.benchmark == benchmark]
-    judges = list(dict.fromkeys(key.judge for key in keys))
+    keys = [
+        key
+        for metric in ("acc_jud", "acc_gen")
+        for key in names_of(figures, metric)
+        if key.benchmark == benchmark
+    ]
+    columns = list(dict.fromkeys((key.metric, key.judge) for key in keys))
     rows = []
     for method in dict.fromkeys(key.method for key in keys):
         settings = dict.fromkeys(key.setting for key in keys if key.method == method)
-        cells = {name: _cells(figures, benchmark, judges, method, name) for name in settings}
+        cells = {
+            setting: _cells(figures, (benchmark, method, setting), columns, marks or {})
+            for setting in settings
+        }
         same = len(cells) > 1 and len({tuple(row) for row in cells.values()}) == 1
         shown = {"any": next(iter(cells.values()))} if same else cells
         rows += [[row[0], setting, *row[1:]] for setting, row in shown.items()]
-    headers = ["method", "setting", *judges, *_SHARES.values(), "tokens"]
-    table = render_table(rows, headers, style)
-    return f"{table}\n\n{_legend(figures, benchmark, style)}"
+    names = [judge if metric == "acc_jud" else f"{judge} (gen.)" for metric, judge in columns]
+    headers = ["method", "setting", *names, *_SHARES.values(), "tokens"]
+    return Table(headers, rows, _legend(figures, benchmark))
 
 
 def _cells(
     figures: Sequence[Mapping[FigureKey, Figure]],
-    benchmark: str,
-    judges: Sequence[str],
-    method: str,
-    setting: str,
+    place: tuple[str, str, str],
+    columns: Sequence[tuple[str, str]],
+    marks: Mapping[FigureKey, str],
 ) -> list[str]:
-    """A row of the accuracy table without its setting."""
-    at = [(benchmark, judge, method, setting) for judge in judges]
-    found = [_found(figures, "acc_jud", place) for place in at]
+    """A row of the accuracies without its setting.
+
+    Args:
+        figures: of each evaluation.
+        place: benchmark, method and setting.
+        columns: metric and judge of each accuracy.
+        marks: by the key of the accuracy.
+    """
+    benchmark, method, setting = place
+    keys = [FigureKey(metric, benchmark, judge, method, setting) for metric, judge in columns]
+    found = [_found(figures, key) for key in keys]
     seeds = max(map(len, found))
     name = method if seeds == len(figures) else f"{method} ({seeds} of {len(figures)} seeds)"
-    shares = [_percent(_mean(_found(figures, metric, at[0]))) for metric in _SHARES]
-    tokens = _mean(_found(figures, "description_tokens", at[0]))
-    length = _ABSENT if tokens is None else f"{tokens:.0f}"
-    return [name, *map(_with_range, found), *shares, length]
+    shown = [
+        f"{with_range(each)}{marks.get(key, '')}" for key, each in zip(keys, found, strict=True)
+    ]
+    first = {metric: replace(keys[0], metric=metric) for metric in (*_SHARES, "description_tokens")}
+    shares = [percent(mean_of(_found(figures, first[metric]))) for metric in _SHARES]
+    tokens = mean_of(_found(figures, first["description_tokens"]))
+    return [name, *shown, *shares, ABSENT if tokens is None else f"{tokens:.0f}"]
 
 
 def difference_table(
@@ -85,8 +136,8 @@ def difference_table(
             continue
         found = [each.get(key) for each in figures.values()]
         known = [figure for figure in found if figure is not None]
-        cells = [_ABSENT if each is None else _points_with_interval(each) for each in found]
-        means = [_points(_mean(known))] if len(figures) > 1 else []
+        cells = [ABSENT if each is None else points_with_interval(each) for each in found]
+        means = [points(mean_of(known))] if len(figures) > 1 else []
         rows.append([comparison_name(key), key.judge, *cells, *means])
     means = [f"mean of {len(figures)}"] if len(figures) > 1 else []
     return (
@@ -109,7 +160,7 @@ def judge_table(qualities: Mapping[str, JudgeQuality], judge: str, without_descr
     """
     rows = [_judge_row(method, quality) for method, quality in qualities.items()]
     if "golden" not in qualities:
-        rows.insert(0, ["golden", *[_ABSENT] * 9])
+        rows.insert(0, ["golden", *[ABSENT] * 9])
     headers = ["told", "accuracy", "gap", "P(A)", "label mass", "5 %", "unansw.", "ECE"]
     notes = (
         f"The judge {judge}, asked in both orders of the replies. Accuracy with its 95 % interval; "
@@ -132,15 +183,15 @@ def _judge_row(method: str, quality: JudgeQuality) -> list[str]:
     accuracy = quality.accuracy
     return [
         method,
-        _with_range([Figure(accuracy.value, accuracy.low, accuracy.high)]),
+        with_range([Figure(accuracy.value, accuracy.low, accuracy.high)]),
         *(
-            _percent(found[name])
+            percent(found[name])
             for name in ("position_gap", "probability_a", "label_mass", "label_mass_p5")
         ),
-        _percent((found["unanswered"] or 0) / max(1, found["questions"] or 0)),
-        _percent(found["calibration_error"]),
-        _ABSENT if per_second is None else f"{per_second:.0f}",
-        _ABSENT if speed is None or slow is None else f"{1000 * speed:.0f} ({1000 * slow:.0f})",
+        percent((found["unanswered"] or 0) / max(1, found["questions"] or 0)),
+        percent(found["calibration_error"]),
+        ABSENT if per_second is None else f"{per_second:.0f}",
+        ABSENT if speed is None or slow is None else f"{1000 * speed:.0f} ({1000 * slow:.0f})",
     ]
 
 
@@ -151,9 +202,7 @@ def comparison_name(key: FigureKey) -> str:
     return f"{first} {setting} minus {second} {other}"
 
 
-def _legend(
-    figures: Sequence[Mapping[FigureKey, Figure]], benchmark: str, style: TableStyle
-) -> str:
+def _legend(figures: Sequence[Mapping[FigureKey, Figure]], benchmark: str) -> str:
     counts = [
         (key, int(figure.value or 0))
         for each in figures
@@ -169,8 +218,12 @@ def _legend(
         if len(figures) == 1
         else f"mean of {len(figures)} seeds (lowest–highest)"
     )
-    return _note(
-        f"Accuracy in % under each judge, {spread}; {span} cases per row. Shares in %: format, "
+    generators = any(
+        key.metric == "acc_gen" and key.benchmark == benchmark for each in figures for key in each
+    )
+    return (
+        f"Accuracy in % under each judge{' and generator (gen.)' * generators}, {spread}; "
+        f"{span} cases per row. Shares in %: format, "
         "well-formed completions; prec., stated directions that are true; recall, true directions "
         "that are stated; contra., descriptions that contradict themselves. tokens: mean length of "
         "a description. "
@@ -178,8 +231,7 @@ def _legend(
             f"Judges gave no answer on {failures} of {asked} rows, which are left out."
             if failures
             else "Judges answered every question."
-        ),
-        style,
+        )
     )
 
 
@@ -187,41 +239,42 @@ def _note(text: str, style: TableStyle) -> str:
     return text if style == "markdown" else textwrap.fill(text, 110)
 
 
-def _found(
-    figures: Sequence[Mapping[FigureKey, Figure]], metric: str, at: tuple[str, str, str, str]
-) -> list[Figure]:
-    key = FigureKey(metric, *at)
+def _found(figures: Sequence[Mapping[FigureKey, Figure]], key: FigureKey) -> list[Figure]:
     return [each[key] for each in figures if key in each]
 
 
-def _mean(figures: Sequence[Figure]) -> float | None:
+def mean_of(figures: Sequence[Figure]) -> float | None:
+    """The mean of the figures that are known."""
     values = [figure.value for figure in figures if figure.value is not None]
     return fmean(values) if values else None
 
 
-def _with_range(figures: Sequence[Figure]) -> str:
+def with_range(figures: Sequence[Figure]) -> str:
     """A value with its interval or, for several, the mean with the lowest and the highest."""
-    mean = _mean(figures)
+    mean = mean_of(figures)
     if mean is None:
-        return _ABSENT
+        return ABSENT
     if len(figures) == 1:
         low, high = figures[0].low, figures[0].high
     else:
         values = [figure.value for figure in figures if figure.value is not None]
         low, high = min(values), max(values)
-    return f"{_percent(mean)} ({_percent(low)}–{_percent(high)})"
+    return f"{percent(mean)} ({percent(low)}–{percent(high)})"
 
 
-def _percent(value: float | None) -> str:
-    return _ABSENT if value is None else f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    """A share in percent, without the sign."""
+    return ABSENT if value is None else f"{100 * value:.1f}"
 
 
-def _points(value: float | None) -> str:
-    return _ABSENT if value is None else f"{100 * value:+z.1f}"
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return ABSENT if value is None else f"{100 * value:+z.1f}"
 
 
-def _points_with_interval(figure: Figure) -> str:
-    return f"{_points(figure.value)} ({_points(figure.low)} to {_points(figure.high)})"
+def points_with_interval(figure: Figure) -> str:
+    """A difference of shares in percentage points with its interval."""
+    return f"{points(figure.value)} ({points(figure.low)} to {points(figure.high)})"
 
 
 def render_table(rows: Sequence[Sequence[str]], headers: Sequence[str], style: TableStyle) -> str:
