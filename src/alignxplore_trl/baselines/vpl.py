@@ -152,8 +152,8 @@ class Posterior(NamedTuple):
 class VplModel(nn.Module, PyTorchModelHubMixin):
     """What is learned: an encoder of labelled pairs, and a scorer of replies under the variable.
 
-    Embeddings are standardised first, by the means and deviations of those trained on: replies of
-    one model lie so close together that the clamp of the posterior saturates otherwise.
+    Embeddings are standardised first, by the means and deviations of those trained on: those of
+    one model lie close together, and what they share must not push the posterior into its clamp.
 
     `save_pretrained` writes the weights as safetensors and these arguments as config.json.
 
