@@ -724,6 +724,7 @@ class ResultsConfig(RecipeConfig):
     """conf/results.yaml."""
 
     seeds: list[int]
+    methods: list[str]
     overrides: list[str]
 
 

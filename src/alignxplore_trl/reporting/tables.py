@@ -118,7 +118,11 @@ def _cells(
 
 
 def difference_table(
-    summaries: Mapping[str, Mapping[str, Any]], benchmark: str, style: TableStyle = "plain"
+    summaries: Mapping[str, Mapping[str, Any]],
+    benchmark: str,
+    style: TableStyle = "plain",
+    *,
+    first_judge_only: bool = False,
 ) -> str:
     """The paired differences in points: one row per comparison and judge, one column per run.
 
@@ -128,12 +132,15 @@ def difference_table(
         summaries: the evaluations by the name of their column, such as `seed 0`.
         benchmark: the benchmark whose comparisons are shown.
         style: for the screen or for a README.
+        first_judge_only: leave out the other judges: the first is the one to report under.
     """
     figures = {name: read_figures(summary) for name, summary in summaries.items()}
+    keys = names_of(list(figures.values()), "acc_jud_difference")
+    keys = [key for key in keys if key.benchmark == benchmark]
+    if first_judge_only:
+        keys = [key for key in keys if key.judge == keys[0].judge]
     rows = []
-    for key in names_of(list(figures.values()), "acc_jud_difference"):
-        if key.benchmark != benchmark:
-            continue
+    for key in keys:
         found = [each.get(key) for each in figures.values()]
         known = [figure for figure in found if figure is not None]
         cells = [ABSENT if each is None else points_with_interval(each) for each in found]
