@@ -57,6 +57,8 @@ def evaluation_command(config: StudyConfig, label: str, seed: int) -> StageComma
         f"evaluation.settings=[{','.join(variant.settings)}]",
         # What a study doesn't show isn't asked for.
         "evaluation.faithfulness=false",
+        "evaluation.win_rate.pairs=[]",
+        "evaluation.controls=[]",
         *([] if "acc_gen" in study.figures else ["evaluation.generators=[]"]),
         *study.evaluation.overrides,
     ]
