@@ -240,6 +240,10 @@ def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
             "longer_reply found, which writes no descriptions",
         ),
         (["evaluation.judges=[/nowhere/x]"], "evaluation.judges: found no folder /nowhere/x"),
+        (
+            ["evaluation.generators=[assets/judge,assets/judge]"],
+            "evaluation.generators: several would be called judge in results",
+        ),
         (["evaluation.engine={max_model_len: 512}"], "evaluation.engine: found, but vLLM isn't"),
     ],
 )

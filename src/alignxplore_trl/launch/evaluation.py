@@ -45,7 +45,7 @@ from alignxplore_trl.evaluation.policies import Policy
 from alignxplore_trl.evaluation.replies import write_replies
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.evaluation.win_rate import ComparedReplies, compare_replies, draw_cases
-from alignxplore_trl.inference.describing import Describer, SamplingSettings
+from alignxplore_trl.inference.describing import Describer, DescriptionWriter, SamplingSettings
 from alignxplore_trl.inference.language_models import VllmLanguageModel
 from alignxplore_trl.inference.prompted import (
     PromptedDescriber,
@@ -212,39 +212,13 @@ class Methods:
 
     def load(self, name: str) -> Method:
         """A method, with its model where it has one."""
-        config, prompts = self._config, self._prompts
         if name in WITHOUT_MODEL:
             return WITHOUT_MODEL[name]
-        limit, seed = config.prompts.max_prompt_tokens, config.seed
-        if name == "lm_induct_reason":
-            induction = LMInductReason(
-                self._language_model(), prompts, max_prompt_tokens=limit, seed=seed
-            )
-            self._counted[name] = induction.counts
-            return AllAtOnce(name, induction.describe)
-        if name == "pba":
-            pba = self._pba()
-            self._counted[name] = pba.counts
-            return AllAtOnce(name, pba.describe)
-        if name == "vpl":
-            vpl = Vpl.load(
-                upstream_folder(config, "vpl") / "model",
-                dtype=config.model.dtype,
-                device=PartialState().device,
-                max_batch_tokens=config.evaluation.generator_batch_tokens,
-            )
-            self._counted[name] = vpl.counts
-            return AllAtOnce(name, vpl.decide)
-        if name in PROMPTING:
-            prompted = prompted_concise if name == "prompted_concise" else prompted_reasoning
-            model, temperature = self._language_model(), self._settings().temperature
-            writer = prompted(model, prompts, temperature=temperature, max_prompt_tokens=limit)
-            return Policy(name, writer, seed)
-        sources = {"backbone": config.model.backbone, "teacher": config.model.teacher}
-        source = sources.get(name) or str(upstream_folder(config, name) / "model")
-        if config.evaluation.engine is not None:
-            return Policy(name, self._in_vllm(source, config.evaluation.engine), seed)
-        return Policy(name, _load_writer(source, config, prompts, self._kept), seed)
+        others = {"pba": self._pba, "vpl": self._vpl, "lm_induct_reason": self._lm_induct_reason}
+        if name in others:
+            return others[name]()
+        writer = self._prompted_writer(name) if name in PROMPTING else self._policy_writer(name)
+        return Policy(name, writer, self._config.seed)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -259,13 +233,51 @@ class Methods:
             },
         }
 
-    def _pba(self) -> Pba:
+    def _pba(self) -> Method:
         """Labels by the judge of training, on the dimensions of the data."""
         config = self._config
         judge = _load_kept_judge(config.judge.model, config, self._prompts, self._kept)
         if config.data.name == "world":
-            return Pba.of_world(judge)
-        return Pba(judge, dimensions_from_config(dimensions_of(config)))
+            pba = Pba.of_world(judge)
+        else:
+            pba = Pba(judge, dimensions_from_config(dimensions_of(config)))
+        self._counted["pba"] = pba.counts
+        return AllAtOnce("pba", pba.describe)
+
+    def _vpl(self) -> Method:
+        config = self._config
+        vpl = Vpl.load(
+            upstream_folder(config, "vpl") / "model",
+            dtype=config.model.dtype,
+            device=PartialState().device,
+            max_batch_tokens=config.evaluation.generator_batch_tokens,
+        )
+        self._counted["vpl"] = vpl.counts
+        return AllAtOnce("vpl", vpl.decide)
+
+    def _lm_induct_reason(self) -> Method:
+        config, model = self._config, self._language_model()
+        limit = config.prompts.max_prompt_tokens
+        induction = LMInductReason(model, self._prompts, max_prompt_tokens=limit, seed=config.seed)
+        self._counted["lm_induct_reason"] = induction.counts
+        return AllAtOnce("lm_induct_reason", induction.describe)
+
+    def _prompted_writer(self, name: str) -> DescriptionWriter:
+        prompted = prompted_concise if name == "prompted_concise" else prompted_reasoning
+        return prompted(
+            self._language_model(),
+            self._prompts,
+            temperature=self._settings().temperature,
+            max_prompt_tokens=self._config.prompts.max_prompt_tokens,
+        )
+
+    def _policy_writer(self, name: str) -> DescriptionWriter:
+        config = self._config
+        untrained = {"backbone": config.model.backbone, "teacher": config.model.teacher}
+        source = untrained.get(name) or str(upstream_folder(config, name) / "model")
+        if config.evaluation.engine is not None:
+            return self._in_vllm(source, config.evaluation.engine)
+        return _load_writer(source, config, self._prompts, self._kept)
 
     def _in_vllm(self, source: str, engine: Mapping[str, Any]) -> PromptedDescriber:
         """A policy in vLLM in this process, asked and read as it is without."""

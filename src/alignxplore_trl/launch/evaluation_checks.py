@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,12 @@ _NO_POLICIES = ("prepare", "vpl")
 
 def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
     """Add a problem for each method, setting and benchmark that can't be had."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        problems.add(
+            "launch: DeepSpeed found, expected none: an evaluation holds whole models in each "
+            "process; choose LAUNCH=ddp, cpu2 or none"
+        )
+    _check_names_of_models(config, problems)
     _check_methods(config, problems)
     _check_pairs(config, problems)
     settings = _read_settings(config.evaluation.settings, problems)
@@ -40,6 +47,21 @@ def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
         _check_lengths(config, own, settings, problems)
     for name in own:
         _check_variation(config, name, settings, problems)
+
+
+def _check_names_of_models(config: EvaluateConfig, problems: Problems) -> None:
+    """Judges and generators are called by their folders, but for the two of the configuration."""
+    own = {config.judge.model, config.judge.test_model}
+    for key in ("judges", "generators"):
+        others = [each for each in getattr(config.evaluation, key) if each not in own]
+        names = Counter(Path(source).name.lower() for source in others)
+        names.update([config.model.judge_name, config.model.test_judge_name])
+        for name, count in names.items():
+            if count > 1:
+                problems.add(
+                    f"evaluation.{key}: several would be called {name} in results, expected a "
+                    "folder of another name for each"
+                )
 
 
 def known_methods(config: EvaluateConfig) -> list[str]:
