@@ -31,7 +31,9 @@ def main(config: ResultsConfig, folder: RunFolder) -> None:
             make(["cold-start", f"SETTING={setting}", *common, f"{arguments} examples=unverified"])
         overrides = (f"scale={config.scale.name}", f"seed={seed}", "setting=streaming")
         others = overrides_for("evaluate", "rl", (*paths, *overrides, *config.overrides))
-        make(make_arguments("vpl", overrides_for("vpl", "evaluate", others)))
+        # It reads pairs in whatever rounds they came, and is found in the base setting.
+        of_vpl = [each for each in others if each != "setting=streaming"]
+        make(make_arguments("vpl", overrides_for("vpl", "evaluate", of_vpl)))
         # It ends in the evaluation of everything that is trained.
         make(["rl-streaming", *common, arguments])
         trained = resolve("evaluate", "rl", [*overrides, *config.overrides])
