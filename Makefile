@@ -63,8 +63,9 @@ export OMP_NUM_THREADS ?= $(if $(filter cpu cpu2,$(LAUNCH)),1,$(CORES))
 # A choice that isn't made isn't passed: conf/ alone knows the defaults.
 choice = $(if $(strip $(2)),$(1)=$(2))
 comma := ,
+space := $() $()
 # a,b as a list of texts: null is a method's name.
-choices = $(if $(strip $(2)),'$(1)=["$(subst $(comma),"$(comma)",$(strip $(2)))"]')
+choices = $(if $(strip $(2)),'$(1)=["$(subst $(comma),"$(comma)",$(subst $(space),,$(2)))"]')
 SHARED = $(strip scale=$(SCALE) $(call choice,setting.signals,$(SIGNALS)) $(call choice,data,$(DATA)) \
 	$(call choice,data.path,$(DATA_PATH)) $(call choice,judge,$(JUDGE)) $(call choice,seed,$(SEED)))
 NAMED = $(strip $(call choice,run_name,$(RUN)) $(ARGS))

@@ -120,11 +120,10 @@ def describer(random_model, tokenizer, prompts):
 class CountedDescriber:
     def __init__(self, describer, batches=None):
         self.describer, self.left, self.asked = describer, batches, []
-        self.prompts, self.max_prompt_tokens = describer.prompts, describer.max_prompt_tokens
+        self.max_prompt_tokens = describer.max_prompt_tokens
         self.batch_size = describer.batch_size
-
-    def count_tokens(self, text):
-        return self.describer.count_tokens(text)
+        self.prompt, self.read = describer.prompt, describer.read
+        self.count_tokens = describer.count_tokens
 
     def complete(self, prompts, seed):
         if self.left is not None and len(self.asked) == self.left:

@@ -34,7 +34,7 @@ class MethodSetting(NamedTuple):
             UserError: it is not of that form.
         """
         method, _, setting = text.strip().partition("/")
-        if not method or "/" in setting:
+        if not method or not setting or "/" in setting:
             raise UserError(f"{text!r} found, expected <method>/<setting>, such as golden/base4")
         return cls(method, Setting.from_name(setting).name)
 

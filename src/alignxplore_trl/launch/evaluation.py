@@ -380,8 +380,11 @@ def compared_pairs(
     texts: Sequence[str], methods: Mapping[MethodSetting, Entries]
 ) -> list[Comparison]:
     """The pairs to compare of which both were evaluated; a policy may not be trained yet."""
-    pairs = map(read_comparison, texts)
-    return [pair for pair in pairs if all(name in methods for name in pair)]
+    pairs = [read_comparison(text) for text in texts]
+    found = [pair for pair in pairs if all(name in methods for name in pair)]
+    if len(found) < len(pairs):
+        say(f"{len(pairs) - len(found)} of {len(pairs)} pairs to compare weren't evaluated")
+    return found
 
 
 class WinRates:

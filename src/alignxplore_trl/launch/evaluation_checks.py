@@ -101,7 +101,8 @@ def dimensions_of(config: EvaluateConfig) -> list[dict[str, str]]:
 def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:
     """What is compared, and what is given to other users, is written as it has to be."""
     asked, known = config.evaluation, known_methods(config)
-    known += [f"{ANOTHER_USERS}{name}" for name in known]
+    controls = [f"{ANOTHER_USERS}{name}" for name in known]
+    known += controls
     named: list[tuple[str, MethodSetting]] = []
     texts_of = {
         "differences": asked.differences,
@@ -113,12 +114,17 @@ def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:
             try:
                 read = [MethodSetting.read(text)] if key == "controls" else read_comparison(text)
             except UserError as error:
-                problems.found += [f"evaluation.{key}: {problem}" for problem in error.problems]
+                found = [problem.removeprefix("setting: ") for problem in error.problems]
+                problems.found += [f"evaluation.{key}: {problem}" for problem in found]
                 continue
             named += [(f"evaluation.{key}", each) for each in read]
     for key, each in named:
         if key == "evaluation.win_rate.pairs" and each.method in DECIDING:
             problems.add(f"{key}: {each.method} found, which writes no descriptions to reply under")
+        if key == "evaluation.controls" and each.method in (*DECIDING, "null", *controls):
+            problems.add(
+                f"{key}: {each.method} found, which has no descriptions of its own to give"
+            )
         if each.method not in known:
             near = did_you_mean(each.method, known)
             problems.add(f"{key}: the method {each.method} found, which isn't one{near}")
@@ -139,7 +145,8 @@ def _read_settings(names: Sequence[str], problems: Problems) -> list[Setting]:
         try:
             settings.append(Setting.from_name(name))
         except UserError as error:
-            problems.found += [f"evaluation.settings: {problem}" for problem in error.problems]
+            found = [problem.removeprefix("setting: ") for problem in error.problems]
+            problems.found += [f"evaluation.settings: {problem}" for problem in found]
     return settings
 
 

@@ -20,7 +20,7 @@ from alignxplore_trl.evaluation.summary import Summary
 from alignxplore_trl.evaluation.win_rate import ComparedReplies, write_win_rates
 from alignxplore_trl.reporting.charts import accuracy_chart
 from alignxplore_trl.reporting.results import names_of, read_figures
-from alignxplore_trl.reporting.tables import accuracy_table, difference_table
+from alignxplore_trl.reporting.tables import accuracy_table, difference_table, win_rate_lines
 from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 from alignxplore_trl.signals import PreferenceCase
 
@@ -86,4 +86,4 @@ class EvaluationFiles:
         figures = read_figures(self.summary)
         if any(key.benchmark == benchmark for key in names_of([figures], "acc_jud_difference")):
             tables.append(difference_table({f"seed {self.seed}": self.summary}, benchmark))
-        return "\n".join(tables)
+        return "\n".join([*tables, *win_rate_lines(self.summary, benchmark)])

@@ -325,17 +325,17 @@ def win_rates(evaluations: Evaluations) -> Section:
             key.benchmark,
             key.judge,
             with_range([mean_figure(figures, key)]),
-            _count(figures, replace(key, metric="win_ties")),
+            percent(mean_figure(figures, replace(key, metric="win_ties")).value),
             _count(figures, replace(key, metric="win_cases")),
         ]
         for key in keys
     ]
     note = (
         "A model writes a reply under the description of each of two methods, and a judge that is "
-        "told the user's true preference says which is better, in both orders. In %, with its "
-        f"{range_in_words(len(figures))}; above 50, the first method wins."
+        "told the user's true preference says which is better, in both orders. Wins and half of the "
+        f"ties in %, with {range_in_words(len(figures))}; above 50, the first method is better."
     )
-    headers = ["reply of", "benchmark", "judge", "wins", "ties", "cases"]
+    headers = ["reply of", "benchmark", "judge", "win rate", "ties", "cases"]
     return Section("win-rates", title, [Numbers(Table(headers, rows, note, names=3))])
 
 

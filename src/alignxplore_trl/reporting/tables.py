@@ -157,6 +157,19 @@ def difference_table(
     )
 
 
+def win_rate_lines(summary: Mapping[str, Any], benchmark: str) -> list[str]:
+    """The win rates of one evaluation, a line each."""
+    figures = read_figures(summary)
+    keys = [key for key in names_of([figures], "win_rate") if key.benchmark == benchmark]
+    return [
+        f"replies under {comparison_name(key).replace(' minus ', ' win against those under ')} in "
+        f"{with_range([figures[key]])} % of "
+        f"{figures[replace(key, metric='win_cases')].value} cases, ties counted by half, under "
+        f"the judge {key.judge}"
+        for key in keys
+    ]
+
+
 def judge_table(qualities: Mapping[str, JudgeQuality], judge: str, without_description: int) -> str:
     """One row per kind of description that a judge was told, and what the columns mean.
 
