@@ -25,7 +25,7 @@ def test_a_pair_is_two_methods_in_their_settings():
     ("text", "message"),
     [
         ("golden/base4", "expected two methods in their settings"),
-        ("golden - null/base4", "'' found, expected base<signals>"),
+        ("golden - null/base4", "'golden' found, expected <method>/<setting>"),
         ("golden/base4 - null/base", "'base' found, expected base<signals>"),
         ("golden/base4 - /base4", "'/base4' found, expected <method>/<setting>"),
         ("a/base4 - b/base4 - c/base4", "expected two methods"),

@@ -230,7 +230,10 @@ def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
         (["evaluation.settings=[]"], "evaluation.settings: found none"),
         (["evaluation.settings=[base4,base4]"], "base4 found 2 times"),
         (["evaluation.differences=[golden]"], "'golden' found, expected two methods"),
-        (["evaluation.controls=[golden]"], "'' found, expected base<signals>"),
+        (["evaluation.controls=[golden]"], "'golden' found, expected <method>/<setting>"),
+        (["evaluation.controls=[longer_reply/base4]"], "longer_reply found, which has no descript"),
+        (["evaluation.cases=-3"], "evaluation.cases: -3 found"),
+        (["evaluation.win_rate.cases=0"], "evaluation.win_rate.cases: 0 found"),
         (
             ["evaluation.differences=['gold/base4 - golden/base4']"],
             "evaluation.differences: the method gold found, which isn't one; did you mean golden",

@@ -84,7 +84,7 @@ class EvaluationFolder:
         if self.win_rates:
             place = "world/judge/rl_base4-backbone/base4-base4"
             summary |= {f"win_rate/{place}": 0.62, f"win_rate/{place}/low": 0.55,
-                        f"win_rate/{place}/high": 0.69, f"win_ties/{place}": 3,
+                        f"win_rate/{place}/high": 0.69, f"win_ties/{place}": 0.075,
                         f"win_cases/{place}": 40}  # fmt: skip
         run.finish(summary)
         return run.path

@@ -296,7 +296,7 @@ def test_groups_show_the_widest_gap(report, folder):
 def test_win_rates_are_shown(report):
     (table,) = tables(section(report, "win-rates").blocks)
     assert list(table.rows[0]) == [
-        "rl_base4 base4 over backbone base4", "world", "judge", "62.0 (55.0–69.0)", "3", "40",
+        "rl_base4 base4 over backbone base4", "world", "judge", "62.0 (55.0–69.0)", "7.5", "40",
     ]  # fmt: skip
 
 

@@ -122,9 +122,7 @@ def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:
         if key == "evaluation.win_rate.pairs" and each.method in DECIDING:
             problems.add(f"{key}: {each.method} found, which writes no descriptions to reply under")
         if key == "evaluation.controls" and each.method in (*DECIDING, "null", *controls):
-            problems.add(
-                f"{key}: {each.method} found, which has no descriptions of its own to give"
-            )
+            problems.add(f"{key}: {each.method} found, which has no descriptions of its own")
         if each.method not in known:
             near = did_you_mean(each.method, known)
             problems.add(f"{key}: the method {each.method} found, which isn't one{near}")
