@@ -333,7 +333,8 @@ def win_rates(evaluations: Evaluations) -> Section:
     note = (
         "A model writes a reply under the description of each of two methods, and a judge that is "
         "told the user's true preference says which is better, in both orders. Wins and half "
-        f"of the ties in %, with {range_in_words(len(figures))}; above 50, the first method is better."
+        f"of the ties in %, with {range_in_words(len(figures))}; above 50, the first method is "
+        "better."
     )
     headers = ["reply of", "benchmark", "judge", "win rate", "ties", "cases"]
     return Section("win-rates", title, [Numbers(Table(headers, rows, note, names=3))])
