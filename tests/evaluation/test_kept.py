@@ -134,22 +134,28 @@ class CountedDescriber:
 
 def test_an_interrupted_model_goes_on_at_the_batch_where_it_was(tmp_path, describer):
     prompts = [f"post {'now ' * (number % 4)}{number}" for number in range(8)]
-    whole = KeptCompletions(describer, KeptAnswers(tmp_path / "whole"), "a").complete(prompts, 5)
+    whole = KeptCompletions(describer, KeptAnswers(tmp_path / "whole"), "a", 1).complete(prompts, 5)
     broken = CountedDescriber(describer, batches=1)
     with pytest.raises(KeyboardInterrupt):
-        KeptCompletions(broken, KeptAnswers(tmp_path / "answers"), "a").complete(prompts, 5)
+        KeptCompletions(broken, KeptAnswers(tmp_path / "answers"), "a", 1).complete(prompts, 5)
     rest = CountedDescriber(describer)
-    resumed = KeptCompletions(rest, KeptAnswers(tmp_path / "answers"), "a").complete(prompts, 5)
+    resumed = KeptCompletions(rest, KeptAnswers(tmp_path / "answers"), "a", 1).complete(prompts, 5)
     assert (len(broken.asked), len(rest.asked)) == (1, 2)
     assert resumed == whole
     assert all(each.seconds is not None and each.seconds > 0 for each in resumed)
     assert [each.tokens for each in whole] == [4] * 8
     again = CountedDescriber(describer)
-    kept = KeptCompletions(again, KeptAnswers(tmp_path / "answers"), "a")
+    kept = KeptCompletions(again, KeptAnswers(tmp_path / "answers"), "a", 1)
     assert kept.complete(prompts, 5) == whole
     assert again.asked == []
     assert kept.complete(prompts, 6) != whole
     assert len(again.asked) == 3
+
+
+def test_a_part_that_holds_all_prompts_is_what_the_model_writes_alone(tmp_path, describer):
+    prompts = [f"post {'now ' * (number % 4)}{number}" for number in range(8)]
+    kept = KeptCompletions(describer, KeptAnswers(tmp_path / "answers"), "a")
+    assert kept.complete(prompts, 5) == describer.complete(prompts, 5)
 
 
 def test_a_damaged_file_is_told(tmp_path):

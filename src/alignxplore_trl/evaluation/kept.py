@@ -25,7 +25,6 @@ from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Judge, Verdict
 from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.database import open_log, select_keys, told_in_words
-from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.rendering import Question
 
 _WHAT = "the cache of evaluations"
@@ -179,22 +178,25 @@ class KeptLanguageModel:
 
 
 class KeptCompletions:
-    """A model whose completions are kept, batch by batch.
+    """A model whose completions are kept, some batches of prompts at a time.
 
-    What is sampled depends on everything in the same batch, so that a batch is found, or written,
-    as a whole. Prompts of similar length go together. Several processes write different batches,
-    and the same as one process does.
+    What is sampled depends on everything in the same batches, so that these are found, or written,
+    as a whole. Several processes write different parts, and the same as one process does.
 
     Args:
         describer: it is asked for what isn't there.
         kept: where completions are.
         identity: what tells its completions from those of other models, or of other sampling.
+        batches: that are one entry: what a killed process has to write again.
     """
 
-    def __init__(self, describer: Describer, kept: KeptAnswers, identity: str) -> None:
+    def __init__(
+        self, describer: Describer, kept: KeptAnswers, identity: str, batches: int = 8
+    ) -> None:
         self._describer = describer
         self._kept = kept
         self._identity = identity
+        self._size = batches * describer.batch_size
         self.max_prompt_tokens = describer.max_prompt_tokens
         self.prompt = describer.prompt
         self.count_tokens = describer.count_tokens
@@ -202,26 +204,20 @@ class KeptCompletions:
 
     def complete(self, prompts: Sequence[str], seed: int) -> list[Completion]:
         """One completion per prompt: a function of the prompts and the seed."""
-        order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        size = self._describer.batch_size
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        texts = [[prompts[place] for place in batch] for batch in batches]
-        keys = [_key(self._identity, [seed + number, each]) for number, each in enumerate(texts)]
+        starts = range(0, len(prompts), self._size)
+        parts = [list(prompts[start : start + self._size]) for start in starts]
+        keys = [_key(self._identity, [seed + number, part]) for number, part in enumerate(parts)]
         at_once = PartialState().num_processes
-        written: list[list[list[Any]]] = []
-        for first in progress(range(0, len(keys), at_once), "batches", -(-len(keys) // at_once)):
+        completions: list[Completion] = []
+        for first in range(0, len(keys), at_once):
 
             def write(places: list[int], first: int = first) -> list[list[list[Any]]]:
                 numbers = [first + place for place in places]
-                return [_values(self._describer.complete(texts[n], seed + n)) for n in numbers]
+                return [_values(self._describer.complete(parts[n], seed + n)) for n in numbers]
 
-            written += self._kept.answers(keys[first : first + at_once], write)
-        found = {
-            place: Completion(*values)
-            for batch, own in zip(batches, written, strict=True)
-            for place, values in zip(batch, own, strict=True)
-        }
-        return [found[place] for place in range(len(prompts))]
+            for part in self._kept.answers(keys[first : first + at_once], write):
+                completions += [Completion(*values) for values in part]
+        return completions
 
 
 def _values(completions: Sequence[Completion]) -> list[list[Any]]:
