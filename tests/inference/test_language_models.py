@@ -188,7 +188,7 @@ def test_answers_stand_in_the_order_of_the_conversations() -> None:
 
     with FaultServer(late_or_soon) as server:
         answers = served(server.url).answer(talks, temperature=0.7, seed=0)
-        assert server.peak == 8
+        assert 1 < server.peak <= 8
     assert [own and own.text for own in answers] == [talk[0].content for talk in talks]
 
 
