@@ -225,6 +225,10 @@ def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
         ),
         (["evaluation.prepared=[none-such]"], "none-such isn't there, or isn't finished"),
         (["evaluation.methods=[goldn]"], "goldn found; did you mean golden?"),
+        (
+            ["evaluation.methods=[golden]", "upstream.rl_base4=x"],
+            "upstream.rl_base4: x found, but rl_base4 isn't among evaluation.methods",
+        ),
         (["evaluation.methods=[]"], "evaluation.methods: found none"),
         (["evaluation.methods=[golden,golden]"], "golden found 2 times"),
         (["evaluation.settings=[]"], "evaluation.settings: found none"),

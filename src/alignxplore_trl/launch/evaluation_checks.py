@@ -90,6 +90,12 @@ def _check_methods(config: EvaluateConfig, problems: Problems) -> None:
             f"evaluation.methods: pba found, which needs named dimensions; data={config.data.name} "
             "has none, data=alignx has"
         )
+    for name in policies_of(config):
+        if asked is not None and config.upstream[name] is not None and name not in asked:
+            problems.add(
+                f"upstream.{name}: {config.upstream[name]} found, but {name} isn't among "
+                "evaluation.methods; name it there, too"
+            )
     _check_repeated("evaluation.methods", asked or (), problems)
 
 

@@ -113,7 +113,7 @@ def upstream_names(
     """The runs a recipe starts from: given ones, else the ones the same overrides make.
 
     What the evaluation and the inspection can do without, and weren't told to take, is `None` where
-    it hasn't finished. Policies that aren't among the methods of an evaluation are `None`, too.
+    it hasn't finished. So are policies that aren't among the methods of an evaluation.
 
     Args:
         recipe: the recipe that runs.
@@ -127,7 +127,7 @@ def upstream_names(
         given = {key: told.get(key) or name for key, name in given.items()}
     asked = values.get("evaluation", {}).get("methods") or ()
     unused = _unused(values)
-    names = {key: None if key in unused else name for key, name in given.items()}
+    names = dict(given)
     for key in names:
         if names[key] is None and key not in unused:
             stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
