@@ -45,8 +45,8 @@ class Policy:
             seed=self.seed,
         )
         return {
-            Setting(setting.per_round, rounds): [_after(case, rounds) for case in described]
-            for rounds in range(1, setting.rounds + 1)
+            each: [_after(case, each.rounds) for case in described]
+            for each in setting.after_each_round
         }
 
 

@@ -46,6 +46,11 @@ class Setting:
         """How many signals of a user the setting reads altogether."""
         return self.per_round * self.rounds
 
+    @property
+    def after_each_round(self) -> list[Setting]:
+        """The settings that its rounds lead through, itself the last; the first is a base one."""
+        return [Setting(self.per_round, rounds) for rounds in range(1, self.rounds + 1)]
+
     def history(self, cases: Sequence[PreferenceCase]) -> list[PreferenceCase]:
         """The cases with enough signals, each cut to the signals this setting reads.
 

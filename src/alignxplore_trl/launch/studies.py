@@ -173,8 +173,12 @@ def _places_of(config: StudyConfig, label: str) -> list[str]:
     """How orderings and ratios may call a variant: the rounds before the last are scored, too."""
     if config.study.curve != "settings":
         return [label]
-    settings = []
-    for name in config.study.variants[label].settings:
-        rounds = name.split("+")
-        settings += ["+".join(rounds[:count]) for count in range(1, len(rounds) + 1)]
-    return [f"{label}/{name}" for name in settings]
+    settings = config.study.variants[label].settings
+    return [f"{label}/{each}" for name in settings for each in _names_after_each_round(name)]
+
+
+def _names_after_each_round(setting: str) -> list[str]:
+    try:
+        return [each.name for each in Setting.from_name(setting).after_each_round]
+    except UserError:
+        return []  # Told where the variants are checked.
