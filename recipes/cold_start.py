@@ -1,6 +1,7 @@
 """Supervised training of the backbone on the verified examples."""
 
 import sys
+from dataclasses import asdict
 
 from alignxplore_trl.launch.config import ColdStartConfig
 from alignxplore_trl.launch.entry import run_recipe, upstream_folder
@@ -23,6 +24,7 @@ def main(config: ColdStartConfig, folder: RunFolder) -> None:
         trainer_arguments,
     )
     from alignxplore_trl.training.cold_start import ColdStartTrainer, fit_examples
+    from alignxplore_trl.training.throughput import ThroughputSettings
 
     set_seed(config.seed)
     arguments = trainer_arguments(SFTConfig, config, folder)
@@ -41,10 +43,11 @@ def main(config: ColdStartConfig, folder: RunFolder) -> None:
         args=arguments,
         train_dataset=examples,
         processing_class=tokenizer,
+        throughput=ThroughputSettings(**asdict(config.throughput)),
         callbacks=callbacks(folder),
         peft_config=adapters(config.peft),
     )
-    figures = train_and_save(trainer, tokenizer, folder)
+    figures = train_and_save(trainer, tokenizer, folder, config)
     folder.finish({f"data/{name}": count for name, count in counts.items()} | figures)
 
 

@@ -41,6 +41,7 @@ def main(config: RLConfig, folder: RunFolder) -> None:
     from alignxplore_trl.text.rendering import PromptSet
     from alignxplore_trl.training.outage import OutageSettings
     from alignxplore_trl.training.streaming import RoundsGRPOTrainer
+    from alignxplore_trl.training.throughput import ThroughputSettings
 
     set_seed(config.seed)
     prompts, budget = PromptSet(config.prompts.folder), config.prompts.max_prompt_tokens
@@ -92,10 +93,11 @@ def main(config: RLConfig, folder: RunFolder) -> None:
         completions_folder=folder.completions,
         completions_every=config.completions_every,
         outage=OutageSettings(**asdict(config.reward.outage)),
+        throughput=ThroughputSettings(**asdict(config.throughput)),
         callbacks=callbacks(folder),
         peft_config=adapters(config.peft),
     )
-    figures = train_and_save(trainer, tokenizer, folder)
+    figures = train_and_save(trainer, tokenizer, folder, config)
     if is_main_process():
         metrics = {config.run_name: read_metrics(folder.metrics)}
         training_chart(metrics, folder.path / "curves.png")

@@ -16,7 +16,7 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
 
     from alignxplore_trl.data.release import published_examples
     from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.launch.hub import push_dataset
+    from alignxplore_trl.launch.hub import push
     from alignxplore_trl.launch.synthesis import facts_of, load_synthesis, threshold_of
     from alignxplore_trl.reporting.synthesis_card import write_synthesis_card
     from alignxplore_trl.synthesis.selection import (
@@ -69,7 +69,7 @@ def main(config: SynthesizeConfig, folder: RunFolder) -> None:
     if asked.push_to_hub is not None:
         shown = [folder.path / "examples.parquet", *folder.path.glob("*.png")]
         files = {"README.md": folder.path / "card.md", **{path.name: path for path in shown}}
-        url = push_dataset(asked.push_to_hub, files)
+        url = push("synthesis.push_to_hub", "dataset", asked.push_to_hub, files)
         say(f"synthesize: pushed to {url}")
     folder.finish(summary)
 

@@ -15,8 +15,9 @@ import pytest
 
 from alignxplore_trl.launch.checks import check_config
 from alignxplore_trl.launch.compose import missing_values
-from alignxplore_trl.launch.config import CONFIGS, read_values
-from alignxplore_trl.launch.entry import resolve
+from alignxplore_trl.launch.config import CONFIGS, SweepConfig, read_values
+from alignxplore_trl.launch.entry import problems_of_point, resolve
+from alignxplore_trl.launch.sweeps import points_of, sweep_arguments
 from alignxplore_trl.launch.trainer_fields import check_trainer
 from alignxplore_trl.run.errors import Problems, UserError
 
@@ -55,7 +56,7 @@ def dry_run(command: str) -> list[str]:
         ValueError: there is no such target, or no such variable.
     """
     _, *words = shlex.split(command)
-    variables = set(re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    variables = set(re.findall(r"^(\w+) [?:]=", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for word in words:
         name, given, _ = word.partition("=")
         if given and name not in variables:
@@ -83,8 +84,11 @@ def check_command(command: str) -> list[str]:
     for line in dry_run(command):
         script = _RECIPE.search(line)
         if script is not None:
-            words = [word for word in shlex.split(line[script.end() :]) if word != "--print-config"]
+            flags = ("--print-config", "--preflight")
+            words = [word for word in shlex.split(line[script.end() :]) if word not in flags]
             written_for = script[1]
+            if script[1] == "sweep":
+                words = sweep_arguments(words)
             while words and words[0] in ("--for", "--then"):
                 option, recipe, *words = words
                 written_for = recipe if option == "--for" else written_for
@@ -103,6 +107,9 @@ def _check_configuration(recipe: str, written_for: str, overrides: tuple[str, ..
         check_trainer(values["recipe"], values["trainer"], problems)
     if config is not None:
         check_config(config, problems)
+    if isinstance(config, SweepConfig):
+        for point in points_of(config):
+            problems.found += problems_of_point(config, point)
     Problems([p for p in problems.found if not _ABOUT_FILES.match(p)]).raise_if_any()
 
 
@@ -124,13 +131,15 @@ def test_a_command_of_the_documents_would_run(command):
         ("make rl-streming", "rl-streming"),
         ("make rl SCLAE=tiny", "SCLAE"),
         ("make rl SCALE=huge", "scale=huge"),
-        ("make rl LAUNCH=gpu9", "launch=gpu9"),
+        ("make rl LAUNCH=gpu9", "LAUNCH=gpu9: no such launch"),
+        ("make evaluate LAUNCH=zero2", "an evaluation holds whole models"),
         ("make rl SCALE=paper_7b", "data.path"),
         ("make rl SETTING=base ARGS='setting.rounds=2'", "setting.rounds"),
         ("make rl-streaming ARGS='trainer.learning_rat=1.0e-4'", "trainer.learning_rat"),
         ("make rl-streaming ARGS='trainer.num_generations=7'", "trainer.num_generations"),
         ("make evaluate ARGS='evaluation.settings=[base4+4]'", "base4+4"),
         ("make config RECIPE=rl ARGS='sede=1'", "sede"),
+        ("make sweep ARGS='trainer.num_generations=4,7'", "not a multiple of 7 rollouts"),
     ],
 )
 def test_a_command_that_would_not_run_is_found(command, found):

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,13 +13,11 @@ from alignxplore_trl.baselines.language_model import Conversation, question
 from alignxplore_trl.baselines.lm_induct_reason import InductionSettings, LMInductReason
 from alignxplore_trl.inference.describing import SamplingSettings
 from alignxplore_trl.inference.language_models import PROMPTING, ServerLanguageModel
-from alignxplore_trl.judging.client import ServerSettings
-from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase
 from alignxplore_trl.text.parsing import FormatProblem
 from alignxplore_trl.text.rendering import PromptSet
 from tests.baselines.scripted import ScriptedModel
-from tests.judging.fault_server import Body, FaultServer, Reply, refusal
+from tests.judging.fault_server import Body, FaultServer, Reply, quick, refusal
 
 PROMPTS = PromptSet("default")
 CHOICES = (
@@ -222,11 +219,6 @@ def test_each_message_keeps_to_its_budget() -> None:
     assert 300 < max(sizes) <= 500
 
 
-def test_a_prompt_set_without_its_templates_is_refused_at_once() -> None:
-    with pytest.raises(UserError, match=r"no rule_proposal\.jinja"):
-        LMInductReason(scripted([]), PromptSet("compact"), max_prompt_tokens=100, seed=0)
-
-
 RULES = ("short", "long", "mumble", "silence", "all but post 1", "all but post 3", "all")
 
 
@@ -277,18 +269,7 @@ def test_through_an_endpoint_that_fails_now_and_then() -> None:
         return Reply(json.dumps({"choices": choices}).encode())
 
     with FaultServer(plan) as server:
-        where = ServerSettings(
-            (server.url,),
-            "served",
-            concurrency=8,
-            request_timeout=20.0,
-            deadline=60.0,
-            max_retries=20,
-            first_wait=0.01,
-            longest_wait=0.02,
-            dead_after=10_000,
-            role=PROMPTING,
-        )
+        where = quick(server.url, max_retries=20, dead_after=10_000, role=PROMPTING)
         model = ServerLanguageModel(
             where, SamplingSettings(50), lambda text: len(text.split()), chat=True, body={}
         )

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,16 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignxplore_trl.baselines.language_model import Conversation, question
 from alignxplore_trl.evaluation.kept import (
     KeptAnswers,
     KeptCompletions,
     KeptGenerator,
     KeptJudge,
+    KeptLanguageModel,
 )
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
 from alignxplore_trl.judging.generator import Continuation
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
+from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.rendering import Question
 
@@ -103,6 +107,67 @@ def test_log_probabilities_come_back_exactly(tmp_path):
         kept = KeptGenerator(generator, KeptAnswers(tmp_path / "answers.sqlite"), "length")
         assert kept.log_probabilities(rows) == LengthGenerator().log_probabilities(rows)
     assert generator.asked == [*rows, rows[2]]
+
+
+class NumberedAnswers:
+    """Answers with the number of the conversation it was asked about; silent about "quiet"."""
+
+    chat = True
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        self.unanswered: Counter[str] = Counter()
+        self.asked: list[Conversation] = []
+        self.seeds: list[int] = []
+        self._killed_at = killed_at
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def answer(
+        self, conversations: Sequence[Conversation], *, temperature: float, seed: int
+    ) -> list[Written | None]:
+        first = len(self.asked)
+        self.seeds.append(seed)
+        if first == self._killed_at:
+            raise KeyboardInterrupt
+        self.asked += conversations
+        return [
+            None if own == question("quiet") else Written(str(first + place), None, "stop", 1, 1)
+            for place, own in enumerate(conversations)
+        ]
+
+
+def test_equal_conversations_get_answers_of_their_own_that_are_kept(tmp_path):
+    model = NumberedAnswers()
+    hello, quiet = question("hello"), question("quiet")
+
+    def texts(seed=0, temperature=1.0, identity="model"):
+        kept = KeptLanguageModel(model, KeptAnswers(tmp_path / "answers.sqlite"), identity)
+        answers = kept.answer([hello, quiet, hello], temperature=temperature, seed=seed)
+        return [answer and answer.text for answer in answers]
+
+    assert texts() == ["0", None, "2"]
+    assert texts() == ["0", None, "2"]
+    assert model.asked[3:] == [quiet], "no answer isn't kept"
+    for different in ({"seed": 1}, {"temperature": 0.0}, {"identity": "other"}):
+        assert not {*texts(**different)} & {"0", "2"}
+
+
+def test_of_many_conversations_those_answered_before_a_kill_are_kept(tmp_path):
+    many = [question(f"number {number % 590}") for number in range(600)]
+    undisturbed, killed = NumberedAnswers(), NumberedAnswers(killed_at=512)
+
+    def ask(model):
+        kept = KeptLanguageModel(model, KeptAnswers(tmp_path / "answers.sqlite"), "model")
+        return [answer.text for answer in kept.answer(many, temperature=1.0, seed=3)]
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(killed)
+    texts = ask(undisturbed)
+    assert undisturbed.asked == many[512:]
+    assert texts[:512] == [str(number) for number in range(512)]
+    assert texts[512:] == [str(number) for number in range(88)]
+    assert killed.seeds == [3, 4, 5], "a sampler would repeat itself"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from alignxplore_trl.baselines.golden import Golden
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.data.world import OPPOSITE, describe
+from alignxplore_trl.evaluation.kept import KeptAnswers, KeptJudge
 from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.evaluation.scoring import is_correct, score
 from alignxplore_trl.judging.generator import LocalGenerator
@@ -94,7 +95,9 @@ def test_the_order_of_replies_is_undone_and_averaged(cases):
     assert {row.correct for row in rows} == {0.0, 1.0}
 
 
-def test_each_question_is_asked_once(cases, methods, judges):
+def test_with_kept_verdicts_each_question_is_asked_once(cases, methods, judges, tmp_path):
+    answers = KeptAnswers(tmp_path / "answers.sqlite")
+    kept = {name: KeptJudge(judge, answers, name) for name, judge in judges.items()}
     reversed_target = replace(
         cases[0],
         case_id="reversed",
@@ -103,7 +106,7 @@ def test_each_question_is_asked_once(cases, methods, judges):
     everything = [*cases, reversed_target]
     nothing = [UserDescription(case.case_id, None) for case in everything]
     repeated = {MethodSetting("null", "base8"): nothing, **methods}
-    rows = judged(everything, repeated, judges)
+    rows = judged(everything, repeated, kept)
     asked = judges["judge"].asked
     assert len(set(asked)) == len(asked)
     assert sum(question.description is None for question in asked) == 2 * len(cases)

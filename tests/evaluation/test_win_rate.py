@@ -222,10 +222,11 @@ def test_both_orders_are_asked_under_the_true_description_and_equal_replies_are_
     }
     rows = compare_replies("world", [one, same], replies, [(A, B), (B, A)], {"judge": judge})
     post, truth = one.target.post, one.description
-    assert judge.asked == [
+    orders = [
         Question(post, truth, good.text, bad.text),
         Question(post, truth, bad.text, good.text),
     ]
+    assert judge.asked == [*orders, *reversed(orders)]
     assert [row.outcome for row in rows] == ["win", "tie", "loss", "tie"]
     assert rows[0].p_a_first == pytest.approx(rows[0].p_a_second)
     assert (rows[1].p_a_first, rows[1].p_a_second) == (None, None)

@@ -21,11 +21,10 @@ from alignxplore_trl.inference.language_models import (
     chat_messages,
     plain_text,
 )
-from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.judging.written import Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.rendering import PromptSet
-from tests.judging.fault_server import FAULTS, Body, FaultServer, Reply, refusal
+from tests.judging.fault_server import FAULTS, Body, FaultServer, Reply, quick, refusal
 
 TALK: Conversation = (
     Message("user", "Who?\n<think>"),
@@ -123,20 +122,10 @@ def test_what_does_not_fit_the_context_has_no_answer(describer: Describer) -> No
 
 def served(url: str, *, is_tried: bool = True, **changes: Any) -> ServerLanguageModel:
     chat, body = changes.pop("chat", True), changes.pop("body", {})
-    where = ServerSettings(
-        (url,),
-        "served",
-        concurrency=8,
-        request_timeout=20.0,
-        deadline=60.0,
-        first_wait=0.01,
-        longest_wait=0.02,
-        dead_for=0.2,
-        role=PROMPTING,
-    )
+    where = quick(url, role=PROMPTING, **changes)
     sampling = SamplingSettings(8, temperature=0.9, top_p=0.95, top_k=10)
     model = ServerLanguageModel(
-        replace(where, **changes), sampling, lambda text: len(text.split()), chat=chat, body=body
+        where, sampling, lambda text: len(text.split()), chat=chat, body=body
     )
     if is_tried:  # That request would be among those that a test counts.
         model.check = lambda: None  # type: ignore[method-assign]

@@ -17,8 +17,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from alignxplore_trl.judging.client import ServerSettings
 
 TOO_LATE = 60.0
 
@@ -196,6 +198,21 @@ def expected_reason(seed: int, prompt: Sequence[int], max_retries: int) -> str |
 def drawn_plan(seed: int) -> Plan:
     """Every fault now and then."""
     return lambda body, attempt: drawn_fault(seed, body["prompt"], attempt).reply(body)
+
+
+def quick(*urls: str, **changes: Any) -> ServerSettings:
+    """A client's settings with short waits: what takes seconds in earnest takes hundredths here."""
+    usual = ServerSettings(
+        urls,
+        "served",
+        concurrency=8,
+        request_timeout=20.0,
+        deadline=60.0,
+        first_wait=0.01,
+        longest_wait=0.02,
+        dead_for=0.2,
+    )
+    return replace(usual, **changes)
 
 
 class FaultServer:

@@ -46,6 +46,7 @@ from tests.judging.fault_server import (
     drawn_plan,
     expected_reason,
     listing,
+    quick,
     refusal,
     right,
     true_answers,
@@ -63,18 +64,7 @@ def questions(count: int, posts: int = 0) -> list[Question]:
 
 
 def settings(*urls: str, **changes: Any) -> ServerSettings:
-    """Short waits: what takes seconds in earnest takes hundredths here."""
-    usual = ServerSettings(
-        urls,
-        "served",
-        concurrency=32,
-        request_timeout=20.0,
-        deadline=60.0,
-        first_wait=0.01,
-        longest_wait=0.05,
-        dead_for=0.2,
-    )
-    return replace(usual, **changes)
+    return quick(*urls, **{"concurrency": 32, **changes})
 
 
 @pytest.fixture
@@ -86,9 +76,15 @@ def judge_of(tokenizer: PreTrainedTokenizerFast, prompts: PromptSet) -> Callable
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def free_port() -> Iterator[int]:
+    """A port where nothing answers: bound, so that nobody else is given it, yet not listened on.
+
+    A server that asks for it by number gets it.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 @pytest.fixture

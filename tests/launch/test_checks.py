@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from alignxplore_trl.launch.checks import (
@@ -72,6 +73,11 @@ def test_what_ships_has_no_problem(assets: Path, recipe: str, setting: str) -> N
         (["trainer.num_generations=0"], "trainer.num_generations: 0 found, expected 2 or more"),
         (["trainer.per_device_train_batch_size=0"], "found, expected 1 or more"),
         (["completions_every=0"], "completions_every: 0 found, expected 1 or more"),
+        (["throughput.peak_tflops=0"], "throughput.peak_tflops: 0.0 found, expected 0.001 or more"),
+        (["throughput.judge_gpus=-1"], "throughput.judge_gpus: -1 found, expected 0 or more"),
+        (["throughput.price_per_gpu_hour=-1"], "throughput.price_per_gpu_hour: -1.0 found"),
+        (["sampling.top_p=2"], "sampling.top_p: 2.0 found, expected 0 to 1"),
+        (["output.weights=adapters"], "output.weights: adapters found, expected merged with peft"),
         (["judge.minimum_label_mass=2"], "judge.minimum_label_mass: 2.0 found, expected 0 to 1"),
         (["judge=sampled", "judge.samples=0"], "judge.samples: 0 found, expected 1 or more"),
         (["reward.outage.share=1.5"], "reward.outage.share: 1.5 found, expected 0 to 1"),
@@ -231,6 +237,7 @@ def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
         ),
         (["evaluation.methods=[]"], "evaluation.methods: found none"),
         (["evaluation.methods=[golden,golden]"], "golden found 2 times"),
+        (["evaluation.methods=[lm_induct_reason]"], "compact has no rule_proposal.jinja, with w"),
         (["evaluation.settings=[]"], "evaluation.settings: found none"),
         (["evaluation.settings=[base4,base4]"], "base4 found 2 times"),
         (["evaluation.differences=[golden]"], "'golden' found, expected two methods"),
@@ -238,6 +245,8 @@ def test_evaluation_needs_the_signals_of_its_settings(assets: Path) -> None:
         (["evaluation.controls=[longer_reply/base4]"], "longer_reply found, which has no descript"),
         (["evaluation.cases=-3"], "evaluation.cases: -3 found"),
         (["evaluation.win_rate.cases=0"], "evaluation.win_rate.cases: 0 found"),
+        (["evaluation.batch_size=0"], "evaluation.batch_size: 0 found"),
+        (["evaluation.temperature=-1"], "evaluation.temperature: -1.0 found"),
         (
             ["evaluation.differences=['gold/base4 - golden/base4']"],
             "evaluation.differences: the method gold found, which isn't one; did you mean golden",
@@ -285,6 +294,22 @@ def test_an_inspection_needs_cases_and_a_folder_for_its_page(assets: Path) -> No
     assert f"inspection.html: {assets} found, which is a folder" in found_folder
 
 
+def test_what_goes_to_the_hub_is_checked_before_the_training(
+    assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_some")
+    assert problems_of("rl", assets, "output.push_to_hub=someone/model") == []
+    assert problems_of("cold_start", assets, "output.push_to_hub=someone/model") == []
+    (unnamed,) = problems_of("cold_start", assets, "output.push_to_hub=model")
+    assert unnamed.startswith("output.push_to_hub: 'model' found, expected owner/name")
+    alone = ("output.push_to_hub=someone/model", "peft=lora", "output.weights=adapters")
+    (here,) = problems_of("rl", assets, *alone)
+    assert "but they go with the cold start's model, which is a folder here" in here
+    on_the_hub = ("start=backbone", "model.backbone=Qwen/Qwen2.5-1.5B-Instruct")
+    assert problems_of("rl", assets, *alone, *on_the_hub) == []
+
+
 def test_a_model_folder_must_be_whole(tmp_path: Path) -> None:
     problems = Problems()
     (tmp_path / "empty").mkdir()
@@ -330,7 +355,7 @@ def test_the_generation_batch_is_that_of_trl(overrides: list[str], size: int) ->
     assert generation_batch_size(read_rl(*overrides)) == size
 
 
-ASKED = "evaluation.methods=[prompted_concise,lm_induct_reason]"
+ASKED = "evaluation.methods=[prompted_concise,prompted_reasoning]"
 
 
 def test_methods_that_prompt_need_a_model_to_prompt(assets: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets go to the Hub whole, to those they are meant for, and say why when they don't."""
+"""Data sets and models go to the Hub whole, to whom they are meant for, or say why they don't."""
 
 import base64
 import json
@@ -8,11 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import huggingface_hub.constants
 import pytest
 
-from alignxplore_trl.launch.hub import check_hub, push_dataset
+from alignxplore_trl.launch.hub import check_hub, push
 from alignxplore_trl.run.errors import UserError
 
 TOKEN = "hf_secretSecretSecret"
 REPOSITORY = "someone/inferences"
+KEY = "synthesis.push_to_hub"
 
 
 class Hub(ThreadingHTTPServer):
@@ -23,6 +24,7 @@ class Hub(ThreadingHTTPServer):
         tokens: the tokens that came with them.
         refusals: path -> status and message with which it is refused instead.
         existing: whether the repository is there already, and private.
+        models: its repositories hold models, not data sets.
     """
 
     def __init__(self):
@@ -31,6 +33,7 @@ class Hub(ThreadingHTTPServer):
         self.refusals: dict[str, tuple[int, str]] = {}
         self.existing: bool | None = None
         self.private = True
+        self.models = False
 
     @property
     def address(self) -> str:
@@ -40,22 +43,27 @@ class Hub(ThreadingHTTPServer):
         if path in self.refusals:
             status, message = self.refusals[path]
             return status, {"error": message}
-        url = f"{self.address}/datasets/{REPOSITORY}"
+        url = (
+            f"{self.address}/{REPOSITORY}"
+            if self.models
+            else f"{self.address}/datasets/{REPOSITORY}"
+        )
+        kind = "models" if self.models else "datasets"
         if path == "/api/repos/create":
             if self.existing is None:
                 self.private = json.loads(body)["visibility"] == "private"
                 return 200, {"url": url}
             self.private = self.existing
             return 409, {"error": "You already created this dataset repo", "url": url}
-        if path == f"/api/datasets/{REPOSITORY}":
+        if path == f"/api/{kind}/{REPOSITORY}":
             return 200, {"id": REPOSITORY, "private": self.private}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
-        if path == f"/api/datasets/{REPOSITORY}/preupload/main":
+        if path == f"/api/{kind}/{REPOSITORY}/preupload/main":
             files = json.loads(body)["files"]
             plain = {"uploadMode": "regular", "shouldIgnore": False}
             return 200, {"files": [{"path": file["path"], **plain} for file in files]}
-        if path == f"/api/datasets/{REPOSITORY}/commit/main":
+        if path == f"/api/{kind}/{REPOSITORY}/commit/main":
             oid = "0" * 40
             return 200, {"commitUrl": f"{url}/commit/{oid}", "commitOid": oid}
         return 404, {"error": f"no such endpoint: {path}"}
@@ -122,7 +130,7 @@ def files(tmp_path):
 
 
 def test_the_bytes_arrive_in_one_commit(hub, files):
-    url = push_dataset(REPOSITORY, files, endpoint=hub.address)
+    url = push(KEY, "dataset", REPOSITORY, files, endpoint=hub.address)
     assert url == f"{hub.address}/datasets/{REPOSITORY}"
     [commit] = hub.bodies("/commit/main")
     header, *operations = [json.loads(line) for line in commit.splitlines()]
@@ -136,9 +144,24 @@ def test_the_bytes_arrive_in_one_commit(hub, files):
     assert hub.tokens == {f"Bearer {TOKEN}"}
 
 
+def test_a_model_goes_to_a_repository_for_models(hub, files):
+    hub.models = True
+    key = "output.push_to_hub"
+    assert (
+        push(key, "model", REPOSITORY, files, endpoint=hub.address) == f"{hub.address}/{REPOSITORY}"
+    )
+    [created] = map(json.loads, hub.bodies("/repos/create"))
+    assert created["visibility"] == "private"
+    assert created.get("type", "model") == "model"
+    assert len(hub.bodies(f"/api/models/{REPOSITORY}/commit/main")) == 1
+    hub.existing = False
+    with pytest.raises(UserError, match=r"output.push_to_hub: .* there already, and public"):
+        push(key, "model", REPOSITORY, files, endpoint=hub.address)
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_the_repository_is_as_private_as_was_asked(hub, files, private):
-    push_dataset(REPOSITORY, files, private, endpoint=hub.address)
+    push(KEY, "dataset", REPOSITORY, files, private, endpoint=hub.address)
     [created] = map(json.loads, hub.bodies("/repos/create"))
     assert created == {
         "name": "inferences",
@@ -151,14 +174,14 @@ def test_the_repository_is_as_private_as_was_asked(hub, files, private):
 @pytest.mark.parametrize(("existing", "private"), [(True, True), (True, False), (False, False)])
 def test_a_repository_that_is_there_is_used_again(hub, files, existing, private):
     hub.existing = existing
-    push_dataset(REPOSITORY, files, private, endpoint=hub.address)
+    push(KEY, "dataset", REPOSITORY, files, private, endpoint=hub.address)
     assert len(hub.bodies("/commit/main")) == 1
 
 
 def test_what_is_meant_for_few_is_not_sent_to_a_public_repository(hub, files):
     hub.existing = False
     with pytest.raises(UserError, match="there already, and public") as error:
-        push_dataset(REPOSITORY, files, endpoint=hub.address)
+        push(KEY, "dataset", REPOSITORY, files, endpoint=hub.address)
     assert not hub.bodies("/preupload/main")
     assert not hub.bodies("/commit/main")
     assert str(files["README.md"].parent) in str(error.value)
@@ -215,7 +238,7 @@ def test_a_file_that_is_missing(files, hub):
 
 def check_failure(address, files, message):
     with pytest.raises(UserError, match=message) as error:
-        push_dataset(REPOSITORY, files, endpoint=address)
+        push(KEY, "dataset", REPOSITORY, files, endpoint=address)
     [problem] = error.value.problems
     assert problem.startswith(f"synthesis.push_to_hub: {REPOSITORY} could not be sent to the Hub: ")
     assert problem.endswith(f"complete, in {files['README.md'].parent}")
@@ -225,7 +248,7 @@ def check_failure(address, files, message):
 
 @pytest.mark.parametrize("repository", ["someone/inferences", "Some-one.2/in_fer.ences"])
 def test_nothing_is_wrong(repository):
-    assert check_hub(repository) == []
+    assert check_hub(KEY, repository) == []
 
 
 @pytest.mark.parametrize(
@@ -233,34 +256,34 @@ def test_nothing_is_wrong(repository):
     ["", "inferences", "a/b/c", "datasets/a/b", "/b", "a/", "a b/c", "a/b--c", "a/b.git", "ä/b"],
 )
 def test_names_that_no_repository_has(repository):
-    [problem] = check_hub(repository)
+    [problem] = check_hub(KEY, repository)
     assert problem.startswith(f"synthesis.push_to_hub: {repository!r} found, expected owner/name")
 
 
 def test_a_token_is_needed_beforehand(monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
-    [problem] = check_hub(REPOSITORY)
+    [problem] = check_hub(KEY, REPOSITORY)
     assert problem.startswith("synthesis.push_to_hub: found no token")
     assert "HF_TOKEN" in problem
     assert "hf auth login" in problem
-    assert len(check_hub("nobody")) == 2
+    assert len(check_hub(KEY, "nobody")) == 2
     (tmp_path / "token").write_text(TOKEN)
-    assert check_hub(REPOSITORY) == []
+    assert check_hub(KEY, REPOSITORY) == []
 
 
 def test_a_token_service_that_fails_gives_none(monkeypatch):
     monkeypatch.setenv("HF_OIDC_RESOURCE", "datasets/someone/inferences")
-    [problem] = check_hub(REPOSITORY)
+    [problem] = check_hub(KEY, REPOSITORY)
     assert "found no token" in problem
 
 
 def test_offline_is_said_beforehand(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    [problem] = check_hub(REPOSITORY)
+    [problem] = check_hub(KEY, REPOSITORY)
     assert "HF_HUB_OFFLINE is set" in problem
 
 
 def test_no_problem_shows_the_token(monkeypatch):
-    assert TOKEN not in " ".join(check_hub("nobody"))
+    assert TOKEN not in " ".join(check_hub(KEY, "nobody"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert TOKEN not in " ".join(check_hub("nobody"))
+    assert TOKEN not in " ".join(check_hub(KEY, "nobody"))

@@ -43,8 +43,8 @@ def test_help_names_every_target() -> None:
     told = run_make("help")
     assert targets == set(re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE))
     for variable in ("SCALE", "SETTING", "SIGNALS", "DATA", "DATA_PATH", "REWARD", "JUDGE",
-                     "TEACHER", "LIMIT", "BUDGET", "LAUNCH", "SEED", "RUN", "N", "HTML",
-                     "ARGS"):  # fmt: skip
+                     "TEACHER", "LIMIT", "BUDGET", "LAUNCH", "LAUNCHER", "RECIPE", "SEED",
+                     "RUN", "N", "HTML", "ARGS"):  # fmt: skip
         assert re.search(rf"^  {variable} ", told, re.MULTILINE)
 
 
@@ -58,6 +58,7 @@ def test_help_names_every_target() -> None:
         (["study", "NAME=drfit"], "NAME=drfit: no such study; conf/study/ has: credit drift"),
         (["study"], "NAME=: no such study"),
         (["rl-streaming", "SETTING=base"], "SETTING: make rl-streaming has no such variable"),
+        (["rl", "LAUNCHER=slurm"], "LAUNCHER: make rl has no such variable"),
         (["serve-teacher", "JUDGE=server"], "JUDGE: make serve-teacher has no such variable"),
     ],
 )
@@ -81,11 +82,15 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
         ("report", ["report"]),
         ("results", ["results"]),
         ("study NAME=drift", ["study"]),
+        ("sweep ARGS=seed=1,2", ["sweep"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
         ("serve-teacher", ["serve_teacher"]),
+        ("serve-rollouts", ["serve_rollouts"]),
         ("judge-report", ["prepare", "judge_report"]),
         ("config", ["rl"]),
+        ("preflight", ["rl"]),
+        ("preflight RECIPE=cold_start", ["cold_start"]),
     ],
 )
 def test_targets_run_their_stages_in_order(target: str, recipes: list[str]) -> None:
@@ -116,6 +121,28 @@ def test_variables_become_overrides() -> None:
     assert "accelerate/zero3.yaml" in rl
 
 
+def test_a_sweep_is_told_recipe_and_launcher() -> None:
+    (line,) = make(
+        "sweep", "RECIPE=cold_start", "LAUNCHER=slurm", "SETTING=streaming", "ARGS=seed=1,2"
+    ).splitlines()
+    overrides = line.split("recipes/sweep.py")[1].split()
+    assert overrides == ["sweep.recipe=cold_start", "hydra/launcher=slurm", "scale=tiny",
+                         "launch=cpu", "seed=1,2", "setting=streaming"]  # fmt: skip
+
+
+def test_what_starts_a_training_can_be_another_command() -> None:
+    launched = subprocess.run(
+        ["make", "--dry-run", *INSTALLED, "rl"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ACCELERATE_LAUNCH": "srun -N2 slurm/launch.sh"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    lines = [line for line in launched if "slurm/launch.sh --quiet --config_file" in line]
+    assert [recipes_of(line) for line in lines] == [["cold_start"], ["rl"]]
+
+
 def test_what_is_not_chosen_is_not_passed() -> None:
     overrides = make("rl").splitlines()[-1].split("recipes/rl.py")[1].split()
     assert overrides == ["scale=tiny", "launch=cpu", "setting=base"]
@@ -128,9 +155,18 @@ def test_config_prints_the_configuration_of_any_stage(recipe: str) -> None:
     assert "setting=streaming" in line
 
 
+def test_a_preflight_is_told_what_the_target_would_be() -> None:
+    given = ("SCALE=paper_7b", "SETTING=streaming", "REWARD=generated", "JUDGE=server", "SEED=3")
+    (line,) = make("preflight", *given).splitlines()
+    _, told = line.split("recipes/rl.py --preflight --then evaluate ")
+    training = next(each for each in make("rl", *given).splitlines() if "recipes/rl.py" in each)
+    assert sorted(told.split()) == sorted(training.split("recipes/rl.py ")[1].split())
+
+
 def test_what_ci_runs_exists() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     targets = re.findall(r"^make ([\w-]+)$", ci, re.MULTILINE)
     assert targets == ["test", "test-slow"]
     assert 'pytest -m "not slow and not gpu"' in make("test")
     assert "pytest -m slow" in make("test-slow")
+    assert "pytest -m gpu" in make("test-gpu")

@@ -41,6 +41,8 @@ def test_different_configurations_have_different_names() -> None:
         ["upstream.cold_start=another"],
         ["peft=lora"],
         ["judge.order=both"],
+        ["peft=lora", "output.weights=adapters"],
+        ["sampling.temperature=0.7"],
     ]
     assert len({name_of_run("rl", overrides) for overrides in different}) == len(different)
 
@@ -58,6 +60,8 @@ def test_where_a_judge_is_served_and_what_an_outage_leads_to_change_no_name() ->
     [
         ["tracking=none"],
         ["tracking.project=mine"],
+        ["throughput.judge_gpus=2", "throughput.price_per_gpu_hour=2.5"],
+        ["output.push_to_hub=someone/model"],
         ["paths.outputs=elsewhere"],
         ["paths.assets=elsewhere"],
         ["trainer.beta=0.0"],
@@ -79,7 +83,8 @@ def test_a_given_name_is_used_as_it_is() -> None:
 
 def test_overrides_reach_the_stages_that_they_concern() -> None:
     overrides = ["setting=streaming", "setting.rounds=3", "trainer.beta=0.1", "run_name=mine",
-                 "prompts.max_prompt_tokens=100", "data.counts.rl=9", "launch=cpu2"]  # fmt: skip
+                 "prompts.max_prompt_tokens=100", "data.counts.rl=9", "launch=cpu2",
+                 "throughput.judge_gpus=2", "output.push_to_hub=someone/model"]  # fmt: skip
     assert overrides_for("prepare", "rl", overrides) == (
         "setting=streaming", "setting.rounds=3", "data.counts.rl=9",
     )  # fmt: skip

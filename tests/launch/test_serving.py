@@ -21,6 +21,8 @@ from alignxplore_trl.run.errors import Problems, UserError
 
 HINTS = {
     "serve_judge": "make rl-streaming JUDGE=server ARGS='judge.server.urls=[\"{url}\"]'",
+    "serve_rollouts": "make rl-streaming SCALE=paper_7b_split "
+    "ARGS=trainer.vllm_server_base_url={address}",
     "serve_teacher": "make synthesize TEACHER=server ARGS='teacher.server.urls=[\"{url}\"]'",
 }
 # Stands where vLLM would, with a child of its own: `python -m vllm.entrypoints…` runs it.
@@ -74,10 +76,12 @@ def child_of(log: Path) -> int:
 
 
 def test_each_recipe_serves_its_own_model_at_its_own_port() -> None:
-    judge, teacher = (compose_recipe(recipe, []) for recipe in HINTS)
+    judge, rollouts, teacher = (compose_recipe(recipe, []) for recipe in sorted(HINTS))
     assert judge["serve"]["model"] == judge["serve"]["name"] == judge["model"]["judge"]
     assert teacher["serve"]["model"] == teacher["serve"]["name"] == teacher["model"]["teacher"]
-    assert (judge["serve"]["port"], teacher["serve"]["port"]) == (8000, 8002)
+    assert rollouts["serve"]["model"] == rollouts["model"]["backbone"]
+    ports = [each["serve"]["port"] for each in (judge, teacher, rollouts)]
+    assert ports == [8000, 8002, 8004]
     own = dict.fromkeys(("model", "name", "port"))
     assert {**judge["serve"], **own} == {**teacher["serve"], **own}
 
@@ -147,6 +151,7 @@ def test_a_missing_vllm_is_said_with_the_command_that_makes_it(serve: Serve) -> 
         ("serve_judge", signal.SIGTERM),
         ("serve_judge", signal.SIGKILL),
         ("serve_teacher", signal.SIGINT),
+        ("serve_rollouts", signal.SIGINT),
     ],
 )
 def test_the_recipe_takes_the_server_along_when_it_ends(
@@ -198,7 +203,7 @@ def wait_until_served(
         f"{recipe}: starting {folder}",
         f"{recipe}: loading {model}; its log: {folder / 'server.log'}",
         f"{recipe}: {url} serves {model}; use it with",
-        f"  {HINTS[recipe].format(url=url)}",
+        f"  {HINTS[recipe].format(url=url, address=url.removesuffix('/v1'))}",
         f"{recipe}: Ctrl-C stops it",
     ]
     assert process.stderr is not None

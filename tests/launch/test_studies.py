@@ -109,9 +109,8 @@ def test_an_evaluation_takes_the_run_of_its_variant_and_seed() -> None:
     evaluation = evaluation_command(config, "RL in rounds", 1)
     assert training is not None
     for override in (
-        "run_name=study-efficiency-RL_in_rounds-seed1",
         f"upstream.rl_streaming={training.run_name}",
-        "evaluation.methods=[rl_streaming]",
+        'evaluation.methods=["rl_streaming"]',
         "evaluation.benchmarks=[world]",
         "evaluation.settings=[streaming4+4+4+4+4+4+4+4]",
         "data.signals_per_user=32",
@@ -119,6 +118,24 @@ def test_an_evaluation_takes_the_run_of_its_variant_and_seed() -> None:
     ):
         assert override in evaluation.overrides
     assert not [each for each in evaluation.overrides if each.startswith("trainer")]
+    assert evaluation.run_name.startswith("study-efficiency-RL_in_rounds-tiny-")
+
+
+def test_evaluations_of_other_trainings_have_other_names() -> None:
+    changes = ["seeds=[0]", "overrides=['trainer.max_steps=4']",
+               "study.evaluation.overrides=['evaluation.cases=24']"]  # fmt: skip
+    names = {
+        evaluation_command(read("study=reward", change), "judged", 0).run_name for change in changes
+    }
+    assert len(names) == 3
+
+
+def test_the_method_without_a_description_can_be_a_variant() -> None:
+    variant = "{training: null, method: 'null', settings: [base4], at: null}"
+    config = read("study=reward", f"+study.variants.nothing={variant}")
+    command = evaluation_command(config, "nothing", 0)
+    assert resolve("evaluate", "evaluate", command.overrides)["evaluation"]["methods"] == ["null"]
+    assert check_command(typed(command)) == ["prepare", "evaluate"]
 
 
 def test_what_needs_no_training_is_scored_alone() -> None:

@@ -19,8 +19,8 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--quiet",
           "--config_file", "conf/launch/accelerate/cpu2.yaml"]  # fmt: skip
 # Small enough batches that there is work for two processes, and something left to kill.
 ASKED = ("data.counts={cold_start: 1, rl: 1, validation: 1, test: 90}", "evaluation.batch_size=5",
-         'evaluation.methods=["null",golden,backbone]',
-         "evaluation.settings=[base4,streaming4+4]",
+         'evaluation.methods=["null",golden,pba,backbone]',
+         "evaluation.benchmarks=[world,world_drift3]",
          "evaluation.win_rate.pairs=['golden/base4 - null/base4']")  # fmt: skip
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_two_processes_end_with_the_same_figures(
     subprocess.run(command(outputs, "two", *LAUNCH), cwd=ROOT, env=environment, check=True)
     plain, two = figures(outputs, "plain"), figures(outputs, "two")
     assert plain.keys() == two.keys()
-    assert len(plain) > 100
+    assert len(plain) > 200
     for key, value in plain.items():
         expected = pytest.approx(value, abs=1e-6) if isinstance(value, float) else value
         assert two[key] == expected, key

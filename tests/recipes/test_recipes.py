@@ -12,10 +12,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from huggingface_hub import ModelCard
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from alignxplore_trl.data.sources import read_split
 from alignxplore_trl.data.world import OPPOSITE, stated_poles
+from alignxplore_trl.run.environment import read_environment
 from alignxplore_trl.run.metrics import read_metrics
 from tests.judging.fault_server import FaultServer, right
 
@@ -95,6 +99,53 @@ def test_trained_models_load_with_their_tokenizer(outputs: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert model.config.vocab_size >= len(tokenizer)
+
+
+def test_a_model_holds_its_sampling_and_a_card_with_the_command(outputs: Path) -> None:
+    folder = only_run(outputs, "rl")
+    sampling = GenerationConfig.from_pretrained(folder / "model")
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.9, 0.95, 10)
+    assert (sampling.do_sample, sampling.max_new_tokens) == (True, 24)
+    assert sampling.eos_token_id == AutoTokenizer.from_pretrained(folder / "model").eos_token_id
+    card = ModelCard.load(folder / "model" / "README.md")
+    assert "grpo" in card.data.tags
+    command = read_environment(folder)["command"]
+    assert command.startswith("make rl SETTING=streaming")
+    assert "trainer.max_steps=4" in command
+    assert command in card.text
+    trained_before = read_environment(only_run(outputs, "cold_start"))["command"]
+    assert trained_before.startswith("make cold-start SETTING=streaming")
+
+
+def test_a_run_says_how_fast_it_was(outputs: Path) -> None:
+    folder = only_run(outputs, "rl")
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "reward" in line]
+    phases = ("generate", "judge", "train", "other")
+    assert all(sum(line[f"throughput/share/{phase}"] for phase in phases) == pytest.approx(1)
+               for line in lines)  # fmt: skip
+    found = summary(outputs, "rl")
+    assert found["throughput/tokens"] == lines[-1]["num_tokens"]
+    assert 0 < found["throughput/seconds/judge"] < found["throughput/seconds"]
+    assert summary(outputs, "cold_start")["throughput/tokens_per_second"] > 0
+
+
+def test_adapters_can_be_kept_alone_and_no_later_stage_starts_from_them(
+    outputs: Path, run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (f"upstream.synthesize={only_run(outputs, 'synthesize').name}", "peft=lora")
+    run("cold_start", outputs, *COLD_START, *given, "run_name=lora")
+    run("cold_start", outputs, *COLD_START, *given, "output.weights=adapters", "run_name=adapters")
+    merged, adapters = (outputs / "cold_start" / name / "model" for name in ("lora", "adapters"))
+    assert (merged / "model.safetensors").is_file()
+    assert not (merged / "adapter_config.json").exists()
+    assert not (adapters / "model.safetensors").exists()
+    loaded = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
+    whole = AutoModelForCausalLM.from_pretrained(merged)
+    for one, other in zip(loaded.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(SystemExit):
+        run("rl", outputs, *RL, "upstream.cold_start=adapters", "run_name=none")
+    assert "holds adapters alone, expected a whole model" in capsys.readouterr().err
 
 
 def test_rl_logs_every_step_and_both_rounds(outputs: Path) -> None:
@@ -400,8 +451,8 @@ def test_more_rounds_than_fit_are_refused_before_training(
 def test_adapters_are_merged_into_the_model_that_is_saved(
     outputs: Path, run: Callable[..., None], assets: Path
 ) -> None:
-    run("cold_start", outputs, *COLD_START, "peft=lora", "run_name=lora", "trainer.max_steps=2")
-    folder = outputs / "cold_start" / "lora" / "model"
+    run("cold_start", outputs, *COLD_START, "peft=lora", "run_name=merged", "trainer.max_steps=2")
+    folder = outputs / "cold_start" / "merged" / "model"
     assert not (folder / "adapter_config.json").exists()
     trained = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     before = AutoModelForCausalLM.from_pretrained(assets / "backbone").state_dict()

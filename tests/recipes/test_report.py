@@ -57,6 +57,7 @@ def test_an_evaluation_that_is_not_there_is_answered_with_the_command(
     told = capsys.readouterr().err
     for name in ("gone", "lost"):
         assert f"upstream.evaluate: the run {tmp_path}/evaluate/{name} isn't there" in told
+        assert f"RUN={name}\n" in told
     assert "make it with: make evaluate SETTING=streaming" in told
     assert "page.cases: -1 found, expected 0 or more" in told
     assert not list(tmp_path.iterdir())

@@ -63,7 +63,7 @@ def test_a_study_trains_scores_and_writes_its_page(
     commands = (tmp_path / "outputs" / "commands").read_text().splitlines()
     assert [line.split()[0] for line in commands] == ["rl", "evaluate"] * 6
     assert "SEED=3" in commands[-1]
-    assert "RUN=study-reward-log-probability-seed3" in commands[-1]
+    assert "RUN=study-reward-log-probability-tiny-" in commands[-1]
     page = (tmp_path / "studies.md").read_text()
     assert "| judged " in page
     assert "- generated < judged: **holds**: +" in page

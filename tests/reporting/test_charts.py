@@ -76,6 +76,16 @@ def test_bars_of_a_panel_are_means_over_runs(tmp_path):
     assert two / one == pytest.approx(2, abs=0.03)
 
 
+def test_many_panels_stand_in_several_rows(tmp_path):
+    shapes = []
+    for count in (3, 5):
+        panels = {f"panel {number}": {"one": [20.0, 40.0]} for number in range(count)}
+        bar_panels(panels, tmp_path / "bars.png")
+        shapes.append(pixels(tmp_path / "bars.png").shape)
+    (height, width, _), (height_of_five, width_of_five, _) = shapes
+    assert (height_of_five, width_of_five) == (2 * height, width)
+
+
 def test_curves_of_a_panel_go_through_means(tmp_path):
     curves = {"falls": {1: [10.0, 12.0], 3: [2.0]}, "rises": {3: [9.0], 1: [3.0], 5: []}}
     curve_panels({"seconds": curves}, "rounds", tmp_path / "curves.png")

@@ -25,6 +25,7 @@ from alignxplore_trl.reporting.evaluations import (
     stages_of,
 )
 from alignxplore_trl.reporting.pages import (
+    Drawing,
     Numbers,
     Section,
     Text,
@@ -89,10 +90,10 @@ class Page(HTMLParser):
             self.text += data
 
 
-def report_of(folder: Path, runs=None) -> Report:
+def report_of(folder: Path, runs=None, cases: int = 5) -> Report:
     return make_report(
         open_evaluations([folder]), runs or {}, charts=folder / "charts", reference="backbone",
-        methods=None, cases=5, bins=10, seed=0,
+        methods=None, cases=cases, bins=10, seed=0,
     )  # fmt: skip
 
 
@@ -254,6 +255,13 @@ def test_efficiency_sets_costs_against_signals(report):
     assert float(at_once["s per case"]) > float(in_rounds["s per case"])
 
 
+def test_a_round_without_an_earlier_description_begins_the_curve_of_rounds(report):
+    (chart,) = [each for each in section(report, "efficiency").blocks if isinstance(each, Drawing)]
+    assert "rl_streaming in rounds" in chart.markup
+    assert "backbone in rounds" in chart.markup, "base4 and streaming4+4"
+    assert "cold_start_base4" not in chart.markup, "a single point is no curve"
+
+
 def test_drift_is_in_the_order_of_reversed_signals(report, folder):
     (table,) = tables(section(report, "drift").blocks)
     assert table.headers == ["method", "setting", "0", "4"]
@@ -284,6 +292,7 @@ def test_groups_show_the_widest_gap(report, folder):
     own = groups[(groups.benchmark == "world") & (groups.judge == "judge")
                  & (groups.metric == "acc_jud") & (groups.method == "backbone")
                  & (groups.setting == "base4")]  # fmt: skip
+    own = own[own.cases >= 5]
     several = own.groupby("dimension").accuracy.agg(["min", "max", "size"])
     several = several[several["size"] > 1]
     gaps = several["max"] - several["min"]
@@ -291,6 +300,25 @@ def test_groups_show_the_widest_gap(report, folder):
     assert row["widest gap"] in set(gaps[gaps == gaps.max()].index)
     assert row["gap"] == f"{100 * gaps.max():+.1f}"
     assert row["mean gap"] == f"{100 * gaps.mean():+.1f}"
+
+
+def test_groups_of_few_users_have_no_gap(tmp_path):
+    folder = EvaluationFolder(count=6).write(tmp_path, "few")
+    (table,) = tables(section(report_of(folder, {}), "groups").blocks)
+    assert "Groups of fewer than 5 cases are left out." in table.note
+    assert table.rows == []
+
+
+def test_a_report_without_cases_is_made(folder):
+    assert "No case is shown" in render_html(report_of(folder, cases=0))
+
+
+def test_a_damaged_file_is_told(tmp_path):
+    folder = EvaluationFolder(count=6).write(tmp_path, "cut")
+    path = folder / "completions" / "verdicts.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"verdicts\.parquet: damaged; delete its folder"):
+        open_evaluations([folder])
 
 
 def test_win_rates_are_shown(report):

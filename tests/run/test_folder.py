@@ -146,3 +146,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_text_atomic(path, "{\ud800")
     assert json.loads(path.read_text()) == {"finished": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("summary.json", '{"finished": tr'),
+        ("summary.json", ""),
+        ("config.yaml", ""),
+        ("config.yaml", "recipe: [rl\n"),
+    ],
+)
+def test_a_damaged_file_is_told(tmp_path: Path, name: str, text: str) -> None:
+    RunFolder.open(tmp_path / "one", CONFIG).finish({"loss": 1.0})
+    (tmp_path / "one" / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name}: damaged, .* delete the folder .*one"):
+        RunFolder.open(tmp_path / "one", CONFIG)

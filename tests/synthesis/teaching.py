@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from alignxplore_trl.inference.describing import SamplingSettings
-from alignxplore_trl.judging.client import ServerSettings, Unanswered
+from alignxplore_trl.inference.language_models import ServerLanguageModel
+from alignxplore_trl.judging.client import Unanswered
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.judging.written import Written
@@ -22,7 +23,7 @@ from alignxplore_trl.synthesis.teachers import (
     ServerTeacher,
 )
 from alignxplore_trl.text.rendering import Question
-from tests.judging.fault_server import Reply
+from tests.judging.fault_server import Reply, quick
 
 SAMPLING = SamplingSettings(max_new_tokens=8, temperature=0.9, top_p=0.95, top_k=10)
 Script = Callable[[Ask], Written | Unanswered]
@@ -102,22 +103,6 @@ def choice(text: str = "text", finish_reason: str | None = "stop", **message: An
     return Reply(json.dumps({"choices": choices, "usage": usage}).encode())
 
 
-def server_settings(*urls: str, **changes: Any) -> ServerSettings:
-    """Short waits: what takes seconds in earnest takes hundredths here."""
-    usual = ServerSettings(
-        urls,
-        "served",
-        concurrency=8,
-        request_timeout=20.0,
-        deadline=60.0,
-        first_wait=0.01,
-        longest_wait=0.02,
-        dead_for=0.2,
-        role=TEACHING,
-    )
-    return replace(usual, **changes)
-
-
 class TriedServerTeacher(ServerTeacher):
     """Its servers aren't tried: that request would be among those that a test counts."""
 
@@ -134,9 +119,10 @@ def server_teacher(
     is_tried: bool = True,
     **changes: Any,
 ) -> ServerTeacher:
-    where = server_settings(url, **changes)
-    kind = TriedServerTeacher if is_tried else ServerTeacher
-    return kind(where, sampling, count_words, model="m", chat=chat, body=body or {})
+    served = ServerLanguageModel(
+        quick(url, role=TEACHING, **changes), sampling, count_words, chat=chat, body=body or {}
+    )
+    return (TriedServerTeacher if is_tried else ServerTeacher)(served, "m")
 
 
 def pulling(asks: Sequence[Ask]) -> Pull:

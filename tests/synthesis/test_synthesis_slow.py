@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 
 from alignxplore_trl.data.world import World
 from alignxplore_trl.inference.describing import Describer, SamplingSettings
+from alignxplore_trl.inference.language_models import ServerLanguageModel
 from alignxplore_trl.judging.client import ServerSettings
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.written import Written, completion_of
@@ -244,7 +245,8 @@ def server_teacher(server: VllmServer, **changes: float) -> ServerTeacher:
         role=TEACHING,
     )  # fmt: skip
     settings = replace(usual, **changes)  # type: ignore[arg-type]
-    return ServerTeacher(settings, SAMPLING, count_tokens, model="teacher", chat=False, body={})
+    served = ServerLanguageModel(settings, SAMPLING, count_tokens, chat=False, body={})
+    return ServerTeacher(served, "teacher")
 
 
 def local_teacher(prompts: PromptSet, sampling: SamplingSettings) -> LocalTeacher:

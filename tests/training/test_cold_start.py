@@ -142,6 +142,7 @@ def test_settings_that_would_change_the_loss_are_refused_all_at_once(tmp_path):
         make_trainer(
             Run(str(tmp_path), 4, 2, 1),
             packing=True,
+            packing_strategy="wrapped",
             label_smoothing_factor=0.1,
             loss_type="dft",
             max_length=20,
@@ -149,8 +150,8 @@ def test_settings_that_would_change_the_loss_are_refused_all_at_once(tmp_path):
     keys = [problem.split(":")[0] for problem in error.value.problems]
     assert keys == [
         "trainer.max_length",
-        "trainer.packing",
         "trainer.label_smoothing_factor",
+        "trainer.packing_strategy",
         "trainer.loss_type",
     ]
 

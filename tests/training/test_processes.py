@@ -1,5 +1,6 @@
 """Two processes train on what one process trains on."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,9 @@ def both(tmp_path_factory):
         finished = launch(Path(tiny_training.__file__), run, processes)
         assert finished.returncode == 0, finished.stderr[-3000:]
         frames = [pd.read_parquet(file) for file in sorted((folder / "completions").iterdir())]
-        results.append((torch.load(folder / "result.pt"), frames))
+        result = torch.load(folder / "result.pt")
+        result["throughput"] = json.loads((folder / "throughput.json").read_text())
+        results.append((result, frames))
     return results
 
 
@@ -49,7 +52,7 @@ def test_every_member_of_a_group_has_the_same_earlier_description_wherever_it_li
     assert pd.concat(frames)["d_prev"].notna().any()
 
 
-def test_losses_and_gradients_agree_to_float32_rounding(both):
+def test_losses_gradients_and_weights_agree_to_float32_rounding(both):
     (alone, _), (together, _) = both
     assert len(alone["gradients"]) == len(together["gradients"]) == 10
     for loss_alone, loss_together in zip(alone["losses"], together["losses"], strict=True):
@@ -58,6 +61,15 @@ def test_losses_and_gradients_agree_to_float32_rounding(both):
         assert any(gradient.abs().max() > 1e-3 for gradient in one.values())
         for name, gradient in one.items():
             torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-6)
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_measured_is_what_all_processes_did(both):
+    alone, together = (result["throughput"] for result, _ in both)
+    for counted in ("tokens", "generated_tokens", "training_flops", "generation_flops"):
+        assert together[counted] == alone[counted] > 0
+    assert set(together["seconds"]) == {"generate", "judge", "train", "other"}
 
 
 def test_a_group_may_lie_on_two_processes(tmp_path):

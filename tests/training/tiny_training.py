@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,14 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from torch.distributed.tensor import DTensor
+from transformers import (
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+)
 from trl import GRPOConfig
 
 from alignxplore_trl.data.rounds import round_rows, signals_of_row
@@ -34,6 +42,7 @@ from alignxplore_trl.training.checkpoints import (
 )
 from alignxplore_trl.training.outage import OutageSettings
 from alignxplore_trl.training.streaming import RoundsGRPOTrainer
+from alignxplore_trl.training.throughput import ThroughputSettings
 from alignxplore_trl.training.tiny_models import Shape, build_model, build_tokenizer
 
 PROMPTS = PromptSet("compact")
@@ -58,6 +67,7 @@ class Run:
     epochs: int = 2
     completions: Literal["sampled", "framed", "written"] = "sampled"
     optimizer: str = "adamw_torch"
+    deepspeed: str = ""
     kill_in_update: int = -1
     kill_in_save: int = -1
     out_from_batch: int = -1
@@ -186,6 +196,11 @@ class FramingTrainer(RoundsGRPOTrainer):
 TRAINERS = {"sampled": RoundsGRPOTrainer, "framed": FramingTrainer, "written": WritingTrainer}
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that FSDP has in shards; called on all processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 class GradientRecorder(TrainerCallback):
     """Keeps each optimizer step's gradients, averaged over processes."""
 
@@ -194,7 +209,42 @@ class GradientRecorder(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **objects):
         parameters = getattr(model, "module", model).named_parameters()
-        self.steps.append({name: parameter.grad.clone() for name, parameter in parameters})
+        self.steps.append({name: whole(parameter.grad).clone() for name, parameter in parameters})
+
+
+class ShardedGradientRecorder(TrainerCallback):
+    """The same under DeepSpeed, whose engine steps within `backward`; on all processes."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_train_begin(self, args, state, control, **objects):
+        from deepspeed.utils import safe_get_full_grad
+
+        engine = self.trainer.model_wrapped
+        step = engine.step
+
+        def record_and_step(*arguments, **options):
+            if engine.is_gradient_accumulation_boundary():
+                named = engine.module.named_parameters()
+                self.steps.append({name: safe_get_full_grad(own).clone() for name, own in named})
+            return step(*arguments, **options)
+
+        engine.step = record_and_step
+
+
+def gradient_recorder(trainer: Trainer) -> GradientRecorder | ShardedGradientRecorder:
+    """The recorder that the trainer's launch needs, added to it."""
+    sharded = trainer.is_deepspeed_enabled
+    recorder = ShardedGradientRecorder(trainer) if sharded else GradientRecorder()
+    trainer.add_callback(recorder)
+    return recorder
+
+
+def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The weights, gathered from their shards; called on all processes."""
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped, unwrap=True)
 
 
 class KillInUpdate(TrainerCallback):
@@ -221,7 +271,14 @@ def kill_in_save(trainer: RoundsGRPOTrainer, step: int) -> None:
 
 
 def make_trainer(
-    run: Run, rows: list[dict[str, Any]] | None = None, reward: Any = hash_reward, **changes: Any
+    run: Run,
+    rows: list[dict[str, Any]] | None = None,
+    reward: Any = hash_reward,
+    kind: type[RoundsGRPOTrainer] | None = None,
+    throughput: ThroughputSettings | None = None,
+    model: PreTrainedModel | None = None,
+    peft_config: Any = None,
+    **changes: Any,
 ) -> RoundsGRPOTrainer:
     """The trainer of a run; `changes` replace values of its `GRPOConfig`."""
     values = {
@@ -245,10 +302,11 @@ def make_trainer(
         "use_cpu": True,
         "report_to": "none",
         "disable_tqdm": True,
+        "deepspeed": run.deepspeed or None,
         **changes,
     }
-    return TRAINERS[run.completions](
-        tiny_model(),
+    return (kind or TRAINERS[run.completions])(
+        model or tiny_model(),
         reward,
         GRPOConfig(**values),
         Dataset.from_list(rows or world_rows(run.cases, run.rounds, run.fewer)),
@@ -260,16 +318,30 @@ def make_trainer(
         outage=None
         if run.out_from_batch < 0
         else OutageSettings(0.4, run.on_outage, pause_seconds=0.01, limit_seconds=60.0),
+        throughput=throughput,
+        peft_config=peft_config,
     )
 
 
-def launch(script: Path, run: Any, processes: int) -> subprocess.CompletedProcess[str]:
+def launch(
+    script: Path,
+    run: Any,
+    processes: int,
+    python: str | Path = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run a script of this folder with a `Run` on one process or, under torchrun, on several."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(script)]
+    command = [str(python), *(torchrun if processes > 1 else []), str(script)]
     with subprocess.Popen(
         [*command, json.dumps(asdict(run))],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "DS_ACCELERATOR": "cpu",
+            **(environment or {}),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -292,18 +364,18 @@ def main() -> None:
     backend = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
     reward = hash_reward if run.out_from_batch < 0 else OutReward(run)
     trainer = make_trainer(run, reward=reward, **backend)
-    recorder = GradientRecorder()
-    trainer.add_callback(recorder)
+    recorder = gradient_recorder(trainer)
     trainer.add_callback(KillInUpdate(run.kill_in_update))
     kill_in_save(trainer, run.kill_in_save)
     if trainer.accelerator.is_main_process:
         delete_incomplete_checkpoints(folder)
     checkpoint = last_complete_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    weights = whole_weights(trainer)
     if trainer.accelerator.is_main_process:
         result = {
             "resumed_from": None if checkpoint is None else checkpoint.name,
-            "weights": trainer.model.state_dict(),
+            "weights": weights,
             "gradients": recorder.steps,
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         }

@@ -11,8 +11,6 @@ from alignxplore_trl.signals import PreferenceCase
 class Golden:
     """Give the judge the benchmark's true description; cases without one are left out."""
 
-    name = "golden"
-
     def describe(self, cases: Sequence[PreferenceCase]) -> list[UserDescription]:
         return [
             UserDescription(case.case_id, case.description)

@@ -127,12 +127,7 @@ class LMInductReason:
         counts: `rules`, `rules_unreadable`, `rules_unanswered`; `trials` (a rule on a choice),
             `trials_unreadable`, `trials_unanswered`; `consistent` (users whose choices are all
             right), `left_out`.
-
-    Raises:
-        UserError: the prompt set has no templates for it.
     """
-
-    name = "lm_induct_reason"
 
     def __init__(
         self,
@@ -143,8 +138,6 @@ class LMInductReason:
         seed: int,
         settings: InductionSettings = InductionSettings(),
     ) -> None:
-        prompts.rule_proposal([])  # Missed now, and not after other methods have run for hours.
-        prompts.rule_feedback([], [])
         self.model = model
         self.prompts = prompts
         self.max_prompt_tokens = max_prompt_tokens

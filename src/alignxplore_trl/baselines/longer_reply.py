@@ -11,8 +11,6 @@ from alignxplore_trl.signals import PreferenceCase
 class LongerReply:
     """Prefer the reply with more characters; equal lengths are a tie."""
 
-    name = "longer_reply"
-
     def decide(self, cases: Sequence[PreferenceCase]) -> list[Decision]:
         return [
             Decision(case.case_id, _longer(len(case.target.chosen), len(case.target.rejected)))

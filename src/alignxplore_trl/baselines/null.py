@@ -11,7 +11,5 @@ from alignxplore_trl.signals import PreferenceCase
 class Null:
     """Ask the judge without a description."""
 
-    name = "null"
-
     def describe(self, cases: Sequence[PreferenceCase]) -> list[UserDescription]:
         return [UserDescription(case.case_id, description=None) for case in cases]

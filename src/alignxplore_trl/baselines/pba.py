@@ -47,8 +47,6 @@ class Pba:
             labelled by a pair), `labels_unanswered`, and `cases_left_out` (nothing was labelled).
     """
 
-    name = "pba"
-
     def __init__(
         self,
         judge: Judge,

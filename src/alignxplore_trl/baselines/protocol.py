@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from alignxplore_trl.signals import PreferenceCase
 from alignxplore_trl.text.parsing import FormatProblem, Inference
 
 
@@ -86,24 +83,3 @@ class Decision:
 
     case_id: str
     probability_chosen: float | None
-
-
-class DescribingMethod(Protocol):
-    """A method that puts what it knows of a user into words.
-
-    It is given all cases at once, because models describe in batches. It may read a case's signals
-    only; `Golden`, which tells what a perfect description is worth, is the exception. A case that a
-    method can't describe at all is left out of the list.
-    """
-
-    name: str
-
-    def describe(self, cases: Sequence[PreferenceCase]) -> list[UserDescription]: ...
-
-
-class DecidingMethod(Protocol):
-    """A method that compares the two replies by itself: a control, or a model with its own head."""
-
-    name: str
-
-    def decide(self, cases: Sequence[PreferenceCase]) -> list[Decision]: ...

@@ -15,8 +15,6 @@ class Signals:
     (`Setting.history`), since four signals and eight are different methods.
     """
 
-    name = "signals"
-
     def describe(self, cases: Sequence[PreferenceCase]) -> list[UserDescription]:
         return [
             UserDescription(case.case_id, "\n\n".join(map(plain_text, case.signals)))

@@ -94,6 +94,8 @@ class PairEmbedder:
     def _embed_new(self, replies: Sequence[tuple[str, str]]) -> None:
         """Compute and keep the embeddings of those (post, reply) that aren't known yet."""
         new = [reply for reply in dict.fromkeys(replies) if reply not in self._embeddings]
+        if not new:
+            return
         encoded = encode_replies(
             self._tokenizer,
             [self._prompts.reply(post, None) for post, _ in new],
@@ -253,8 +255,6 @@ class Vpl:
         counts: since the start, `signals_not_compared` (posts and attributes, which have no pair),
             `signals_too_long`, and `cases_undecided` (nothing to read, or the target is too long).
     """
-
-    name = "vpl"
 
     def __init__(self, model: VplModel, embedder: PairEmbedder) -> None:
         self._model = model

@@ -12,6 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,10 @@ class KeptGenerator:
         return self._generator.take_measurements()
 
 
+# What a killed process has to ask for again at most.
+_CONVERSATIONS_AT_ONCE = 256
+
+
 class KeptLanguageModel:
     """A language model whose turns are kept; the arguments are those of `KeptJudge`."""
 
@@ -162,19 +167,26 @@ class KeptLanguageModel:
         self, conversations: Sequence[Conversation], *, temperature: float, seed: int
     ) -> list[Written | None]:
         """The model's next turn in each conversation; equal ones get answers of their own."""
-
-        def ask(places: list[int]) -> list[dict[str, Any] | None]:
-            asked = [conversations[place] for place in places]
-            answers = self._model.answer(asked, temperature=temperature, seed=seed)
-            return [None if own is None else asdict(own) for own in answers]
-
         times: Counter[Conversation] = Counter()
         keys = []
         for conversation in conversations:
             turns = [[*asdict(message).values()] for message in conversation]
             keys.append(_key(self._identity, [temperature, seed, times[conversation], turns]))
             times[conversation] += 1
-        return [None if own is None else Written(**own) for own in self._kept.answers(keys, ask)]
+        found = []
+        for number, start in enumerate(range(0, len(keys), _CONVERSATIONS_AT_ONCE)):
+            part = slice(start, start + _CONVERSATIONS_AT_ONCE)
+            # Another seed in each part: equal conversations in two of them get other answers.
+            ask = partial(self._ask, conversations[part], temperature, seed + number)
+            found += self._kept.answers(keys[part], ask)
+        return [None if own is None else Written(**own) for own in found]
+
+    def _ask(
+        self, part: Sequence[Conversation], temperature: float, seed: int, places: list[int]
+    ) -> list[dict[str, Any] | None]:
+        asked = [part[place] for place in places]
+        answers = self._model.answer(asked, temperature=temperature, seed=seed)
+        return [None if own is None else asdict(own) for own in answers]
 
 
 class KeptCompletions:

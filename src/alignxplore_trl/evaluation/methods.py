@@ -58,7 +58,12 @@ def read_comparison(text: str) -> Comparison:
 
 
 class Method(Protocol):
-    """A method that is compared with others."""
+    """A method that is compared with others.
+
+    It is given all cases at once, because models describe in batches. It may read a case's signals
+    only; `golden`, which tells what a perfect description is worth, is the exception. A case that
+    it can't describe at all is left out.
+    """
 
     @property
     def name(self) -> str:

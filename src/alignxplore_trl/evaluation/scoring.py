@@ -9,19 +9,16 @@ from typing import Literal, NamedTuple, Protocol, TypeGuard, TypeVar
 from alignxplore_trl.baselines.protocol import Decision, UserDescription
 from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.judging.generator import Generator
-from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import (
     Judge,
     JudgedPair,
     Order,
     Preference,
-    Verdict,
     preferences,
 )
 from alignxplore_trl.rewards.generated import differences_of_gains
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.signals import PreferenceCase
-from alignxplore_trl.text.rendering import Question
 
 Metric = Literal["acc_jud", "acc_gen", "reasoning"]
 
@@ -124,28 +121,6 @@ class Scores:
 
     verdicts: Sequence[VerdictRow]
     descriptions: Sequence[DescriptionRow]
-
-
-class AskOnce:
-    """A judge that passes each distinct question on once and remembers the verdict.
-
-    Some benchmarks use a pair of replies in both directions, and so ask the same twice.
-    """
-
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
-        self._verdicts: dict[Question, Verdict | None] = {}
-
-    def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
-        """One verdict per question, in order."""
-        new = [question for question in dict.fromkeys(questions) if question not in self._verdicts]
-        if new:
-            self._verdicts |= zip(new, self._judge.judge(new), strict=True)
-        return [self._verdicts[question] for question in questions]
-
-    def take_measurements(self) -> Measurements:
-        """Those of the judge that is asked."""
-        return self._judge.take_measurements()
 
 
 @dataclass(frozen=True)
@@ -265,7 +240,7 @@ def score(
     ]
     verdicts: list[VerdictRow] = []
     for judge_name, judge in judges.items():
-        verdicts += _judged(judge_name, AskOnce(judge), entries, order, seed, faithfulness)
+        verdicts += _judged(judge_name, judge, entries, order, seed, faithfulness)
     for generator_name, generator in generators.items():
         verdicts += _generated(generator_name, generator, entries)
     return Scores(verdicts, _described(entries, count_tokens))

@@ -19,7 +19,6 @@ from scipy.stats import binomtest
 
 from alignxplore_trl.evaluation.methods import Comparison, MethodSetting
 from alignxplore_trl.evaluation.replies import Reply
-from alignxplore_trl.evaluation.scoring import AskOnce
 from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
 from alignxplore_trl.evaluation.summary import Summary
 from alignxplore_trl.judging.protocol import Judge
@@ -135,7 +134,6 @@ def compare_replies(
     ]
     rows: list[ComparedReplies] = []
     for name, judge in judges.items():
-        judge_once = AskOnce(judge)
         what = f"batches of {_CASES_AT_ONCE} pairs of replies compared by {name}"
         for (first, second), batch in progress(batches, what, len(batches)):
             written = [
@@ -144,7 +142,7 @@ def compare_replies(
             ]
             rows += [
                 _row(benchmark, name, first, second, both, answer)
-                for both, answer in zip(written, _answers(judge_once, written), strict=True)
+                for both, answer in zip(written, _answers(judge, written), strict=True)
             ]
     return rows
 

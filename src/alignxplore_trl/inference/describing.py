@@ -145,7 +145,7 @@ class Describer:
         self.max_prompt_tokens = max_prompt_tokens
         self.batch_size = batch_size
         self.add_special_tokens = add_special_tokens
-        self._generation = _generation(sampling, tokenizer)
+        self._generation = generation_config(sampling, tokenizer)
 
     @classmethod
     def from_folder(
@@ -247,7 +247,10 @@ class Describer:
         return Completion(text, len(tokens), ended, seconds)
 
 
-def _generation(sampling: SamplingSettings, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+def generation_config(
+    sampling: SamplingSettings, tokenizer: PreTrainedTokenizerBase
+) -> GenerationConfig:
+    """The arguments of `generate` that sample so; at temperature 0 the most probable tokens."""
     drawing = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -58,6 +58,22 @@ def encode_questions(
         chat: send the prompt as a user's message through the tokenizer's chat template.
         layout: where the description stands.
     """
+    answered = encode_answers(tokenizer, prompts, questions, chat=chat, layout=layout)
+    return [_up_to_the_letter(with_a, with_b) for with_a, with_b in answered]
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptSet,
+    questions: Sequence[Question],
+    *,
+    chat: bool,
+    layout: Layout = "description_first",
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each question with the whole answer `Response A`, and with `Response B`.
+
+    The arguments are those of `encode_questions`.
+    """
     if not questions:
         return []
     texts = [prompts.judgement(question, layout) for question in questions]
@@ -70,7 +86,7 @@ def encode_questions(
         )["input_ids"]
         for letter in "AB"
     )
-    return [_up_to_the_letter(a, b) for a, b in zip(with_a, with_b, strict=True)]
+    return list(zip(with_a, with_b, strict=True))
 
 
 def encode_replies(

@@ -44,13 +44,16 @@ from alignxplore_trl.launch.config import (
     ServerLanguageModelSettings,
     ServerTeacherSettings,
     StudyConfig,
+    SweepConfig,
     SynthesizeConfig,
     VllmLanguageModelSettings,
     VplConfig,
     WorldData,
 )
 from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
+from alignxplore_trl.launch.runs import stage_of
 from alignxplore_trl.launch.studies import study_problems
+from alignxplore_trl.launch.sweeps import sweep_problems
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.training.credit import credit_problems
 
@@ -89,6 +92,10 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
             _check_generation_batch(config, problems)
             _check_credit(config, problems)
             _check_sizes(config, problems)
+    if isinstance(config, ColdStartConfig | RLConfig):
+        _check_output(config, problems)
+    if isinstance(config, RLConfig | EvaluateConfig):
+        _check_whole_models(config, problems)
     if isinstance(config, VplConfig):
         _check_vpl(config, problems)
     if isinstance(config, EvaluateConfig):
@@ -99,6 +106,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_inspection(config, problems)
     if isinstance(config, StudyConfig):
         problems.found += study_problems(config)
+    if isinstance(config, SweepConfig):
+        problems.found += sweep_problems(config)
 
 
 # The least and the largest value of a key, where a recipe has it.
@@ -161,18 +170,32 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "inspection.cases": (1, math.inf),
     "report.cases": (1, math.inf),
     "evaluation.cases": (1, math.inf),
+    "evaluation.batch_size": (1, math.inf),
+    "evaluation.temperature": (0, math.inf),
+    "evaluation.top_p": (0, 1),
+    "evaluation.top_k": (1, math.inf),
     "evaluation.generator_batch_tokens": (1, math.inf),
     "evaluation.win_rate.cases": (1, math.inf),
     "evaluation.win_rate.max_new_tokens": (1, math.inf),
     "report.bins": (1, math.inf),
     "page.cases": (0, math.inf),
     "page.bins": (1, math.inf),
+    "preflight.measured": (1, math.inf),
+    "preflight.asked_parameters": (0, math.inf),
     "trainer.per_device_train_batch_size": (1, math.inf),
     "trainer.gradient_accumulation_steps": (1, math.inf),
     "trainer.steps_per_generation": (1, math.inf),
     "trainer.num_generations": (2, math.inf),
     "trainer.save_steps": (1, math.inf),
     "trainer.learning_rate": (0, math.inf),
+    # -1: as many as the epochs are.
+    "trainer.max_steps": (-1, math.inf),
+    "sampling.temperature": (0, math.inf),
+    "sampling.top_p": (0, 1),
+    "sampling.top_k": (1, math.inf),
+    "throughput.peak_tflops": (0.001, math.inf),
+    "throughput.judge_gpus": (0, math.inf),
+    "throughput.price_per_gpu_hour": (0, math.inf),
 }
 
 
@@ -257,6 +280,40 @@ def check_model_folder(key: str, name: str, problems: Problems) -> None:
         missing.append("tokenizer (tokenizer.json)")
     if missing:
         problems.add(f"{key}: {name} has no {', no '.join(missing)}; save it there")
+
+
+def _check_output(config: ColdStartConfig | RLConfig, problems: Problems) -> None:
+    """What is saved can be loaded by others, and may be sent where it is to be sent."""
+    output = config.output
+    if output.weights == "adapters" and config.peft.lora is None:
+        problems.add(
+            "output.weights: adapters found, expected merged with peft=none, which trains all "
+            "weights and no adapters; or give peft=lora"
+        )
+    if output.push_to_hub is None:
+        return
+    starts_here = isinstance(config, RLConfig) and config.start == "cold_start"
+    if output.weights == "adapters" and (starts_here or Path(config.model.backbone).exists()):
+        base = "the cold start's model" if starts_here else config.model.backbone
+        problems.add(
+            f"output.weights: adapters found with output.push_to_hub, but they go with {base}, "
+            "which is a folder here; give merged"
+        )
+    # Imported here: only who pushes needs the Hub's client.
+    from alignxplore_trl.launch.hub import check_hub
+
+    problems.found += check_hub("output.push_to_hub", output.push_to_hub)
+
+
+def _check_whole_models(config: RLConfig | EvaluateConfig, problems: Problems) -> None:
+    """Policies that are loaded are whole models, which every reader of a model can load."""
+    for key, name in config.upstream.items():
+        folder = Path(config.paths.outputs) / stage_of(key) / str(name)
+        if (folder / "model" / "adapter_config.json").is_file():
+            problems.add(
+                f"upstream.{key}: {folder}/model holds adapters alone, expected a whole model; "
+                "train it with output.weights=merged"
+            )
 
 
 def _check_start(config: RLConfig, problems: Problems) -> None:
@@ -485,7 +542,7 @@ def _check_synthesis(config: SynthesizeConfig, problems: Problems) -> None:
         # Imported here: only who pushes needs the Hub's client.
         from alignxplore_trl.launch.hub import check_hub
 
-        problems.found += check_hub(asked.push_to_hub)
+        problems.found += check_hub("synthesis.push_to_hub", asked.push_to_hub)
 
 
 def _check_setting(config: PrepareConfig, problems: Problems) -> None:

@@ -274,11 +274,38 @@ class Peft:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How descriptions are sampled at inference; `top_k` is `None` for all tokens."""
+
+    temperature: float
+    top_p: float
+    top_k: int | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What becomes of the trained weights."""
+
+    weights: Literal["merged", "adapters"]
+    push_to_hub: str | None
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What the measurement of a training's speed can't know."""
+
+    peak_tflops: float | None
+    judge_gpus: int
+    price_per_gpu_hour: float | None
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where metrics go beside metrics.jsonl."""
 
     name: Literal["offline", "wandb", "none"]
     project: str
+    group: str | None
 
 
 @dataclass(frozen=True)
@@ -296,6 +323,30 @@ class Launch:
     accelerate_config: str
     num_processes: int
     use_cpu: bool
+
+
+CheckName = Literal[
+    "versions",
+    "models",
+    "gpus",
+    "memory",
+    "batch",
+    "lengths",
+    "devices",
+    "judge",
+    "disk",
+    "tracking",
+    "vllm",
+]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is looked at before a run starts."""
+
+    skip: list[CheckName]
+    measured: int
+    asked_parameters: int
 
 
 @dataclass(frozen=True)
@@ -439,7 +490,7 @@ class Evaluation:
     order: Literal["random", "both"]
     temperature: float
     top_p: float
-    top_k: int
+    top_k: int | None
     engine: dict[str, Any] | None
     batch_size: int
     cache: str
@@ -544,6 +595,7 @@ class Serve:
     port: int
     dtype: Literal["float32", "bfloat16", "float16"]
     max_model_len: int | None
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs"]
     flags: list[str]
     environment: dict[str, str]
     python: str | None
@@ -619,6 +671,21 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """What is run at every point of a sweep, and what a point is worth."""
+
+    recipe: Literal["cold_start", "rl"]
+    metric: str
+    direction: Literal["maximise", "minimise"]
+    last_share: float
+    evaluation: list[str]
+    overrides: list[str]
+    swept: list[str]
+    launcher: list[str]
+    sweeper: list[str]
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """What every recipe has."""
 
@@ -653,6 +720,7 @@ class SynthesizeConfig(_ModelRecipeConfig):
     teacher: LocalTeacherSettings | VllmTeacherSettings | ServerTeacherSettings
     verification: JudgedRewardSettings | GeneratedRewardSettings
     synthesis: Synthesis
+    preflight: Preflight
 
 
 @dataclass(frozen=True)
@@ -660,6 +728,10 @@ class _TrainingConfig(_ModelRecipeConfig):
     trainer: dict[str, Any]
     peft: Peft
     launch: Launch
+    sampling: Sampling
+    output: Output
+    throughput: Throughput
+    preflight: Preflight
 
 
 @dataclass(frozen=True)
@@ -691,7 +763,9 @@ class EvaluateConfig(_ModelRecipeConfig):
     """conf/evaluate.yaml."""
 
     evaluation: Evaluation
+    sampling: Sampling
     language_model: AnyLanguageModelSettings | NoLanguageModelSettings
+    preflight: Preflight
 
 
 @dataclass(frozen=True)
@@ -726,6 +800,7 @@ class ResultsConfig(RecipeConfig):
     seeds: list[int]
     methods: list[str]
     overrides: list[str]
+    document: str
 
 
 @dataclass(frozen=True)
@@ -736,6 +811,13 @@ class StudyConfig(RecipeConfig):
     overrides: list[str]
     document: str | None
     study: Study
+
+
+@dataclass(frozen=True)
+class SweepConfig(RecipeConfig):
+    """conf/sweep.yaml."""
+
+    sweep: Sweep
 
 
 @dataclass(frozen=True)
@@ -765,6 +847,11 @@ class ServeTeacherConfig(_ServeConfig):
     """conf/serve_teacher.yaml."""
 
 
+@dataclass(frozen=True)
+class ServeRolloutsConfig(_ServeConfig):
+    """conf/serve_rollouts.yaml."""
+
+
 CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "prepare": PrepareConfig,
     "synthesize": SynthesizeConfig,
@@ -775,9 +862,11 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "inspect_data": InspectDataConfig,
     "results": ResultsConfig,
     "study": StudyConfig,
+    "sweep": SweepConfig,
     "tiny_models": TinyModelsConfig,
     "serve_judge": ServeJudgeConfig,
     "serve_teacher": ServeTeacherConfig,
+    "serve_rollouts": ServeRolloutsConfig,
     "judge_report": JudgeReportConfig,
     "report": ReportConfig,
 }

@@ -20,7 +20,14 @@ from alignxplore_trl.launch.compose import (
     missing_values,
     refused_overrides,
 )
-from alignxplore_trl.launch.config import CONFIGS, RecipeConfig, StudyConfig, read_values
+from alignxplore_trl.launch.config import (
+    CONFIGS,
+    RecipeConfig,
+    StudyConfig,
+    SweepConfig,
+    read_values,
+)
+from alignxplore_trl.launch.preflight.check import CheckedConfig, TrainingConfig
 from alignxplore_trl.launch.runs import (
     make_command,
     name_of_run,
@@ -30,9 +37,15 @@ from alignxplore_trl.launch.runs import (
     stage_of,
     upstream_names,
 )
-from alignxplore_trl.launch.studies import commands_of
+from alignxplore_trl.launch.studies import StageCommand, commands_of
+from alignxplore_trl.launch.sweeps import Point, commands_of_point, points_of
 from alignxplore_trl.launch.trainer_fields import check_trainer
-from alignxplore_trl.run.errors import Problems, UserError, user_errors_exit
+from alignxplore_trl.run.errors import (
+    Problems,
+    StoppedBySignalError,
+    UserError,
+    user_errors_exit,
+)
 from alignxplore_trl.run.folder import (
     RunFolder,
     facts_of_source,
@@ -42,10 +55,12 @@ from alignxplore_trl.run.folder import (
     read_summary,
 )
 from alignxplore_trl.run.progress import say, shows_bars
+from alignxplore_trl.run.signals import end_with_launcher
 
 Config = TypeVar("Config", bound=RecipeConfig)
 
-# The exit status of a shell's command that Ctrl-C ended.
+# The exit status of a shell's command that a signal ended is this and its number; Ctrl-C sends 2.
+_SIGNALLED = 128
 _INTERRUPTED = 130
 # A name of one folder.
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
@@ -61,6 +76,8 @@ CHAINS = {
     "judge_report": ("prepare", "judge_report"),
     "inspect_data": ("prepare", "inspect_data"),
 }
+# Recipes that a make command runs with any overrides.
+_STAGES = {stage for chain in CHAINS.values() for stage in chain}
 
 
 def run_recipe(
@@ -86,7 +103,7 @@ def run_recipe(
         if recipe in chain and recipe not in needed_stages(chain, parsed.then, overrides):
             say(f"{recipe}: not needed for what the command starts from")
             return
-        folder = Path(values["paths"]["outputs"]) / recipe / values["run_name"]
+        folder = _folder_of(values)
         problems = Problems(list(refused.values()))
         if parsed.print_run_name or parsed.print_config:
             problems.raise_if_any()
@@ -96,16 +113,28 @@ def run_recipe(
         if parsed.print_config:
             print(f"# {folder}\n{yaml.safe_dump(values, sort_keys=False)}", end="")
             return
+        if not shows_bars():
+            # Read by tqdm when it is imported; libraries draw bars of their own.
+            os.environ["TQDM_DISABLE"] = "1"
+        if parsed.preflight:
+            _print_preflight(values, overrides, problems, parsed.then)
+            return
         config = checked(kind, values, command, overrides, problems, parsed.then)
-        run = RunFolder.open(folder, values)
+        if isinstance(config, TrainingConfig):
+            # From now on: while models are loaded there is nothing to save, and it just ends.
+            end_with_launcher()
+        if isinstance(config, TrainingConfig) and is_main_process() and not is_finished(folder):
+            # Imported here: it takes seconds that a mistake in the command line needn't wait for.
+            from alignxplore_trl.launch.preflight.run import refuse_or_say
+
+            refuse_or_say(config, folder)
+        told = make_command(recipe, recipe, command, overrides) if recipe in _STAGES else None
+        run = RunFolder.open(folder, values, told)
         if run.finished:
             say(f"{recipe}: {folder} is finished; nothing to do")
             if run.table.is_file() and is_main_process():
                 print(run.table.read_text())
             return
-        if not shows_bars():
-            # Read by tqdm when it is imported; libraries draw bars of their own.
-            os.environ["TQDM_DISABLE"] = "1"
         say(f"{recipe}: {'resuming' if run.resumed else 'starting'} {folder}")
         try:
             with run.held():
@@ -113,6 +142,9 @@ def run_recipe(
         except KeyboardInterrupt:
             say(f"{recipe}: interrupted; the same command goes on in {folder}")
             raise SystemExit(_INTERRUPTED) from None
+        except StoppedBySignalError as stopped:
+            say(f"{recipe}: {stopped}; the same command goes on in {folder}")
+            raise SystemExit(_SIGNALLED + stopped.number) from None
         say(f"{recipe}: finished {folder}")
 
 
@@ -160,6 +192,8 @@ def checked(
         problems.found += [each for each in others.found if each not in problems.found]
     if isinstance(config, StudyConfig) and not problems.found:
         _check_commands(config, problems)
+    if isinstance(config, SweepConfig) and not problems.found:
+        _check_points(config, problems)
     _check_run_name(values["run_name"], problems)
     _check_upstream(values, command, overrides, problems)
     _check_file(values, problems)
@@ -167,6 +201,64 @@ def checked(
     problems.raise_if_any()
     assert config is not None
     return config
+
+
+def _print_preflight(
+    values: dict[str, Any], overrides: Sequence[str], problems: Problems, then: Sequence[str]
+) -> None:
+    """Print a line for each check of a command's stages that aren't finished.
+
+    Raises:
+        SystemExit: with status 2, because one failed.
+    """
+    stages = _stages_ahead(values, overrides, then)
+    read = [(own, _read_and_check(CONFIGS[own["recipe"]], own, problems)) for own in stages]
+    _check_run_name(values["run_name"], problems)
+    _check_file(values, problems)
+    lines = [f"FAIL  configuration  {problem}" for problem in dict.fromkeys(problems.found)]
+    # With numbers that can't be, there is no arithmetic.
+    if not any(problem.startswith("trainer.") for problem in problems.found):
+        from alignxplore_trl.launch.preflight.run import run_checks
+
+        for own, config in read:
+            if isinstance(config, CheckedConfig):
+                checks = map(str, run_checks(config, _folder_of(own)))
+                lines += [f"{own['recipe']}: {_folder_of(own)}"]
+                # What stages have in common is said once.
+                lines += [line for line in checks if line not in lines]
+    print("\n".join(lines))
+    if any(line.startswith("FAIL") for line in lines):
+        raise SystemExit(2)
+
+
+def _stages_ahead(
+    values: dict[str, Any], overrides: Sequence[str], then: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The values of a command's stages that have checks and aren't finished, its own in any case.
+
+    Raises:
+        UserError: its recipe has no checks.
+    """
+    recipe = values["recipe"]
+    with_checks = [name for name, kind in CONFIGS.items() if issubclass(kind, CheckedConfig)]
+    if recipe not in with_checks:
+        raise UserError(
+            f"--preflight: {recipe} found, expected one of {', '.join(with_checks)} (RECIPE of "
+            "make preflight)"
+        )
+    chain = (*CHAINS[recipe], *then)
+    needed = needed_stages(CHAINS[recipe], then, overrides)
+    ahead = [resolve(stage, recipe, overrides) for stage in chain if stage in with_checks]
+    return [
+        own
+        for own in ahead
+        if own["recipe"] in needed
+        if own["recipe"] == recipe or not is_finished(_folder_of(own))
+    ]
+
+
+def _folder_of(values: dict[str, Any]) -> Path:
+    return Path(values["paths"]["outputs"], values["recipe"], values["run_name"])
 
 
 def _later_stages(recipe: str, command: str) -> tuple[str, ...]:
@@ -192,13 +284,36 @@ def _read_and_check(
 def _check_commands(config: StudyConfig, problems: Problems) -> None:
     """All trainings and evaluations of a study, before the first of them takes its hours."""
     for key, command in commands_of(config, config.seeds[0]):
-        others = Problems()
-        try:
-            values = resolve(command.recipe, command.recipe, command.overrides)
-            _read_and_check(CONFIGS[command.recipe], values, others)
-        except UserError as error:
-            others.found += error.problems
-        problems.found += [f"{key}: {each}" for each in others.found]
+        problems.found += [f"{key}: {each}" for each in command_problems(command)]
+
+
+def _check_points(config: SweepConfig, problems: Problems) -> None:
+    """A sweep none of whose points can run; one that can't is left to the table of the others."""
+    found = [problems_of_point(config, point) for point in points_of(config)]
+    if all(found):
+        problems.found += dict.fromkeys(problem for each in found for problem in each)
+
+
+def problems_of_point(config: SweepConfig, point: Point) -> list[str]:
+    """What the recipes of a sweep's point would refuse, before any of them has run."""
+    try:
+        commands = commands_of_point(config, point)
+    except UserError as error:
+        return error.problems
+    problems = [problem for command in commands for problem in command_problems(command)]
+    return list(dict.fromkeys(problems))
+
+
+def command_problems(command: StageCommand) -> list[str]:
+    """What the recipe of a command would refuse, before any of its stages has run."""
+    problems = Problems()
+    try:
+        values = resolve(command.recipe, command.recipe, command.overrides)
+        _read_and_check(CONFIGS[command.recipe], values, problems)
+        _check_run_name(values["run_name"], problems)
+    except UserError as error:
+        problems.found += error.problems
+    return problems.found
 
 
 def upstream_folder(config: RecipeConfig, key: str) -> Path:
@@ -235,6 +350,8 @@ def _check_upstream(
             if not is_finished(folder):
                 state = "isn't finished" if (folder / "config.yaml").is_file() else "isn't there"
                 made_by = make_command(key, values["recipe"], command, overrides)
+                if any(each.startswith(f"upstream.{key}=") for each in overrides):
+                    made_by += f" RUN={name}"
                 problems.add(f"upstream.{key}: the run {folder} {state}; make it with: {made_by}")
 
 
@@ -301,5 +418,8 @@ def _parser(recipe: str, module: str) -> argparse.ArgumentParser:
         help="a recipe that the same command runs at its end: check it, too",
     )
     parser.add_argument("--print-config", action="store_true", help="print it, resolved, and exit")
+    parser.add_argument(
+        "--preflight", action="store_true", help="check all that it needs, print it, and exit"
+    )
     parser.add_argument("--print-run-name", action="store_true", help="print it and exit")
     return parser

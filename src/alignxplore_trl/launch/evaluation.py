@@ -59,6 +59,7 @@ from alignxplore_trl.launch.config import (
     AnyLanguageModelSettings,
     EvaluateConfig,
     NoLanguageModelSettings,
+    ServerLanguageModelSettings,
 )
 from alignxplore_trl.launch.entry import upstream_folder
 from alignxplore_trl.launch.evaluation_checks import dimensions_of, policies_of
@@ -209,6 +210,9 @@ class Methods:
         self._kept = kept
         self._prompted: KeptLanguageModel | None = None
         self._counted: dict[str, Counter[str]] = {}
+        is_served = isinstance(config.language_model, ServerLanguageModelSettings)
+        if is_served and {*PROMPTING} & {*methods_of(config)}:
+            self._language_model()  # A server that doesn't answer is found before others write.
 
     def load(self, name: str) -> Method:
         """A method, with its model where it has one."""
@@ -379,12 +383,19 @@ def add_controls(
 def compared_pairs(
     texts: Sequence[str], methods: Mapping[MethodSetting, Entries]
 ) -> list[Comparison]:
-    """The pairs to compare of which both were evaluated; a policy may not be trained yet."""
+    """The pairs to compare of which both were evaluated; where one was, it is told what lacks."""
     pairs = [read_comparison(text) for text in texts]
-    found = [pair for pair in pairs if all(name in methods for name in pair)]
-    if len(found) < len(pairs):
-        say(f"{len(pairs) - len(found)} of {len(pairs)} pairs to compare weren't evaluated")
-    return found
+    missing = dict.fromkeys(
+        name
+        for pair in pairs
+        if any(each in methods for each in pair)
+        for name in pair
+        if name not in methods
+    )
+    if missing:
+        names = ", ".join("/".join(name) for name in missing)
+        say(f"left out of comparisons, since they weren't evaluated: {names}")
+    return [pair for pair in pairs if all(name in methods for name in pair)]
 
 
 class WinRates:

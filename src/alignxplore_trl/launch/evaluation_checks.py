@@ -24,6 +24,7 @@ from alignxplore_trl.launch.compose import did_you_mean
 from alignxplore_trl.launch.config import AlignxData, EvaluateConfig
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.run.folder import is_finished, read_config
+from alignxplore_trl.text.rendering import PromptSet
 
 # Runs among `upstream` that aren't language models.
 _NO_POLICIES = ("prepare", "vpl")
@@ -38,6 +39,7 @@ def check_what_is_evaluated(config: EvaluateConfig, problems: Problems) -> None:
         )
     _check_names_of_models(config, problems)
     _check_methods(config, problems)
+    _check_templates(config, problems)
     _check_pairs(config, problems)
     settings = _read_settings(config.evaluation.settings, problems)
     sources = _check_prepared(config, problems)
@@ -102,6 +104,20 @@ def _check_methods(config: EvaluateConfig, problems: Problems) -> None:
 def dimensions_of(config: EvaluateConfig) -> list[dict[str, str]]:
     """The dimensions that the configuration of the data names."""
     return list(getattr(config.data, "dimensions", []))
+
+
+def _check_templates(config: EvaluateConfig, problems: Problems) -> None:
+    """Some methods ask with templates that not every prompt set has."""
+    asked = config.evaluation.methods or ()
+    try:
+        prompts = PromptSet(config.prompts.folder)
+        if "prompted_concise" in asked:
+            prompts.concise([], None)
+        if "lm_induct_reason" in asked:
+            prompts.rule_proposal([])
+            prompts.rule_feedback([], [])
+    except UserError as error:
+        problems.found += error.problems
 
 
 def _check_pairs(config: EvaluateConfig, problems: Problems) -> None:
@@ -242,5 +258,6 @@ def _check_variation(
     if isinstance(variation, Drift) and settings and variation.count > longest:
         problems.add(
             f"evaluation.benchmarks: {name} reverses {variation.count} signals, but "
-            f"evaluation.settings read at most {longest}; add one that reads more, such as base8"
+            f"evaluation.settings read at most {longest}; add one that reads as many, such as "
+            f"base{variation.count}"
         )

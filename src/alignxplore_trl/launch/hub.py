@@ -1,10 +1,11 @@
-"""Data sets of one's own on the Hugging Face Hub: looked at first, then sent in one commit."""
+"""Data sets and models of one's own on the Hugging Face Hub: checked first, sent in one commit."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from httpx import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi, get_token, is_offline_mode
@@ -19,7 +20,6 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from alignxplore_trl.run.errors import UserError
 
-_KEY = "synthesis.push_to_hub"
 _NEW_TOKEN = (
     "make one with write permission at https://huggingface.co/settings/tokens, and set HF_TOKEN to "
     "it, or give `hf auth login`"
@@ -30,41 +30,46 @@ _MENDED_BY: Mapping[int, str] = {
 }
 
 
-def check_hub(repository: str) -> list[str]:
-    """Problems that would keep a data set from the Hub, found before anything is paid for.
+def check_hub(key: str, repository: str) -> list[str]:
+    """Problems that would keep something from the Hub, found before anything is paid for.
 
     Nothing is asked of the Hub: whether the token may write there shows when it is used.
 
     Args:
-        repository: owner/name of the data set.
+        key: of the configuration, which names the repository.
+        repository: owner/name.
     """
     problems = []
     if not _is_repository(repository):
         problems.append(
-            f"{_KEY}: {repository!r} found, expected owner/name, of letters, digits, '-', '_' and "
+            f"{key}: {repository!r} found, expected owner/name, of letters, digits, '-', '_' and "
             "'.', or null"
         )
     if is_offline_mode():
         problems.append(
-            f"{_KEY}: HF_HUB_OFFLINE is set, so that nothing can be sent; unset it, or give null"
+            f"{key}: HF_HUB_OFFLINE is set, so that nothing can be sent; unset it, or give null"
         )
     elif not _has_token():
-        problems.append(f"{_KEY}: found no token of the Hub; {_NEW_TOKEN}, or give null")
+        problems.append(f"{key}: found no token of the Hub; {_NEW_TOKEN}, or give null")
     return problems
 
 
-def push_dataset(
+def push(
+    key: str,
+    kind: Literal["dataset", "model"],
     repository: str,
     files: Mapping[str, Path],
     private: bool = True,
     endpoint: str | None = None,
 ) -> str:
-    """Send files to a data set on the Hub, which is made if it isn't there, and return its address.
+    """Send files to a repository on the Hub, which is made if it isn't there; return its address.
 
     All files arrive in one commit, or none does.
 
     Args:
-        repository: owner/name of the data set.
+        key: of the configuration, which names the repository.
+        kind: what the repository holds.
+        repository: owner/name.
         files: path in the repository -> file; the card's path there is README.md.
         private: make the repository private. One that is already there and is public is refused,
             since what was meant for few would be read by all.
@@ -75,21 +80,21 @@ def push_dataset(
     """
     api = HfApi(endpoint=endpoint)
     try:
-        url = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-        public = private and api.dataset_info(repository).private is False
+        url = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        public = private and api.repo_info(repository, repo_type=kind).private is False
         if not public:
             api.create_commit(
                 repository,
                 [CommitOperationAdd(path, file) for path, file in files.items()],
-                commit_message="Add the examples and their card",
-                repo_type="dataset",
+                commit_message=f"Add the {kind} and its card",
+                repo_type=kind,
             )
     # A README.md that the Hub refuses is a ValueError; an answer that isn't the Hub's, any of both.
     except (HTTPError, OSError, ValueError, LookupError) as error:
-        raise UserError(_failure(repository, files, _reason(error))) from error
+        raise UserError(_failure(key, repository, files, _reason(error))) from error
     if public:
         reason = "it is there already, and public; make it private in its settings, or name another"
-        raise UserError(_failure(repository, files, reason))
+        raise UserError(_failure(key, repository, files, reason))
     return str(url)
 
 
@@ -108,10 +113,10 @@ def _has_token() -> bool:
         return False
 
 
-def _failure(repository: str, files: Mapping[str, Path], reason: str) -> str:
+def _failure(key: str, repository: str, files: Mapping[str, Path], reason: str) -> str:
     folder = os.path.commonpath([file.absolute().parent for file in files.values()])
     return (
-        f"{_KEY}: {repository} could not be sent to the Hub: {reason}. The local files are "
+        f"{key}: {repository} could not be sent to the Hub: {reason}. The local files are "
         f"complete, in {folder}"
     )
 

@@ -41,13 +41,7 @@ def load_language_model(
     """
     match settings:
         case ServerLanguageModelSettings():
-            served = ServerLanguageModel(
-                servers_of(settings, PROMPTING),
-                sampling_of(settings),
-                token_counter(settings.tokenizer),
-                chat=settings.chat,
-                body=settings.body,
-            )
+            served = load_served(settings, PROMPTING)
             served.check()
             return served
         case VllmLanguageModelSettings():
@@ -84,7 +78,22 @@ def load_vllm(settings: VllmLanguageModelSettings, seed: int) -> VllmLanguageMod
     )
 
 
-def servers_of(settings: ServerLanguageModelSettings, role: ServerRole) -> ServerSettings:
+def load_served(settings: ServerLanguageModelSettings, role: ServerRole) -> ServerLanguageModel:
+    """A model behind an endpoint, not tried yet.
+
+    Raises:
+        UserError: the environment variable for the key isn't set.
+    """
+    return ServerLanguageModel(
+        _servers_of(settings, role),
+        sampling_of(settings),
+        token_counter(settings.tokenizer),
+        chat=settings.chat,
+        body=settings.body,
+    )
+
+
+def _servers_of(settings: ServerLanguageModelSettings, role: ServerRole) -> ServerSettings:
     """Where a model is served."""
     server = settings.server
     return ServerSettings(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ OWN_KEYS = (
     "peft",
     "reward",
     "completions_every",
+    "output",
+    "throughput",
     "start",
     "round_credit",
     "teacher",
@@ -39,9 +42,18 @@ OWN_KEYS = (
 TAKE_WHAT_IS_THERE = ("evaluate", "inspect_data")
 # Recipes whose runs are named by the runs they read, too: the same overrides may find others later.
 NAMED_BY_UPSTREAM = (*TAKE_WHAT_IS_THERE, "report")
-# Keys that a name spells out, and groups that say where a run is kept and shown.
-_SPELLED = ("scale", "setting", "setting.signals", "data", "reward", "study", "seed")
-_NEUTRAL = ("tracking", "paths", "run_name")
+# Keys that a name spells out, and groups that say where a run is kept and shown, and what it costs.
+_SPELLED = (
+    "scale",
+    "setting",
+    "setting.signals",
+    "data",
+    "reward",
+    "study",
+    "sweep.recipe",
+    "seed",
+)
+_NEUTRAL = ("tracking", "paths", "throughput", "preflight", "run_name")
 # What a policy is called before its setting (rl_only_base4): the stage that makes it, and its own
 # values of that stage's keys. The first that fits a run names it.
 _POLICIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -79,8 +91,8 @@ def overrides_for(stage: str, recipe: str, overrides: Sequence[str]) -> tuple[st
 def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] = ()) -> str:
     """The name of a run: `run_name` if given, else made from the configuration.
 
-    It spells out scale, setting, signals, data, reward, study and seed, and ends in a hash of every
-    other difference from what these choices alone give, if there is one.
+    It spells out scale, setting, signals, data, reward, study, swept recipe and seed, and ends in a
+    hash of every other difference from what these choices alone give, if there is one.
 
     Args:
         recipe: the recipe.
@@ -100,6 +112,7 @@ def name_of_run(recipe: str, overrides: Sequence[str], policies: Sequence[str] =
     if "setting" in values:
         parts += [values["setting"]["name"], f"signals{values['setting']['signals']}"]
     parts += [values[group]["name"] for group in ("data", "reward", "study") if group in values]
+    parts += [values["sweep"]["recipe"]] if "sweep" in values else []
     parts.append(f"seed{values['seed']}")
     if differences or policies:
         text = json.dumps([differences, list(policies)], sort_keys=True)
@@ -147,7 +160,14 @@ def policies_of(recipe: str, upstream: Mapping[str, str | list[str] | None]) -> 
 
 
 def make_command(key: str, recipe: str, command: str, overrides: Sequence[str]) -> str:
-    """The make command that makes the run a recipe takes up under `upstream.<key>`."""
+    """The make command that makes the run a recipe takes up under `upstream.<key>`, or its own.
+
+    Args:
+        key: a key of `upstream`, or the recipe itself.
+        recipe: the recipe.
+        command: the recipe that the overrides were written for.
+        overrides: the overrides, as written.
+    """
     stage, stage_overrides = _upstream_stage(key, recipe, command, overrides)
     telling = [
         each
@@ -170,8 +190,8 @@ def make_arguments(stage: str, overrides: Sequence[str]) -> list[str]:
             variables.append(f"{_MAKE_VARIABLES[name]}={value}")
         else:
             rest.append(override)
-    target = {"prepare": "data", "cold_start": "cold-start"}.get(stage, stage)
-    return [target, *variables, *([f"ARGS={' '.join(rest)}"] if rest else [])]
+    target = {"prepare": "data", "inspect_data": "inspect"}.get(stage, stage.replace("_", "-"))
+    return [target, *variables, *([f"ARGS={shlex.join(rest)}"] if rest else [])]
 
 
 def stage_of(key: str) -> str:

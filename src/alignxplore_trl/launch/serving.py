@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from alignxplore_trl.launch.config import Serve, ServeJudgeConfig, ServeTeacherConfig
+from alignxplore_trl.launch.config import (
+    Serve,
+    ServeJudgeConfig,
+    ServeRolloutsConfig,
+    ServeTeacherConfig,
+)
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import RunFolder, write_json_atomic
 from alignxplore_trl.run.progress import say
+from alignxplore_trl.run.signals import ask_for_sigterm_when_parent_ends
 
 ROOT = Path(__file__).resolve().parents[3]
 _ANY_HOST = ("0.0.0.0", "::")
 _SECONDS_TO_STOP = 30.0
 _LAST_LINES = 15
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2).
 
 
 def serve_until_interrupted(
-    config: ServeJudgeConfig | ServeTeacherConfig, folder: RunFolder, hint: str
+    config: ServeJudgeConfig | ServeTeacherConfig | ServeRolloutsConfig,
+    folder: RunFolder,
+    hint: str,
 ) -> None:
     """Serve a model until Ctrl-C, or until the process that started this one is gone.
 
     Args:
         config: of the recipe.
         folder: where the server's command and log are kept.
-        hint: the make command that uses the server, with `{url}` where its address goes.
+        hint: the make command that uses the server, with `{url}` where its base URL goes, or
+            `{address}`, the same without a path.
 
     Raises:
         UserError: the server can't be started, or ended by itself.
@@ -45,7 +51,7 @@ def serve_until_interrupted(
             say(f"{recipe}: loading {serve.model}; its log: {server.log}")
             server.wait_until_healthy()
             say(f"{recipe}: {server.url} serves {serve.name}; use it with")
-            say(f"  {hint.format(url=server.url)}")
+            say(f"  {hint.format(url=server.url, address=server.address)}")
             say(f"{recipe}: Ctrl-C stops it")
             server.process.wait()
             raise UserError(server.last_words())
@@ -73,9 +79,9 @@ def vllm_command(python: str | Path, serve: Serve, seed: int) -> list[str]:
         "--port", str(serve.port),
         "--dtype", serve.dtype,
         "--seed", str(seed),
-        # The model's own sampling defaults are not ours; probabilities are those before sampling.
+        # The model's own sampling defaults are not ours.
         "--generation-config", "vllm",
-        "--logprobs-mode", "raw_logprobs",
+        "--logprobs-mode", serve.logprobs_mode,
         *length,
         *serve.flags,
     ]  # fmt: skip
@@ -119,8 +125,13 @@ class VllmServer:
 
     @property
     def url(self) -> str:
-        """The address that clients are given."""
-        return f"http://{_reachable(self.serve.host)}:{self.serve.port}/v1"
+        """The base URL that clients of its API are given."""
+        return f"{self.address}/v1"
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://{_reachable(self.serve.host)}:{self.serve.port}"
 
     @property
     def log(self) -> Path:
@@ -136,7 +147,7 @@ class VllmServer:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.serve.environment},
                 start_new_session=True,
-                preexec_fn=_ask_for_sigterm_when_parent_ends,
+                preexec_fn=ask_for_sigterm_when_parent_ends,
             )
         recorded = {"command": self.command, "environment": self.serve.environment}
         write_json_atomic(
@@ -229,13 +240,7 @@ def _stop_with_parent() -> None:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
-    _ask_for_sigterm_when_parent_ends()
-
-
-def _ask_for_sigterm_when_parent_ends() -> None:
-    """Where the kernel offers it: on Linux, which is where vLLM runs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    ask_for_sigterm_when_parent_ends()
 
 
 def _reachable(host: str) -> str:

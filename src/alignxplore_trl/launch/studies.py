@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from alignxplore_trl.evaluation.settings import Setting
 from alignxplore_trl.launch.compose import compose_recipe, did_you_mean
@@ -13,14 +12,20 @@ from alignxplore_trl.launch.config import StudyConfig
 from alignxplore_trl.launch.runs import make_arguments, name_of_run, overrides_for
 from alignxplore_trl.run.errors import UserError
 
+# Of an evaluation that is run for its accuracies alone.
+ACCURACY_ONLY = (
+    "evaluation.faithfulness=false",
+    "evaluation.win_rate.pairs=[]",
+    "evaluation.controls=[]",
+)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
 
 
 @dataclass(frozen=True)
 class StageCommand:
-    """A stage that a study needs, and the overrides it is told."""
+    """A stage that a study or a sweep needs, and the overrides it is told."""
 
-    recipe: Literal["cold_start", "rl", "evaluate"]
+    recipe: str
     overrides: tuple[str, ...]
 
     @property
@@ -45,24 +50,22 @@ def training_command(config: StudyConfig, label: str, seed: int) -> StageCommand
 
 
 def evaluation_command(config: StudyConfig, label: str, seed: int) -> StageCommand:
-    """What scores a variant, under a name of the study's own."""
+    """What scores a variant, under a name that begins with the study's and the variant's."""
     study, variant = config.study, config.study.variants[label]
     training = training_command(config, label, seed)
     overrides = [
         *_shared(config, "evaluate", seed),
-        f"run_name=study-{study.name}-{_slug(label)}-seed{seed}",
         *([f"upstream.{variant.method}={training.run_name}"] if training else []),
-        f"evaluation.methods=[{variant.method}]",
+        f'evaluation.methods=["{variant.method}"]',
         f"evaluation.benchmarks=[{','.join(study.evaluation.benchmarks)}]",
         f"evaluation.settings=[{','.join(variant.settings)}]",
         # What a study doesn't show isn't asked for.
-        "evaluation.faithfulness=false",
-        "evaluation.win_rate.pairs=[]",
-        "evaluation.controls=[]",
+        *ACCURACY_ONLY,
         *([] if "acc_gen" in study.figures else ["evaluation.generators=[]"]),
         *study.evaluation.overrides,
     ]
-    return StageCommand("evaluate", tuple(overrides))
+    name = f"study-{study.name}-{_slug(label)}-{name_of_run('evaluate', overrides)}"
+    return StageCommand("evaluate", (*overrides, f"run_name={name}"))
 
 
 def commands_of(config: StudyConfig, seed: int) -> Iterator[tuple[str, StageCommand]]:

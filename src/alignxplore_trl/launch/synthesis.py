@@ -18,9 +18,9 @@ from alignxplore_trl.launch.config import (
 )
 from alignxplore_trl.launch.language_models import (
     load_sampler,
+    load_served,
     load_vllm,
     sampling_of,
-    servers_of,
     token_counter,
 )
 from alignxplore_trl.launch.models import load_reward, templates_of, without
@@ -111,14 +111,7 @@ def _load_teacher(config: SynthesizeConfig, prompts: PromptSet) -> Teacher:
     asked = config.teacher
     match asked:
         case ServerTeacherSettings():
-            return ServerTeacher(
-                servers_of(asked, TEACHING),
-                sampling_of(asked),
-                token_counter(asked.tokenizer),
-                model=asked.model,
-                chat=asked.chat,
-                body=asked.body,
-            )
+            return ServerTeacher(load_served(asked, TEACHING), asked.model)
         case VllmTeacherSettings():
             return VllmTeacher(
                 load_vllm(asked, config.seed),

@@ -1,4 +1,4 @@
-"""From a recipe's configuration to TRL's arguments, the policy's model, and what is saved."""
+"""From a recipe's configuration to TRL's arguments, the policy's model, and the training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
 )
 from trl import GRPOConfig, SFTConfig
 
 from alignxplore_trl.launch.config import ColdStartConfig, Model, Peft, RLConfig
+from alignxplore_trl.launch.model_output import save_model
 from alignxplore_trl.run.callbacks import LinesCallback, MetricsCallback
-from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.errors import StoppedBySignalError, UserError
 from alignxplore_trl.run.folder import RunFolder
 from alignxplore_trl.run.progress import shows_bars
 from alignxplore_trl.run.tracking import set_up_tracking
@@ -26,6 +26,9 @@ from alignxplore_trl.training.checkpoints import (
     delete_incomplete_checkpoints,
     last_complete_checkpoint,
 )
+from alignxplore_trl.training.cold_start import ColdStartTrainer
+from alignxplore_trl.training.preemption import SaveWhenToldToStop
+from alignxplore_trl.training.streaming import RoundsGRPOTrainer
 
 Arguments = TypeVar("Arguments", SFTConfig, GRPOConfig)
 
@@ -38,13 +41,14 @@ def trainer_arguments(
     Raises:
         UserError: TRL refuses a combination of values.
     """
+    tracking = config.tracking
     try:
         return kind(
             **config.trainer,
             output_dir=str(folder.checkpoints),
             seed=config.seed,
             run_name=folder.path.name,
-            report_to=set_up_tracking(config.tracking.name, config.tracking.project, folder.path),
+            report_to=set_up_tracking(tracking.name, tracking.project, tracking.group, folder.path),
             disable_tqdm=not shows_bars(),
         )
     except (TypeError, ValueError) as error:
@@ -70,29 +74,29 @@ def callbacks(folder: RunFolder) -> list[TrainerCallback]:
 
 
 def train_and_save(
-    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, folder: RunFolder
+    trainer: ColdStartTrainer | RoundsGRPOTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: RunFolder,
+    config: ColdStartConfig | RLConfig,
 ) -> dict[str, float]:
     """Train, from the last complete checkpoint if there is one, and save to `model/`.
 
-    Adapters are merged into the weights they were trained on, so that what is saved is a model as
-    any other.
-
     Returns:
-        The trainer's own figures of the run: seconds, loss, steps.
+        The trainer's own figures of the run: seconds, loss, steps; and its throughput.
+
+    Raises:
+        StoppedBySignalError: a process was told to stop; there is a checkpoint of its last step.
     """
+    stop = SaveWhenToldToStop(trainer.steps_between_checkpoints)
+    trainer.add_callback(stop)
     trainer.remove_callback(PrinterCallback)
     resume = last_complete_checkpoint(folder.checkpoints)
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         delete_incomplete_checkpoints(folder.checkpoints)
     output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        if trainer.accelerator.is_main_process:
-            model.merge_and_unload().save_pretrained(folder.model)
-    else:
-        trainer.save_model(str(folder.model))
-    if trainer.accelerator.is_main_process:
-        tokenizer.save_pretrained(folder.model)
-    trainer.accelerator.wait_for_everyone()
-    return {"steps": output.global_step, **output.metrics}
+    if stop.received and output.global_step < trainer.state.max_steps:
+        raise StoppedBySignalError(stop.received)
+    figures = {"steps": output.global_step, **output.metrics, **trainer.throughput_summary()}
+    save_model(trainer, tokenizer, folder, config, figures)
+    return figures

@@ -24,6 +24,7 @@ from alignxplore_trl.text.budget import shorten
 # All can be read on a light and on a dark ground.
 COLOURS = ("#3b6fb5", "#e08a3c", "#5b9a68", "#8d6a9f", "#c0564f", "#4a9aa5")
 _GREY = "#666666"
+_PANELS_IN_A_ROW = 3
 
 TRAINING_CURVES: Mapping[str, str] = {
     "reward": "Reward",
@@ -223,15 +224,15 @@ def bar_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) 
         path: the PNG file to write.
     """
     rows = list(dict.fromkeys(row for bars in panels.values() for row in bars))
-    chart = Chart(figsize=(3.5 + 3 * len(panels), 1 + 0.42 * len(rows)), layout="constrained")
-    all_axes = chart.subplots(1, len(panels), squeeze=False)[0]
-    for number, (axes, (title, bars)) in enumerate(zip(all_axes, panels.items(), strict=True)):
+    chart, grid = _grid(len(panels), 3.0, 1 + 0.42 * len(rows), left=2.0)
+    for number, (axes, (title, bars)) in enumerate(zip(grid, panels.items(), strict=True)):
         for place, row in enumerate(rows):
             if values := bars.get(row):
                 axes.barh(place, fmean(values), 0.7, color=COLOURS[0])
                 axes.plot(values, [place] * len(values), "o", color="black", markersize=4)
         axes.set_title(title, fontsize=11)
-        axes.set_yticks(range(len(rows)), [_label(row) for row in rows] if number == 0 else [])
+        is_first = number % _PANELS_IN_A_ROW == 0
+        axes.set_yticks(range(len(rows)), [_label(row) for row in rows] if is_first else [])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", alpha=0.3)
@@ -252,9 +253,8 @@ def curve_panels(
     """
     lines = list(dict.fromkeys(line for panel in panels.values() for line in panel))
     colours = {line: COLOURS[number % len(COLOURS)] for number, line in enumerate(lines)}
-    chart = Chart(figsize=(4 * len(panels), 3.4), layout="constrained")
-    all_axes = chart.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+    chart, grid = _grid(len(panels), 4.0, 3.4)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for line, points in curves.items():
             known = {x: values for x, values in sorted(points.items()) if values}
             axes.plot(list(known), [fmean(each) for each in known.values()], color=colours[line])
@@ -266,8 +266,17 @@ def curve_panels(
         axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
         handles = [Line2D([], [], color=colours[line]) for line in lines]
-        chart.legend(handles, lines, loc="outside upper left", ncols=len(lines), frameon=False)
+        chart.legend(handles, lines, loc="outside upper left", ncols=4, frameon=False)
     _save(chart, path)
+
+
+def _grid(count: int, width: float, height: float, left: float = 0.0) -> tuple[Chart, list[Axes]]:
+    """Panels of so many inches, in rows that fit a page; `left` is room for the labels of rows."""
+    columns = min(count, _PANELS_IN_A_ROW)
+    rows = -(-count // columns)
+    size = (left + width * columns, height * rows)
+    chart = Chart(figsize=size, layout="constrained")
+    return chart, [chart.add_subplot(rows, columns, place + 1) for place in range(count)]
 
 
 def line_chart(panels: Sequence[Panel], path: Path, measured: str) -> None:

@@ -27,7 +27,7 @@ def check_markers(document: Path, name: str) -> None:
         UserError: `<!-- name: begin -->` and `<!-- name: end -->` aren't there once each, in order.
     """
     begin, end = _markers(name)
-    found = document.read_text()
+    found = document.read_text() if document.is_file() else ""
     if not found.count(begin) == found.count(end) == 1 or found.index(end) < found.index(begin):
         raise UserError(
             f"{document}: expected {begin} and behind it {end}, once each; write them where the "

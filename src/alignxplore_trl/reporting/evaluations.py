@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from alignxplore_trl.evaluation.methods import MethodSetting
 from alignxplore_trl.reporting.results import Figure, FigureKey, names_of, read_figures
 from alignxplore_trl.reporting.tables import mean_of
+from alignxplore_trl.run.environment import read_environment
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.run.folder import read_config, read_summary
 
@@ -75,9 +76,7 @@ class FinishedEvaluation:
     @cached_property
     def environment(self) -> dict[str, str]:
         """Versions, commit and machine, by name."""
-        path = self.folder / "environment.txt"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return {name: value for name, _, value in (line.partition(": ") for line in lines)}
+        return read_environment(self.folder)
 
     def table(
         self,
@@ -106,8 +105,12 @@ class FinishedEvaluation:
                 if name not in _OPTIONAL:
                     found.append(f"{path}: no such file; {_REMEDY}")
                 continue
-            lacking = [column for column in columns if column not in pq.read_schema(path).names]
-            if lacking:
+            try:
+                names = pq.read_schema(path).names
+            except pa.ArrowInvalid:
+                found.append(f"{path}: damaged; delete its folder, and evaluate again")
+                continue
+            if lacking := [column for column in columns if column not in names]:
                 found.append(f"{path}: no column {', '.join(lacking)} found; {_REMEDY}")
         if not any(key.metric == "acc_jud" for key in self.figures):
             found.append(f"{self.folder / 'summary.json'}: no accuracy of a judge found; {_REMEDY}")
@@ -142,7 +145,10 @@ class Evaluations:
         return benchmarks_of(self.figures)
 
 
-_REMEDY = "the evaluation was made by another version: delete its folder, and evaluate again"
+_REMEDY = (
+    "the evaluation was made by another version, or files were deleted: delete its folder, and "
+    "evaluate again"
+)
 
 
 def open_evaluations(folders: Sequence[Path]) -> list[FinishedEvaluation]:

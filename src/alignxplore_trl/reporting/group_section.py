@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
@@ -10,9 +11,13 @@ from alignxplore_trl.reporting.charts import share_chart
 from alignxplore_trl.reporting.evaluations import Evaluations, judges_of, range_in_words
 from alignxplore_trl.reporting.pages import Block, Fold, Numbers, Section, Text, draw, missing
 from alignxplore_trl.reporting.results import Figure
-from alignxplore_trl.reporting.tables import Table, points, with_range
+from alignxplore_trl.reporting.tables import Table, merged_settings, points, with_range
 
 _GAPS_SHOWN = 8
+# With fewer, a group's accuracy says more of chance than of the method.
+_FEWEST_CASES = 5
+# The gap between a dimension's poles, its name, and the poles that are served worst and best.
+_Gap = tuple[float, str, pd.Series, pd.Series]
 
 
 def groups(evaluations: Evaluations) -> Section:
@@ -56,8 +61,7 @@ def groups(evaluations: Evaluations) -> Section:
     for benchmark in evaluations.benchmarks:
         own = pooled[pooled.benchmark == benchmark]
         if len(own):
-            table = Numbers(_gap_table(own))
-            blocks.append(Fold(benchmark, [table], is_open=benchmark == evaluations.benchmarks[0]))
+            blocks.append(Fold(f"{benchmark}: all methods", [Numbers(_gap_table(own))]))
     return Section("groups", title, blocks)
 
 
@@ -79,10 +83,11 @@ def _pooled(found: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _gaps(own: pd.DataFrame) -> list[tuple[float, str, pd.Series, pd.Series]]:
-    """Of one method: gap, dimension, and its worst and best served pole, widest gap first."""
+def _gaps(own: pd.DataFrame) -> list[_Gap]:
+    """Of one method in one setting, widest gap first."""
     gaps = []
-    for dimension, poles in own.dropna(subset=["accuracy"]).groupby("dimension", sort=False):
+    known = own[own.accuracy.notna() & (own.cases >= _FEWEST_CASES)]
+    for dimension, poles in known.groupby("dimension", sort=False):
         if len(poles) > 1:
             ordered = poles.sort_values("accuracy")
             worst, best = ordered.iloc[0], ordered.iloc[-1]
@@ -92,7 +97,7 @@ def _gaps(own: pd.DataFrame) -> list[tuple[float, str, pd.Series, pd.Series]]:
 
 def _widest(own: pd.DataFrame) -> list[tuple[str, Figure]]:
     return [
-        (f"{dimension}: {pole.pole}", Figure(pole.accuracy, pole.low, pole.high))
+        (f"{dimension}: {pole.pole}", _figure(pole))
         for _, dimension, *poles in _gaps(own)[:_GAPS_SHOWN]
         for pole in poles
     ]
@@ -100,18 +105,36 @@ def _widest(own: pd.DataFrame) -> list[tuple[str, Figure]]:
 
 def _gap_table(own: pd.DataFrame) -> Table:
     rows = []
-    for place, group in own.groupby(["method", "setting", "judge"], sort=False):
-        gaps = _gaps(group)
-        if gaps:
-            gap, dimension, worst, best = gaps[0]
-            mean = sum(each[0] for each in gaps) / len(gaps)
-            poles = [f"{pole.pole} {_with_cases(pole)}" for pole in (worst, best)]
-            rows.append([*map(str, place), dimension, *poles, points(gap), points(mean)])
-    headers = ["method", "setting", "judge", "widest gap", "served worst", "served best", "gap",
+    for place, group in own.groupby(["judge", "method"], sort=False):
+        cells = {
+            str(setting): _gap_cells(gaps)
+            for setting, rows_of_setting in group.groupby("setting", sort=False)
+            if (gaps := _gaps(rows_of_setting))
+        }
+        rows += [
+            [*map(str, place), setting, *row] for setting, row in merged_settings(cells).items()
+        ]
+    headers = ["judge", "method", "setting", "widest gap", "served worst", "served best", "gap",
                "mean gap"]  # fmt: skip
-    note = "Accuracy in % with its range and the number of cases; gaps in percentage points."
+    note = (
+        "Accuracy in % with its range and the number of cases; gaps in percentage points. Groups "
+        f"of fewer than {_FEWEST_CASES} cases are left out."
+    )
     return Table(headers, rows, note, names=6)
 
 
+def _gap_cells(gaps: Sequence[_Gap]) -> list[str]:
+    gap, dimension, worst, best = gaps[0]
+    mean = sum(each[0] for each in gaps) / len(gaps)
+    poles = [f"{pole.pole} {_with_cases(pole)}" for pole in (worst, best)]
+    return [dimension, *poles, points(gap), points(mean)]
+
+
 def _with_cases(pole: pd.Series) -> str:
-    return f"{with_range([Figure(pole.accuracy, pole.low, pole.high)])}, {int(pole.cases)} cases"
+    return f"{with_range([_figure(pole)])}, {int(pole.cases)} cases"
+
+
+def _figure(pole: pd.Series) -> Figure:
+    """The accuracy of a group; users of one cluster alone have no interval."""
+    low, high = (None if pd.isna(end) else float(end) for end in (pole.low, pole.high))
+    return Figure(float(pole.accuracy), low, high)

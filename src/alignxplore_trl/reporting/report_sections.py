@@ -63,6 +63,7 @@ _BETTER, _WORSE, _EVEN = " ▲", " ▼", " ≈"
 _BARS_AT_ONCE = 24
 # As many as a chart has colours.
 _LINES_SHOWN = 6
+_IN_ROUNDS = "in rounds"
 _CURVES: Mapping[str, str] = {
     "reward": "Reward",
     "completions/mean_length": "Completion length (tokens)",
@@ -120,8 +121,8 @@ def comparisons(evaluations: Evaluations) -> Section:
         return missing(
             "comparisons",
             title,
-            "This evaluation compares no two methods: evaluation.differences names the pairs, such "
-            "as rl_base4/base4 - backbone/base4.",
+            "No two of the methods of this evaluation are among the pairs of "
+            "evaluation.differences, such as rl_base4/base4 - backbone/base4.",
         )
     return Section("comparisons", title, folds)
 
@@ -183,7 +184,7 @@ def efficiency(evaluations: Evaluations) -> Section:
         costs = [mean_figure(figures, replace(key, metric=metric)).value for metric in _COST]
         cells = [ABSENT if cost is None else f"{cost:,.3g}" for cost in costs]
         rows.append([name.method, name.setting, str(signals), with_range([accuracy]), *cells])
-        group = MethodSetting(name.method, "in rounds" if in_rounds else "at once")
+        group = MethodSetting(name.method, _IN_ROUNDS if in_rounds else "at once")
         lines.setdefault(group, []).append(key)
     if not rows:
         return missing(
@@ -199,6 +200,10 @@ def efficiency(evaluations: Evaluations) -> Section:
             "and tokens are those of the last round, per case."
         )
     ]
+    timed = {key for keys in lines.values() for key in keys}
+    for name, keys in lines.items():
+        if name.setting == _IN_ROUNDS and (first := _first_round(keys[0])) in timed:
+            keys.insert(0, first)
     several = [name for name, keys in lines.items() if len(keys) > 1]
     drawn = {name: lines[name] for name in _drawn(evaluations, several)}
     if drawn:
@@ -409,7 +414,7 @@ def facts(evaluations: Evaluations) -> Section:
                                names=1 + len(labels)))],
             ),
             *configs,
-            Text("Folders, trackers and addresses of servers are left out of the configurations."),
+            Text("The groups paths, tracking and server are left out of the configurations."),
         ],
     )  # fmt: skip
 
@@ -534,11 +539,20 @@ def _ends_of_curves(
 
 
 def _drawn(evaluations: Evaluations, names: Sequence[MethodSetting]) -> list[MethodSetting]:
-    """Those of several methods that fit into a chart: the ones shown one by one, then policies."""
+    """Those of several methods that fit into a chart: the ones shown one by one, then policies.
+
+    Those that read in rounds come first.
+    """
     shown = {name.method for name in evaluations.methods}
     policies = [name for name in names if name.method.startswith("rl_")]
+    policies.sort(key=lambda name: not name.setting.startswith((_IN_ROUNDS, "streaming")))
     ordered = [*(name for name in names if name.method in shown), *policies]
     return list(dict.fromkeys(ordered))[:_LINES_SHOWN]
+
+
+def _first_round(key: FigureKey) -> FigureKey:
+    """Where the first of several rounds stands: without an earlier description, it is base."""
+    return replace(key, setting=re.sub(r"streaming(\d+).*", r"base\1", key.setting))
 
 
 def _cost_line(

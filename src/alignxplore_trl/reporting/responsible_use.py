@@ -27,7 +27,8 @@ _PARAGRAPHS: Mapping[str, str] = {
     "Made for": "letting an assistant answer more as its user likes it, under that user's eyes. To "
     "agree with a taste is not to be right: keep facts, safety advice and refusals out of its "
     "reach, and keep a way to turn it off.",
-    "Before this page is shared:": "it quotes signals and descriptions of cases. With data of real "
+    "Before this page is shared:": "it shows words of descriptions, and report.html "
+    "quotes signals and descriptions of cases. With data of real "
     "people, share it only with those who may read that data, or make it with page.cases=0.",
 }
 

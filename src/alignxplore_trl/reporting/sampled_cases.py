@@ -85,6 +85,8 @@ def sample_cases(
     chosen = sorted(names, key=lambda name: xxhash.xxh3_64_intdigest(f"{seed} {name}".encode()))[
         :count
     ]
+    if not chosen:
+        return []
     where = [ours, ("case_id", "in", chosen)]
     cases = {
         row["case_id"]: _case(row) for row in evaluation.table("cases", where=where).to_pylist()

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from alignxplore_trl.reporting import markdown
 from alignxplore_trl.reporting.charts import length_chart, score_chart, share_chart
 from alignxplore_trl.reporting.results import Figure
+from alignxplore_trl.reporting.tables import ABSENT
 from alignxplore_trl.run.folder import write_text_atomic
 from alignxplore_trl.text.budget import shorten
 
@@ -43,13 +43,10 @@ _COLUMNS = (
     "kept",
 )
 _WELL_FORMED = "well_formed"
-_ABSENT = "–"
 _MOST_DIMENSIONS = 25
 _EXAMPLES = 3
 # Characters of a prompt and of a completion that an example shows.
 _SHOWN_PROMPT, _SHOWN_COMPLETION = 2000, 4000
-# What begins something in Markdown; an underscore does where it isn't inside a word.
-_MARKS = re.compile(r"[\\`*\[\]|<>~$&]|(?<![^\W_])_|_(?![^\W_])")
 _FRONT_MATTER = """\
 ---
 task_categories:
@@ -167,8 +164,10 @@ def synthesis_card(
         threshold: the score above which a candidate is verified.
         charts: the files of the charts that were drawn.
     """
-    fact_rows = [[_cell(name), _cell(value)] for name, value in facts.items()]
-    count_rows = [[_cell(name), _number(value)] for name, value in sorted(counts.items())]
+    fact_rows = [[markdown.cell(name), markdown.cell(value)] for name, value in facts.items()]
+    count_rows = [
+        [markdown.cell(name), markdown.number(value)] for name, value in sorted(counts.items())
+    ]
     sections = {
         "Verification by round": _round_section(frame),
         "Outcomes": _outcome_section(frame),
@@ -177,7 +176,7 @@ def synthesis_card(
         "Dimensions": _dimension_section(frame),
         "Earlier descriptions": _earlier_section(frame),
         "Examples of candidates": _example_section(frame),
-        "Counts": _table(["what", "count"], count_rows) or ["Nothing else was counted."],
+        "Counts": markdown.table(["what", "count"], count_rows) or ["Nothing else was counted."],
     }
     chart_of = {
         "Verification by round": ("acceptance.png", "Verified candidates (95 % interval)"),
@@ -185,7 +184,7 @@ def synthesis_card(
         "Margins": ("scores.png", "Scores of the verification"),
     }
     lines = [_FRONT_MATTER, "# Verified inferences of user preferences", "", *_opening(frame), ""]
-    lines += _table(["fact", "value"], fact_rows, words=2)
+    lines += markdown.table(["fact", "value"], fact_rows, words=2)
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
         file, caption = chart_of.get(title, ("", ""))
@@ -257,7 +256,7 @@ def _round_section(frame: pd.DataFrame) -> list[str]:
         "the malformed ones. In parentheses, the 95 % interval of Wilson, which takes each "
         "candidate by itself, although those of one case are alike.",
         "",
-        *_table(headers, rows),
+        *markdown.table(headers, rows),
     ]
 
 
@@ -266,7 +265,7 @@ def _outcome_section(frame: pd.DataFrame) -> list[str]:
     if not total:
         return ["There are no candidates."]
     rows = [
-        [_cell(name), f"{count:,}", _share(count, total)]
+        [markdown.cell(name), f"{count:,}", _share(count, total)]
         for name, count in _by_frequency(_outcome(row) for row in _records(frame))
     ]
     answered = frame[frame["completion"].notna()]
@@ -276,16 +275,21 @@ def _outcome_section(frame: pd.DataFrame) -> list[str]:
         for reason in answered.loc[answered["outcome"] == _WELL_FORMED, "finish_reason"]
     )
     finish_rows = [
-        [_cell(name), f"{count:,}", _share(count, len(answered)), _share(well_formed[name], count)]
+        [
+            markdown.cell(name),
+            f"{count:,}",
+            _share(count, len(answered)),
+            _share(well_formed[name], count),
+        ]
         for name, count in finishes
     ]
     finish_headers = ["finish reason", "candidates", "of all answers", "of these well-formed"]
     return [
         "What became of each candidate, and why the teacher's answers ended.",
         "",
-        *_table(["outcome", "candidates", "share"], rows),
+        *markdown.table(["outcome", "candidates", "share"], rows),
         "",
-        *(_table(finish_headers, finish_rows) or ["The teacher gave no answer."]),
+        *(markdown.table(finish_headers, finish_rows) or ["The teacher gave no answer."]),
     ]
 
 
@@ -329,11 +333,11 @@ def _quantile_table(
 ) -> list[str]:
     rows = []
     for name, values in groups.items():
-        shown = [_ABSENT] * len(levels)
+        shown = [ABSENT] * len(levels)
         if len(values):
             shown = [style.format(each) for each in np.percentile(values, list(levels.values()))]
         rows.append([name, f"{len(values):,}", *shown])
-    return _table(["candidates", "count", *levels], rows)
+    return markdown.table(["candidates", "count", *levels], rows)
 
 
 def _dimension_section(frame: pd.DataFrame) -> list[str]:
@@ -342,7 +346,7 @@ def _dimension_section(frame: pd.DataFrame) -> list[str]:
         return ["No dimensions guided the teacher."]
     rows = [
         [
-            _cell(name),
+            markdown.cell(name),
             f"{each.cases:,}",
             _with_interval(each.verified_share),
             f"{each.cases_with_one_kept:,} ({_share(each.cases_with_one_kept, each.cases)})",
@@ -354,7 +358,7 @@ def _dimension_section(frame: pd.DataFrame) -> list[str]:
         "The dimensions that the teacher was told to look at, the most frequent first, with the "
         "share of their candidates that was verified. A case counts for each of its dimensions.",
         "",
-        *_table(["dimension", "cases", "verified", "cases with one kept"], rows),
+        *markdown.table(["dimension", "cases", "verified", "cases with one kept"], rows),
         *(["", f"… and {more:,} more."] if more else []),
     ]
 
@@ -365,15 +369,15 @@ def _earlier_section(frame: pd.DataFrame) -> list[str]:
         return ["There is no later round, which would begin with an earlier description."]
     rows = []
     for number, of_round in later.groupby("round", sort=True):
-        for source, count in _by_frequency(name or _ABSENT for name in of_round["earlier_from"]):
-            known = of_round["earlier_from"].fillna(_ABSENT) == source
+        for source, count in _by_frequency(name or ABSENT for name in of_round["earlier_from"]):
+            known = of_round["earlier_from"].fillna(ABSENT) == source
             cases = of_round.loc[known, "case_id"].nunique()
-            rows.append([_round_name(number), _cell(source), f"{cases:,}", f"{count:,}"])
+            rows.append([_round_name(number), markdown.cell(source), f"{cases:,}", f"{count:,}"])
     return [
         "Among which candidates of the round before the description was drawn that stands in the "
         "prompt of a later round.",
         "",
-        *_table(["round", "drawn from", "cases", "candidates"], rows, words=2),
+        *markdown.table(["round", "drawn from", "cases", "candidates"], rows, words=2),
     ]
 
 
@@ -394,22 +398,15 @@ def _example_section(frame: pd.DataFrame) -> list[str]:
 
 
 def _example(row: Mapping[str, Any]) -> list[str]:
-    score = _ABSENT if math.isnan(row["score"]) else f"{row['score']:.3f}"
+    score = ABSENT if math.isnan(row["score"]) else f"{row['score']:.3f}"
     return [
-        f"**Case {_cell(row['case_id'])}, round {int(row['round'])}, candidate "
-        f"{int(row['number'])}** ({_cell(_outcome(row))}; score {score})",
+        f"**Case {markdown.cell(row['case_id'])}, round {int(row['round'])}, candidate "
+        f"{int(row['number'])}** ({markdown.cell(_outcome(row))}; score {score})",
         "",
-        *_fenced(shorten(str(row["prompt"]), _SHOWN_PROMPT)),
+        *markdown.fenced(shorten(str(row["prompt"]), _SHOWN_PROMPT)),
         "",
-        *_fenced(shorten(row["completion"], _SHOWN_COMPLETION)),
+        *markdown.fenced(shorten(row["completion"], _SHOWN_COMPLETION)),
     ]
-
-
-def _fenced(text: str) -> list[str]:
-    """A code block that no text can end: its fence is longer than any run of backticks inside."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [f"{fence}text", text, fence]
 
 
 def _rank(row: Mapping[str, Any]) -> bytes:
@@ -489,46 +486,10 @@ def _round_name(number: Any) -> str:
 
 
 def _share(count: int, total: int) -> str:
-    return f"{count / total:.1%}" if total else _ABSENT
+    return f"{count / total:.1%}" if total else ABSENT
 
 
 def _with_interval(figure: Figure) -> str:
     if figure.value is None or figure.low is None or figure.high is None:
-        return _ABSENT
+        return ABSENT
     return f"{figure.value:.1%} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
-
-
-def _number(value: float | int | str) -> str:
-    """A count as a person reads it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return _cell(value)
-    if isinstance(value, Integral):
-        return f"{int(value):,}"
-    if not math.isfinite(value):
-        return _ABSENT
-    return f"{value:,.2f}" if abs(value) >= 1 or not value else f"{value:.3g}"
-
-
-def _cell(value: object) -> str:
-    """A text on one line that nothing reads as Markdown or HTML."""
-    return _MARKS.sub(r"\\\g<0>", " ".join(str(value).split()))
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
-    """A Markdown table whose first columns hold words, and the others figures; none without rows.
-
-    Args:
-        headers: the names of the columns.
-        rows: their cells, already escaped.
-        words: how many columns hold words.
-    """
-    if not rows:
-        return []
-    ends = ["---"] * words + ["---:"] * (len(headers) - words)
-    return [
-        f"| {' | '.join(headers)} |",
-        f"|{'|'.join(ends)}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]

@@ -81,12 +81,16 @@ def accuracies(
             setting: _cells(figures, (benchmark, method, setting), columns, marks or {})
             for setting in settings
         }
-        same = len(cells) > 1 and len({tuple(row) for row in cells.values()}) == 1
-        shown = {"any": next(iter(cells.values()))} if same else cells
-        rows += [[row[0], setting, *row[1:]] for setting, row in shown.items()]
+        rows += [[row[0], setting, *row[1:]] for setting, row in merged_settings(cells).items()]
     names = [judge if metric == "acc_jud" else f"{judge} (gen.)" for metric, judge in columns]
     headers = ["method", "setting", *names, *_SHARES.values(), "tokens"]
     return Table(headers, rows, _legend(figures, benchmark))
+
+
+def merged_settings(rows: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Rows of one method by setting; one row, of `any`, where all of several are the same."""
+    same = len(rows) > 1 and len({tuple(row) for row in rows.values()}) == 1
+    return {"any": next(iter(rows.values()))} if same else dict(rows)
 
 
 def _cells(

@@ -14,7 +14,13 @@ from alignxplore_trl.run.folder import write_text_atomic
 from alignxplore_trl.run.metrics import append_metrics, read_metrics
 from alignxplore_trl.run.progress import SECONDS_BETWEEN_LINES, say
 
-_SHOWN = ("loss", "reward", "reward_std", "completions/mean_length")
+_SHOWN = (
+    "loss",
+    "reward",
+    "reward_std",
+    "completions/mean_length",
+    "throughput/tokens_per_second",
+)
 
 
 class MetricsCallback(TrainerCallback):

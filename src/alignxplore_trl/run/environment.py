@@ -14,14 +14,26 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def describe_environment(seed: int) -> str:
-    """One `name: value` line each: packages, Python, platform, git commit and seed."""
+ENVIRONMENT_FILE = "environment.txt"
+
+
+def describe_environment(seed: int, command: str | None) -> str:
+    """One `name: value` line each: packages, Python, platform, commit, seed, make command."""
     lines = [f"{name}: {_version(name)}" for name in PACKAGES]
     lines.append(f"python: {sys.version.split()[0]}")
     lines.append(f"platform: {platform.platform()}")
     lines.append(f"commit: {_commit()}")
     lines.append(f"seed: {seed}")
+    if command is not None:
+        lines.append(f"command: {command}")
     return "\n".join(lines) + "\n"
+
+
+def read_environment(folder: Path) -> dict[str, str]:
+    """What `describe_environment` said of a run, by name; empty where there is no such file."""
+    path = folder / ENVIRONMENT_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {name: value for name, _, value in (line.partition(": ") for line in lines)}
 
 
 def _version(package: str) -> str:

@@ -21,6 +21,18 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
+class StoppedBySignalError(Exception):
+    """A run was told to stop, and has saved what the same command goes on from.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by signal {number}")
+
+
 @dataclass
 class Problems:
     """Collects problems, so that all of them are reported at once."""

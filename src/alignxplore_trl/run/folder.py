@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,16 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from alignxplore_trl.run.environment import describe_environment
+from alignxplore_trl.run.environment import ENVIRONMENT_FILE, describe_environment
 from alignxplore_trl.run.errors import UserError
 
 # Keys of the configuration that don't change what a run computes.
 FREE_KEYS = (
     "tracking",
     "paths",
+    "throughput",
+    "output.push_to_hub",
+    "preflight",
     "judge.server",
     "teacher.server",
     "language_model.server",
@@ -32,6 +35,7 @@ FREE_KEYS = (
     "scale.reply_tokens",
     "data.tokenizer",
     "data.workers",
+    "sweep.launcher",
 )
 
 
@@ -61,15 +65,33 @@ def write_json_atomic(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What `summary.json` says; empty where there is none."""
-    path = folder / "summary.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    """What `summary.json` says; empty where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return _read_mapping(folder / "summary.json", json.loads)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration that a run was started with; empty if there is none."""
-    path = folder / "config.yaml"
-    return dict(yaml.safe_load(path.read_text())) if path.is_file() else {}
+    """The configuration that a run was started with; empty if there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return _read_mapping(folder / "config.yaml", yaml.safe_load)
+
+
+def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(parse(path.read_text()))
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: damaged, expected what a run had written; delete the folder {path.parent}, "
+            "and make it again"
+        ) from error
 
 
 def facts_of_source(source: str) -> dict[str, int]:
@@ -108,7 +130,7 @@ class RunFolder:
     resumed: bool = False
 
     @classmethod
-    def open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+    def open(cls, path: Path, config: Mapping[str, Any], command: str | None = None) -> RunFolder:
         """Make the folder, or take it up again.
 
         In a launch with several processes only the first one writes.
@@ -116,12 +138,13 @@ class RunFolder:
         Args:
             path: the folder.
             config: the resolved configuration, as plain values.
+            command: the make command that makes this run, if there is one.
 
         Raises:
             UserError: the folder holds a run with another configuration, or files that no run left.
         """
         try:
-            return cls._open(path, config)
+            return cls._open(path, config, command)
         except OSError as error:
             raise UserError(
                 f"{path}: {error.strerror}: {error.filename}; paths.outputs has to be a folder "
@@ -129,7 +152,7 @@ class RunFolder:
             ) from error
 
     @classmethod
-    def _open(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+    def _open(cls, path: Path, config: Mapping[str, Any], command: str | None) -> RunFolder:
         existing = path / "config.yaml"
         if existing.is_file():
             _refuse_other_config(path, read_config(path), config)
@@ -140,7 +163,8 @@ class RunFolder:
                 raise UserError(f"{path}: found a file, expected a folder; move it, or give RUN=")
             path.mkdir(parents=True, exist_ok=True)
             seed = config.get("seed", 0)
-            write_text_atomic(path / "environment.txt", describe_environment(seed))
+            environment = describe_environment(seed, command)
+            write_text_atomic(path / ENVIRONMENT_FILE, environment)
             # Written last: its presence says that a run has started here.
             write_text_atomic(existing, yaml.safe_dump(dict(config), sort_keys=False))
             _point_latest(path)

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
 
 def set_up_tracking(
-    mode: Literal["offline", "wandb", "none"], project: str, folder: Path
+    mode: Literal["offline", "wandb", "none"], project: str, group: str | None, folder: Path
 ) -> list[str]:
     """Set W&B's environment variables for a run, and say what the trainer should report to.
 
@@ -18,6 +20,7 @@ def set_up_tracking(
     Args:
         mode: `offline` writes into the run folder, `wandb` sends, `none` does nothing.
         project: W&B's project.
+        group: W&B's group; `None`: that of the environment, if it has one.
         folder: the run folder; its name is the run's name.
 
     Returns:
@@ -35,4 +38,15 @@ def set_up_tracking(
         "WANDB_RESUME": "allow",
         "WANDB_SILENT": "true",
     }
+    if group is not None:
+        os.environ["WANDB_RUN_GROUP"] = group
     return ["wandb"]
+
+
+def log_table(name: str, table: pd.DataFrame, step: int) -> None:
+    """Put a table into W&B's run of this process, at an optimizer step; without a run, nowhere."""
+    import wandb  # Takes a second, and only who tracks needs it.
+
+    if wandb.run is not None:
+        # The step is the axis that transformers' own values stand on.
+        wandb.log({name: wandb.Table(dataframe=table), "train/global_step": step})

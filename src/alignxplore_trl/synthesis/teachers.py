@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -18,7 +18,7 @@ from alignxplore_trl.inference.language_models import (
     as_message,
     written_here,
 )
-from alignxplore_trl.judging.client import Request, ServerRole, ServerSettings, Unanswered
+from alignxplore_trl.judging.client import Request, ServerRole, Unanswered
 from alignxplore_trl.judging.written import Written
 
 TEACHING = ServerRole(
@@ -188,40 +188,23 @@ class VllmTeacher:
 
 
 class ServerTeacher:
-    """A model behind an OpenAI-compatible endpoint: a vLLM server, or a vendor's.
-
-    No seed is sent: servers don't keep to it, since the sums of a batch depend on what else is in
-    it. So the texts are others in each run; the ones that were kept are not asked for again.
+    """A model behind an endpoint. Its texts are others in each run; kept ones aren't asked again.
 
     Args:
-        settings: where the servers are, and how much is asked of them.
-        sampling: how they are to sample.
-        count_tokens: length of a text in the model's tokens, where a server doesn't say.
+        language_model: the model, as it is served.
         model: what tells it from other models that are served under the same name.
-        chat: send prompts as messages, through `/chat/completions`.
-        body: further fields of each request; `None` takes one of ours out.
-
-    Raises:
-        UserError: the environment variable for the key isn't set.
     """
 
-    def __init__(
-        self,
-        settings: ServerSettings,
-        sampling: SamplingSettings,
-        count_tokens: Callable[[str], int],
-        *,
-        model: str,
-        chat: bool,
-        body: Mapping[str, Any],
-    ) -> None:
-        self.language_model = ServerLanguageModel(
-            settings, sampling, count_tokens, chat=chat, body=body
-        )
-        self.sampling = sampling
-        self.chat = chat
+    def __init__(self, language_model: ServerLanguageModel, model: str) -> None:
+        self.language_model = language_model
+        self.sampling = language_model.sampling
+        self.chat = language_model.chat
         self.identity = identity(
-            model, sampling, chat=chat, served_as=settings.model, body=dict(body)
+            model,
+            self.sampling,
+            chat=self.chat,
+            served_as=language_model.client.settings.model,
+            body=dict(language_model.body),
         )
 
     def check(self) -> None:

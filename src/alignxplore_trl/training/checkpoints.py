@@ -33,6 +33,11 @@ class CompleteCheckpoints(Trainer):
     kill while saving always leaves one to resume from.
     """
 
+    @property
+    def steps_between_checkpoints(self) -> int:
+        """A checkpoint can be taken after every so many optimizer steps."""
+        return 1
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)

@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.training.checkpoints import CompleteCheckpoints
 from alignxplore_trl.training.labels import label_tokens
+from alignxplore_trl.training.throughput import MeasuresThroughput
 
 
 def fit_examples(
@@ -61,7 +62,7 @@ def fit_examples(
     return Dataset.from_list(rows), counts
 
 
-class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
+class ColdStartTrainer(CompleteCheckpoints, MeasuresThroughput, SFTTrainer):
     """`SFTTrainer` with the loss of METHOD 3.5: `1/N Σ_i 1/(|r_i|+|d_i|) Σ_t -log p(token_t)`.
 
     N counts the examples of the whole accumulated global batch: of all processes and all
@@ -71,6 +72,7 @@ class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
 
     Args:
         train_dataset: as `fit_examples` makes it.
+        throughput: what its measurement can't know.
         Others as for `SFTTrainer`.
 
     Raises:
@@ -86,6 +88,9 @@ class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
         **arguments: Any,
     ) -> None:
         _check_settings(args, train_dataset)
+        if args.padding_free and not args.packing:
+            # TRL refuses a limit that it wouldn't hold to; the examples fit, as was checked.
+            args.max_length = None
         super().__init__(
             model=model,
             args=args,
@@ -105,7 +110,7 @@ class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
     ) -> torch.Tensor:
         """The number of examples in an accumulated global batch (TRL counts its tokens)."""
-        local = sum(len(batch["labels"]) for batch in batch_samples)
+        local = sum(map(_count_examples, batch_samples))
         examples: torch.Tensor = self.accelerator.gather(torch.tensor(local, device=device)).sum()
         return examples
 
@@ -124,17 +129,41 @@ class ColdStartTrainer(CompleteCheckpoints, SFTTrainer):
             return passes[-1]
 
         # TRL's token mean is not used; what it logs beside it (entropy, token accuracy) is.
-        result = super().compute_loss(  # type: ignore[no-untyped-call]
-            remember, inputs, return_outputs, num_items_in_batch
-        )
+        result = super().compute_loss(remember, inputs, return_outputs, num_items_in_batch)
         fused = passes[0]
-        per_example = -fused.log_probs.sum(1) / fused.label_mask.sum(1).clamp(min=1)
+        per_example = _losses_of_examples(fused.log_probs, fused.label_mask, inputs.get("seq_idx"))
         if num_items_in_batch is None:
             loss = per_example.mean()
         else:
             # Gradients are averaged over processes, but N already counts the examples of all.
             loss = per_example.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, result[1]) if return_outputs else loss
+
+
+def _count_examples(batch: Mapping[str, torch.Tensor]) -> int:
+    if "seq_idx" not in batch:
+        return len(batch["labels"])
+    return len(batch["seq_idx"][batch["labels"] != -100].unique())
+
+
+def _losses_of_examples(
+    log_probs: torch.Tensor, mask: torch.Tensor, example_of_token: torch.Tensor | None
+) -> torch.Tensor:
+    """The token mean of -log p of each example.
+
+    Args:
+        log_probs: of the tokens from the second on, (rows, tokens - 1).
+        mask: which of them are learned, of the same shape.
+        example_of_token: where the examples of a batch stand in one row, behind each other: the
+            number of each token's example, (1, tokens).
+    """
+    if example_of_token is None:
+        return -log_probs.sum(1) / mask.sum(1).clamp(min=1)
+    learned = mask[0]
+    _, example = example_of_token[0, 1:][learned].unique(return_inverse=True)
+    counts = torch.bincount(example)
+    totals = log_probs.new_zeros(len(counts)).index_add(0, example, log_probs[0][learned])
+    return -totals / counts
 
 
 def _check_settings(args: SFTConfig, dataset: Dataset) -> None:
@@ -153,8 +182,6 @@ def _check_settings(args: SFTConfig, dataset: Dataset) -> None:
                 f"{longest} tokens and would be cut; fit the examples to the same length"
             )
     unwanted = {
-        "packing": args.packing,
-        "padding_free": args.padding_free,
         "label_smoothing_factor": args.label_smoothing_factor,
         "parallelism_config": args.parallelism_config,
     }
@@ -164,6 +191,11 @@ def _check_settings(args: SFTConfig, dataset: Dataset) -> None:
                 f"trainer.{name}: {value} found, expected it to be off: the loss is a mean over "
                 "whole examples, each with its own token mean"
             )
+    if args.packing and args.packing_strategy != "bfd":
+        problems.add(
+            f"trainer.packing_strategy: {args.packing_strategy} found, expected bfd: others cut "
+            "examples in two"
+        )
     if args.loss_type != "nll":
         problems.add(
             f"trainer.loss_type: {args.loss_type} found, expected nll: cold start has one loss"

@@ -26,7 +26,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.run.errors import Problems
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
+from alignxplore_trl.run.tracking import log_table
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, shorten
 from alignxplore_trl.text.parsing import Inference, parse_completion
 from alignxplore_trl.training.checkpoints import CompleteCheckpoints, checkpoint_folder
 from alignxplore_trl.training.credit import (
@@ -44,10 +45,18 @@ from alignxplore_trl.training.outage import (
     raise_together,
 )
 from alignxplore_trl.training.sampler import RoundBlockSampler
+from alignxplore_trl.training.throughput import MeasuresThroughput, ThroughputSettings
+from alignxplore_trl.training.vllm_rollouts import (
+    rollout_engine,
+    sampling_metrics,
+    share_warning,
+)
 
 Row = dict[str, Any]
 
 logger = get_logger(__name__)
+# Of a prompt in a table of completions.
+_SHOWN_CHARACTERS = 1000
 _ROW_COLUMNS = {"prompt", "case_id", "round", "signals", "post", "chosen", "rejected"}
 
 
@@ -73,7 +82,7 @@ class RoundStart:
         )
 
 
-class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
+class RoundsGRPOTrainer(CompleteCheckpoints, MeasuresThroughput, GRPOTrainer):
     """`GRPOTrainer` on blocks of cases, each block in all its rounds before the next block.
 
     The base setting is one round. With more, the prompt of round k+1 holds the description that
@@ -96,6 +105,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         completions_every: optimizer steps between two such files.
         outage: what is done with a batch that the judge didn't answer; `None`: it is trained on,
             without the completions in question.
+        throughput: what its measurement can't know.
 
     Raises:
         UserError: a setting under which rounds, resumes or rewards would be wrong; too few cases.
@@ -119,6 +129,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         completions_folder: Path | None = None,
         completions_every: int = 1,
         outage: OutageSettings | None = None,
+        throughput: ThroughputSettings | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: Any = None,
     ) -> None:
@@ -134,6 +145,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
             reward_funcs[0] if isinstance(reward_funcs, list) else reward_funcs
         )
         self._batch_begun: float | None = None
+        self._warned_of_sampling = False
         self.earlier = EarlierDescriptions(args.seed)
         assert args.generation_batch_size is not None  # GRPOConfig fills both in.
         assert args.num_generations is not None
@@ -152,15 +164,20 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
             shuffle=bool(args.shuffle_dataset),
             only_rounds=rounds if round_credit else None,
         )
-        super().__init__(
-            model=model,
-            reward_funcs=self.reward,
-            args=args,
-            train_dataset=train_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            peft_config=peft_config,
-        )
+        with rollout_engine():
+            super().__init__(
+                model=model,
+                reward_funcs=self.reward,
+                args=args,
+                train_dataset=train_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                peft_config=peft_config,
+                throughput=throughput,
+            )
+        if args.use_vllm:
+            vllm = self.vllm_generation
+            vllm.sync_weights = self.clock.timed("sync", vllm.sync_weights)  # type: ignore[method-assign]
         counts = self.sampler.counts
         if counts.left_out or counts.never_used:
             of_another = f", or they have another number than {rounds}" if round_credit else ""
@@ -169,6 +186,12 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
                 f"others in each epoch; {counts.never_used} are never used, because too few cases "
                 f"have as many rounds as they{of_another}"
             )
+
+    @property
+    def steps_between_checkpoints(self) -> int:
+        """After so many optimizer steps a generation batch has been trained on to its end."""
+        batch = _micro_batches(self.args)
+        return batch // math.gcd(batch, self.args.gradient_accumulation_steps)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RoundBlockSampler:
         return self.sampler
@@ -182,6 +205,11 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, torch.Tensor | Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
+        with self.clock.phase("other"):
+            return self._play(inputs)
+
+    def _play(self, inputs: list[Row]) -> dict[str, torch.Tensor | Any]:
+        """The generation batch that is trained on next, of this process."""
         if not self.round_credit:
             batch = self._play_round(inputs)
             self._write_completions(self._rollouts)
@@ -197,7 +225,21 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
 
     def _play_round(self, rows: list[Row]) -> dict[str, torch.Tensor | Any]:
         """Generate and score the completions of this process's rows of one round."""
-        return super()._generate_and_score_completions(self._with_earlier_descriptions(rows))
+        filled = self._with_earlier_descriptions(rows)
+        # Generation and rewards are phases of their own; what is left are log-probabilities.
+        with self.clock.phase("train"):
+            batch: dict[str, torch.Tensor | Any] = super()._generate_and_score_completions(filled)
+        self._log_sampling(batch)
+        return batch
+
+    def _generate(self, prompts: list[str]) -> Any:
+        if not self.model.training:
+            return super()._generate(prompts)
+        with self.clock.phase("generate"):
+            written = super()._generate(prompts)
+        prompt_ids, completion_ids, *_ = written
+        self.count_generated(prompt_ids, completion_ids)
+        return written
 
     def _play_block(self, rows: list[Row]) -> list[dict[str, torch.Tensor | Any]]:
         """Generate and score all rounds of the cases of round 1, and credit each with the next."""
@@ -262,11 +304,12 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         ask_once = super()._calculate_rewards
         if not self.model.training:
             return ask()
-        if self.outage is None:
-            rewards = ask()
-        else:
-            own = sum(map(_is_well_formed, completions))
-            rewards = answered_rewards(ask, sum(gather_object([own])), self.outage)
+        with self.clock.phase("judge"):
+            if self.outage is None:
+                rewards = ask()
+            else:
+                own = sum(map(_is_well_formed, completions))
+                rewards = answered_rewards(ask, sum(gather_object([own])), self.outage)
         self._log_measurements()
         self._end_round(inputs, completions, rewards)
         return rewards
@@ -303,6 +346,16 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         for name, value in metrics.items():
             if not math.isnan(value):
                 self._metrics["train"][name].append(value)
+
+    def _log_sampling(self, batch: Mapping[str, Any]) -> None:
+        """Log how far vLLM's probabilities are off, and warn once where that is far."""
+        metrics = sampling_metrics(batch, self.args, self.accelerator.gather)
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+        warning = share_warning(metrics, self.args)
+        if warning is not None and not self._warned_of_sampling:
+            self._warned_of_sampling = True
+            logger.warning(warning)
 
     def _with_earlier_descriptions(self, rows: list[Row]) -> list[Row]:
         """The rows of this process with `d_prev`, and with the prompt that holds it."""
@@ -388,8 +441,31 @@ class RoundsGRPOTrainer(CompleteCheckpoints, GRPOTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"step_{step:06d}.parquet"
         unfinished = file.with_suffix(".unfinished")
-        rollouts().to_parquet(unfinished)
+        table = rollouts()
+        table.to_parquet(unfinished)
         os.replace(unfinished, file)
+        # Not by TRL's log_completions: it also prints what users wrote, each time.
+        if "wandb" in (self.args.report_to or ()):
+            log_table("completions", _shown(table), step)
+
+
+def _shown(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """The columns of rollouts as a table for people: descriptions, and prompts without a middle."""
+    outcomes = rollouts["completion"].map(parse_completion)
+    shown = pd.DataFrame(
+        {
+            "case_id": rollouts["case_id"],
+            "round": rollouts["round"],
+            "prompt": [shorten(prompt, _SHOWN_CHARACTERS) for prompt in rollouts["prompt"]],
+            "d_prev": rollouts["d_prev"],
+            "description": [
+                outcome.description if isinstance(outcome, Inference) else None
+                for outcome in outcomes
+            ],
+        }
+    )
+    rest = ["completion", *shown.columns]
+    return shown.join(rollouts.drop(columns=[name for name in rest if name in rollouts]))
 
 
 def _is_well_formed(completion: str) -> bool:

@@ -13,12 +13,14 @@ from typing import Any
 
 from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 
 # Methods that are overridden: (class, name) -> parameters without annotations.
 OVERRIDDEN: Mapping[tuple[type, str], str] = {
     # streaming.py
     (GRPOTrainer, "_get_train_sampler"): "(self, dataset=None)",
     (GRPOTrainer, "_generate_and_score_completions"): "(self, inputs)",
+    (GRPOTrainer, "_generate"): "(self, prompts)",
     (GRPOTrainer, "_calculate_rewards"): (
         "(self, inputs, prompts, completions, completion_ids_list)"
     ),
@@ -28,6 +30,9 @@ OVERRIDDEN: Mapping[tuple[type, str], str] = {
         "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, "
         "steps_trained_in_current_epoch)"
     ),
+    # vllm_rollouts.py
+    (VLLMGeneration, "_init_vllm"): "(self)",
+    (VLLMGeneration, "_iter_named_params"): "(self)",
     # checkpoints.py
     (GRPOTrainer, "_save_checkpoint"): "(self, model, trial)",
     (SFTTrainer, "_save_checkpoint"): "(self, model, trial)",
@@ -36,15 +41,34 @@ OVERRIDDEN: Mapping[tuple[type, str], str] = {
         "(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
     ),
     (Trainer, "_get_num_items_in_batch"): "(self, batch_samples, device)",
+    # throughput.py
+    (GRPOTrainer, "compute_loss"): (
+        "(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
+    ),
 }
 # Methods that are called, not overridden.
 CALLED: Mapping[tuple[type, str], str] = {
     (Trainer, "_get_output_dir"): "(self, trial)",
     (GRPOTrainer, "_log_completion_extra"): "(self, column, values)",
+    (VLLMGeneration, "_fix_param_name_to_vllm"): "(self, name, extra_prefixes=None)",
 }
 # Attributes of a `GRPOTrainer` that are used: micro-batches done, metrics to log, the last
-# generation batch, gathered over processes, as lists by column, and what a reward logged since.
-ATTRIBUTES = ("_step", "_metrics", "_logs", "_pending_metrics", "_pending_extra_logs")
+# generation batch, gathered over processes, as lists by column, what a reward logged since, and
+# how weights go to vLLM.
+ATTRIBUTES = (
+    "_step",
+    "_metrics",
+    "_logs",
+    "_pending_metrics",
+    "_pending_extra_logs",
+    "vllm_generation.sync_weights()",
+)
+# What is replaced while a trainer is made, or read of its engine, and the code that has it.
+REPLACED: Mapping[str, Any] = {
+    "VLLMGeneration(": GRPOTrainer.__init__,
+    "LLM(": VLLMGeneration._init_vllm,
+    "self._dist.": VLLMGeneration._iter_named_params,
+}
 
 
 def changed_private_names() -> list[str]:
@@ -58,6 +82,11 @@ def changed_private_names() -> list[str]:
     source = inspect.getsource(GRPOTrainer)
     changed += [
         f"GRPOTrainer.{name}: no longer used" for name in ATTRIBUTES if f"self.{name}" not in source
+    ]
+    changed += [
+        f"{code.__qualname__}: {name} isn't looked up there any more"
+        for name, code in REPLACED.items()
+        if name not in inspect.getsource(code)
     ]
     return changed
 

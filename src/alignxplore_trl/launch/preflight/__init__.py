@@ -1,0 +1,1 @@
+"""What would end a run after an hour, found in seconds."""
