@@ -1,4 +1,4 @@
-"""What a training does when it is told to stop; tests/recipes/test_kills_slow.py really kills one."""
+"""What a training does when told to stop; tests/recipes/test_kills_slow.py really kills one."""
 
 from __future__ import annotations
 
