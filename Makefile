@@ -26,7 +26,8 @@ METHODS ?=
 ## BENCHMARKS of `make evaluate`: such as world,world_reversed,psoups     [the test cases of DATA]
 BENCHMARKS ?=
 ## LAUNCH     one of conf/launch: cpu, cpu2, gpu1, ddp, zero2, zero3, …   [what SCALE says]
-LAUNCH ?= $(LAUNCH_OF_$(SCALE))
+LAUNCH ?= $(or $(LAUNCH_OF_$(SCALE)),$(if $(wildcard conf/scale/$(SCALE).yaml),$(error \
+	SCALE=$(SCALE): give LAUNCH, too: the Makefile knows none for it),cpu))
 ## SEED       everything drawn at random is a function of it              [0]
 SEED ?=
 ## RUN        name of the run                                             [made from the others]
@@ -40,12 +41,13 @@ HTML ?=
 ## NAME       of `make study`: one of conf/study; of `make benchmark`: one of benchmarks
 NAME ?=
 ## VENV       the environment: .venv, or .venv-vllm, which has vLLM and DeepSpeed  [.venv]
-## RECIPE     of `make config` and `make preflight`: synthesize, cold_start, rl, …; of `make sweep`:
-##            rl or cold_start                                            [rl]
+## RECIPE     of `make config`: one of recipes/; of `make preflight`: synthesize, cold_start, rl or
+##            evaluate; of `make sweep`: cold_start or rl                 [rl]
 RECIPE ?= rl
 ## LAUNCHER   of `make sweep`: basic (points one by one, here) or slurm   [basic]
 LAUNCHER ?=
 
+# Of a scale that isn't there, the recipe tells, with all else that can't be.
 LAUNCH_OF_tiny := cpu
 LAUNCH_OF_one_gpu := gpu1
 LAUNCH_OF_paper_7b := zero3

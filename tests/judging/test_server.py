@@ -539,8 +539,8 @@ def test_no_address_is_a_mistake() -> None:
         ),
         (refusal(400, "Unrecognized request argument"), "status 400 (Unrecognized request"),
         (refusal(503), "status 503"),
-        (Reply(b"<html>"), "malformed: the answer lacks the log-probabilities"),
-        (replace(Reply(), delay=TOO_LATE), "timeout: no answer within 1 s"),
+        (Reply(b"<html>"), "found another answer: the answer lacks the log-probabilities"),
+        (replace(Reply(), delay=TOO_LATE), "found no answer: none within 1 s"),
     ],
 )
 def test_check_says_where_what_and_how_to_mend_it(
@@ -560,7 +560,7 @@ def test_check_tells_every_server_that_is_wrong(
     with FaultServer(lambda _, __: refusal(404)) as other, pytest.raises(UserError) as error_info:
         judge_of(settings(answering.url, dead, other.url)).check()
     nothing, unknown = error_info.value.problems
-    assert nothing.startswith(f"{dead}: found connection: nothing answers there; start a server")
+    assert nothing.startswith(f"{dead}: found no server: start one")
     assert unknown.startswith(other.url)
 
 
@@ -697,8 +697,8 @@ def test_what_is_no_answer_is_none_and_counted(content: dict[str, Any]) -> None:
     with FaultServer(lambda _, __: Reply(json.dumps(content).encode())) as server:
         writer = writer_of(server.url)
         assert writer.write(["one"], 2) == [None]
-        assert writer.take_measurements().unanswered == {"malformed": 1}
-        with pytest.raises(UserError, match="malformed"):
+        assert writer.take_measurements().unanswered == {"found another answer": 1}
+        with pytest.raises(UserError, match="found another answer"):
             writer.check(samples=2)
 
 

@@ -32,6 +32,7 @@ def model_folder(path: Path, positions: int = 512) -> Path:
     path.mkdir()
     (path / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
     (path / "tokenizer.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"")
     return path
 
 
@@ -317,7 +318,27 @@ def test_a_model_folder_must_be_whole(tmp_path: Path) -> None:
     check_model_folder("model.teacher", str(model_folder(tmp_path / "whole")), problems)
     check_model_folder("judge.model", "Qwen/Qwen2.5-7B-Instruct", problems)
     assert len(problems.found) == 1
-    assert "has no config.json, no tokenizer" in problems.found[0]
+    assert "it has no config.json, no tokenizer (tokenizer.json), no weights" in problems.found[0]
+
+
+def test_a_tokenizer_alone_needs_no_weights(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    problems = Problems()
+    check_model_folder("teacher.tokenizer", str(folder), problems, weights=False)
+    assert problems.found == []
+    check_model_folder("model.teacher", str(folder), problems)
+    assert problems.found == [
+        f"model.teacher: {folder}: it has no weights (model.safetensors); save model and tokenizer "
+        "there (save_pretrained), or name another folder"
+    ]
+
+
+@pytest.mark.parametrize("key", ["max_steps", "num_train_epochs"])
+def test_a_training_without_a_step_is_refused(assets: Path, key: str) -> None:
+    for recipe in ("cold_start", "rl"):
+        [found] = problems_of(recipe, assets, f"trainer.{key}=0")
+        assert found.startswith(f"trainer.{key}: 0 found, expected")
 
 
 def test_a_writer_without_room_for_its_completion_is_refused(assets: Path) -> None:

@@ -68,6 +68,21 @@ def test_a_variable_that_would_change_nothing_is_refused(given: list[str], messa
     assert message in error_info.value.stderr
 
 
+def test_a_scale_of_ones_own_needs_a_launch(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "scale").mkdir(parents=True)
+    (tmp_path / "conf" / "scale" / "ones_own.yaml").touch()
+    (tmp_path / "conf" / "launch").symlink_to(ROOT / "conf" / "launch")
+    there = ("-C", str(tmp_path), "-f", str(ROOT / "Makefile"), "rl", "SCALE=ones_own")
+    with pytest.raises(subprocess.CalledProcessError) as error_info:
+        make(*there)
+    assert "SCALE=ones_own: give LAUNCH, too" in error_info.value.stderr
+    assert "accelerate/ddp.yaml" in make(*there, "LAUNCH=ddp")
+
+
+def test_a_scale_that_is_not_there_is_left_to_the_recipe() -> None:
+    assert "launch=cpu" in make("rl", "SCALE=tny")
+
+
 @pytest.mark.parametrize(
     ("target", "recipes"),
     [

@@ -29,6 +29,7 @@ from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.run.folder import RunFolder
 from alignxplore_trl.training.tiny_models import Shape, build_model
 from tests.judging.fault_server import FaultServer, listing, refusal, right
+from tests.synthesis.teaching import choice
 
 ROOT = Path(__file__).parents[2]
 LAUNCHES = ROOT / "conf" / "launch"
@@ -101,13 +102,13 @@ def test_what_ships_passes(tmp_path: Path, recipe: str) -> None:
         (
             ["model.attn_implementation=flash_attention_2"],
             "versions",
-            "flash-attn: not installed found, expected flash-attn>=2.8",
+            "flash-attn isn't installed, expected flash-attn>=2.8",
             "uv pip install",
         ),
         (
             ["trainer.optim=adamw_bnb_8bit"],
             "versions",
-            "bitsandbytes: not installed found",
+            "bitsandbytes isn't installed, expected",
             "'bitsandbytes'",
         ),
         (
@@ -179,7 +180,7 @@ def test_deepspeed_is_missing_and_so_are_cards(
     assert "2 card(s) found, expected 8" in found["gpus"].line
     assert "another LAUNCH" in found["gpus"].remedy
     if "versions" in found:  # Where it is installed, this isn't a mistake.
-        assert "deepspeed: not installed found, expected deepspeed>=0.19" in found["versions"].line
+        assert "deepspeed isn't installed, expected deepspeed>=0.19" in found["versions"].line
     has(monkeypatch, replace(EIGHT, cards=()))
     assert "no NVIDIA card" in str(failures(run_checks(config, tmp_path)))
 
@@ -265,8 +266,8 @@ def test_prompts_are_too_long(tmp_path: Path) -> None:
     prepare(tmp_path)
     passed = run_checks(read("rl", tmp_path), tmp_path)
     [line] = [check.line for check in passed if check.name == "lengths"]
-    assert line.startswith("40 prompts of 40: ")
-    assert line.endswith("tokens; 0 above prompts.max_prompt_tokens 320 are shortened")
+    assert line.startswith("40 of 40 prompts measured, tokens (how many have them): ")
+    assert line.endswith("; 0 above prompts.max_prompt_tokens 320 are shortened")
     found = only_failure(tmp_path, "prompts.max_prompt_tokens=40", "data.counts.rl=40")
     assert "more than half" in found.line
     assert "raise prompts.max_prompt_tokens" in found.remedy
@@ -379,13 +380,41 @@ def judge_server(url: str) -> list[str]:
 def test_the_judges_server_is_dead(tmp_path: Path) -> None:
     found = only_failure(tmp_path, *judge_server(f"http://127.0.0.1:{_free_port()}/v1"))
     assert found.name == "judge"
-    assert "nothing answers there; start a server with make serve-judge" in found.line
+    assert "found no server: start one with make serve-judge" in found.line
 
 
 def test_the_judges_server_has_another_model(tmp_path: Path) -> None:
     with FaultServer(lambda body, attempt: refusal(404)) as server:
         found = only_failure(tmp_path, *judge_server(server.url), "judge.server.served_as=qwen")
     assert "it doesn't know the model 'qwen' or the path; it serves served" in found.line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "target"),
+    [
+        ("synthesize", ["teacher=server", "teacher.server.urls=[{url}]"], "serve-teacher"),
+        (
+            "evaluate",
+            ["language_model=server", "language_model.server.urls=[{url}]",
+             "evaluation.methods=[prompted_concise]"],
+            "serve-teacher",
+        ),
+    ],
+)  # fmt: skip
+def test_the_server_of_a_writer_is_asked(
+    tmp_path: Path, recipe: str, overrides: list[str], target: str
+) -> None:
+    def told(url: str) -> list[str]:
+        return [override.format(url=url) for override in overrides]
+
+    dead = only_failure(tmp_path, *told(f"http://127.0.0.1:{_free_port()}/v1"), recipe=recipe)
+    assert dead.name == "language_model"
+    assert f"found no server: start one with make {target}" in dead.line
+    with FaultServer(lambda body, attempt: choice(" hello")) as server:
+        checks = run_checks(read(recipe, tmp_path, *told(server.url)), tmp_path / recipe / "x")
+    assert failures(checks) == []
+    [found] = [check for check in checks if check.name == "language_model"]
+    assert f"answers at {server.url}" in found.line
 
 
 def test_the_judges_server_prefers_a_position(tmp_path: Path) -> None:
@@ -457,7 +486,7 @@ def test_a_run_is_refused_before_its_folder_is_made(tmp_path: Path) -> None:
     config = read("rl", tmp_path, "model.attn_implementation=flash_attention_2")
     with pytest.raises(UserError) as error_info:
         refuse_or_say(config, tmp_path / "rl" / "x")
-    assert error_info.value.problems[0].startswith("versions: flash-attn: not installed found")
+    assert error_info.value.problems[0].startswith("versions: flash-attn isn't installed")
     assert not list(tmp_path.iterdir())
 
 
@@ -518,6 +547,10 @@ def test_a_wrong_configuration_fails_the_command(
     status, lines = preflight(capsys, "rl", f"paths.outputs={tmp_path}", override)
     assert status == 2
     assert any(line.startswith("FAIL  configuration") and told in line for line in lines), lines
+    # What doesn't hang on it is looked at all the same, and nothing is told twice.
+    assert any(line.startswith(("PASS  versions", "SKIP  all others")) for line in lines)
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert len(failed) == 1, failed
 
 
 def test_a_checkpoint_inside_a_generation_batch_fails_the_command(

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from alignxplore_trl.data.sources import read_split
 from alignxplore_trl.data.world import OPPOSITE, stated_poles
+from alignxplore_trl.launch.sweeps import is_metric
 from alignxplore_trl.run.environment import read_environment
 from alignxplore_trl.run.metrics import read_metrics
 from tests.judging.fault_server import FaultServer, right
@@ -115,6 +116,14 @@ def test_a_model_holds_its_sampling_and_a_card_with_the_command(outputs: Path) -
     assert command in card.text
     trained_before = read_environment(only_run(outputs, "cold_start"))["command"]
     assert trained_before.startswith("make cold-start SETTING=streaming")
+
+
+@pytest.mark.parametrize("recipe", ["cold_start", "rl"])
+def test_a_sweep_can_be_about_every_column(outputs: Path, recipe: str) -> None:
+    rows = read_metrics(only_run(outputs, recipe) / "metrics.jsonl")
+    columns = {column for row in rows for column in row} - {"step", "epoch"}
+    assert "loss" in columns
+    assert [column for column in columns if not is_metric(column)] == []
 
 
 def test_a_run_says_how_fast_it_was(outputs: Path) -> None:
@@ -423,7 +432,7 @@ def test_a_server_that_is_not_there_ends_the_run_before_a_model_is_loaded(
         run("rl", outputs, *RL, "judge=server", "judge.server.urls=[http://127.0.0.1:9/v1]",
             f"upstream.cold_start={cold_start}", "run_name=nobody")  # fmt: skip
     assert exit_info.value.code == 2
-    assert "nothing answers there; start a server with make serve-judge" in capsys.readouterr().err
+    assert "found no server: start one with make serve-judge" in capsys.readouterr().err
 
 
 def test_a_judge_that_does_not_answer_ends_the_run_before_the_batch(

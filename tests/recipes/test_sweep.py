@@ -111,6 +111,11 @@ def test_a_sweep_whose_points_are_finished_shows_its_table_again(
         (["seed=1"], "sweep.swept: found no override with several values"),
         (["seed=1,2", "trainer.learning_rat=1"], "trainer.learning_rat: trl.GRPOConfig has no"),
         (["sweep.recipe=vpl", "seed=1,2"], "sweep.recipe: found 'vpl', expected one of cold_start"),
+        (
+            ["sweep.metric=rewrad", "seed=1,2"],
+            "sweep.metric: rewrad found, expected one of accuracy",
+        ),
+        (["sweep.metric=completion/mean", "seed=1,2"], "sweep.metric: completion/mean found"),
         (["sweep.metrc=loss", "seed=1,2"], "sweep.metrc: the sweep recipe has no such key"),
     ],
 )

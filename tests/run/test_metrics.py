@@ -62,4 +62,6 @@ def test_lines_come_at_intervals_and_at_the_end(
     for step in range(1, 11):
         logs = {"reward": step / 10, "other": 1.0}
         callback.on_log(arguments, state(step), TrainerControl(), logs=logs)
+    # What a run took is logged once more after its last step.
+    callback.on_log(arguments, state(10), TrainerControl(), logs={"train_runtime": 3.0})
     assert capsys.readouterr().err == "step 1/10  reward 0.1\nstep 10/10  reward 1\n"

@@ -482,15 +482,20 @@ def _retry_after(header: str | None) -> float | None:
 
 def _in_words(url: str, settings: ServerSettings, failure: _Failure, served: Sequence[str]) -> str:
     """A problem for a person: where, what was found, how to mend it."""
-    found = f"status {failure.status}" if failure.status else failure.reason
+    reasons = {"connection": "no server", "timeout": "no answer", "malformed": "another answer"}
+    found = (
+        f"status {failure.status}"
+        if failure.status
+        else reasons.get(failure.reason, failure.reason)
+    )
     if failure.quote:
         found += f" ({failure.quote})"
     names = f"it serves {', '.join(served)}" if served else "does the URL end as it should, in /v1?"
     key, role = settings.key_variable, settings.role
     remedies: dict[int | str | None, str] = {
-        "connection": f"nothing answers there; start a server with make {role.make_target}, or "
+        "connection": f"start one with make {role.make_target}, or "
         f"give the right address by {role.section}.urls",
-        "timeout": f"no answer within {settings.request_timeout:g} s; is it still loading, or "
+        "timeout": f"none within {settings.request_timeout:g} s; is it still loading, or "
         f"{role.section}.request_timeout too short?",
         "malformed": role.malformed,
         400: f"it refused the request; {role.refused}",

@@ -51,16 +51,15 @@ from alignxplore_trl.launch.config import (
     WorldData,
 )
 from alignxplore_trl.launch.evaluation_checks import check_what_is_evaluated
+from alignxplore_trl.launch.model_folders import SAVE_THERE, folder_problem
 from alignxplore_trl.launch.runs import stage_of
 from alignxplore_trl.launch.studies import study_problems
 from alignxplore_trl.launch.sweeps import sweep_problems
 from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.training.credit import credit_problems
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Seconds; what transformers takes where the configuration says nothing.
 _DDP_TIMEOUT = 1800
-# Methods that prompt the language model of an evaluation.
 
 
 def check_config(config: RecipeConfig, problems: Problems) -> None:
@@ -94,6 +93,7 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
             _check_sizes(config, problems)
     if isinstance(config, ColdStartConfig | RLConfig):
         _check_output(config, problems)
+        _check_steps(config.trainer, problems)
     if isinstance(config, RLConfig | EvaluateConfig):
         _check_whole_models(config, problems)
     if isinstance(config, VplConfig):
@@ -265,21 +265,43 @@ def check_room(key: str, completion: int, prompt: int, model: str | Path) -> lis
     ]
 
 
-def check_model_folder(key: str, name: str, problems: Problems) -> None:
+def check_model_folder(key: str, name: str, problems: Problems, *, weights: bool = True) -> None:
     """Add a problem where a model is given as a folder that isn't there or isn't whole.
 
-    A name of the Hub (`owner/model`) is left to transformers.
+    A name of the Hub (`owner/model`) is left to preflight.
+
+    Args:
+        key: the configuration's key that names it.
+        name: a folder, or a name of the Hub.
+        problems: gets one more.
+        weights: whether its weights are loaded, or its tokenizer alone.
     """
     folder = Path(name)
-    if not folder.exists():
-        if name.count("/") != 1 or folder.parent.exists():
-            problems.add(f"{key}: found no folder {name}, expected a model's folder or owner/model")
-        return
-    missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        missing.append("tokenizer (tokenizer.json)")
-    if missing:
-        problems.add(f"{key}: {name} has no {', no '.join(missing)}; save it there")
+    if folder.is_dir():
+        if problem := folder_problem(folder, weights=weights):
+            problems.add(f"{key}: {name}: {problem}; {SAVE_THERE}")
+    elif name.count("/") != 1 or folder.parent.exists():
+        problems.add(f"{key}: found no folder {name}, expected a model's folder or owner/model")
+
+
+def is_served(source: str, settings: JudgeSettings) -> bool:
+    """Whether a judge is behind a server, and not in this process."""
+    if not isinstance(settings, ServerJudgeSettings | SampledJudgeSettings):
+        return False
+    served = {settings.test_model: settings.server.test_urls, settings.model: settings.server.urls}
+    return bool(served.get(source))
+
+
+def _check_steps(trainer: Mapping[str, Any], problems: Problems) -> None:
+    """There is a step."""
+    if trainer.get("max_steps") == 0:
+        problems.add(
+            "trainer.max_steps: 0 found, expected 1 or more, or -1: as many as "
+            "trainer.num_train_epochs are"
+        )
+    epochs = trainer.get("num_train_epochs")
+    if isinstance(epochs, int | float) and epochs <= 0:
+        problems.add(f"trainer.num_train_epochs: {epochs:g} found, expected more than 0")
 
 
 def _check_output(config: ColdStartConfig | RLConfig, problems: Problems) -> None:
@@ -353,7 +375,8 @@ def _check_reward_models(
             check_model_folder(f"{key}.panel[{number}]", name, problems)
         return
     assert isinstance(reward, GeneratorRewardSettings)
-    check_model_folder(f"{key}.generator", reward.generator, problems)
+    served = is_served(reward.generator, settings)
+    check_model_folder(f"{key}.generator", reward.generator, problems, weights=not served)
     if isinstance(settings, ServerJudgeSettings):
         _check_judge(settings, processes, problems)
         if settings.server.urls and reward.generator != settings.model:
@@ -372,7 +395,8 @@ def _check_judge(settings: JudgeSettings, processes: int, problems: Problems) ->
                 "on a server, where an answer can't be begun for the model"
             )
     else:
-        check_model_folder("judge.model", settings.model, problems)
+        served = is_served(settings.model, settings)
+        check_model_folder("judge.model", settings.model, problems, weights=not served)
     if isinstance(settings, ServerJudgeSettings | SampledJudgeSettings):
         _check_server(settings.server, processes, problems)
 
@@ -423,7 +447,7 @@ def _check_teacher(config: SynthesizeConfig, problems: Problems) -> None:
     """The teacher can be asked, and answers with samples."""
     teacher = config.teacher
     # The student's prompts are measured with its own tokenizer.
-    check_model_folder("model.backbone", config.model.backbone, problems)
+    check_model_folder("model.backbone", config.model.backbone, problems, weights=False)
     if isinstance(teacher, LocalTeacherSettings) and teacher.temperature == 0:
         problems.add("teacher.temperature: 0 found, expected more than 0: candidates are samples")
     serve = "serve the teacher (make serve-teacher) and choose TEACHER=server"
@@ -440,7 +464,7 @@ def _check_text_writer(
     """A model is there, or its server's address is one; and it has room for its answers."""
     if isinstance(settings, ServerLanguageModelSettings):
         server, key = settings.server, f"{section}.server"
-        check_model_folder(f"{section}.tokenizer", settings.tokenizer, problems)
+        check_model_folder(f"{section}.tokenizer", settings.tokenizer, problems, weights=False)
         _check_addresses(key, {"urls": server.urls}, server, problems)
         if not server.urls:
             problems.add(f"{key}.urls: found none, expected [http://127.0.0.1:8002/v1]")
@@ -771,7 +795,9 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
     asked = config.evaluation
     _check_judge(config.judge, 1, problems)
     if not (isinstance(config.judge, SampledJudgeSettings) and config.judge.server.test_urls):
-        check_model_folder("judge.test_model", config.judge.test_model, problems)
+        test_model = config.judge.test_model
+        served = is_served(test_model, config.judge)
+        check_model_folder("judge.test_model", test_model, problems, weights=not served)
     for key, sources in (("judges", asked.judges), ("generators", asked.generators)):
         for source in sources:
             check_model_folder(f"evaluation.{key}", source, problems)
@@ -791,7 +817,7 @@ def _check_evaluation(config: EvaluateConfig, problems: Problems) -> None:
 
 
 def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:
-    check_model_folder("model.backbone", config.model.backbone, problems)
+    check_model_folder("model.backbone", config.model.backbone, problems, weights=False)
     asked = config.inspection
     if asked.html is not None and Path(asked.html).is_dir():
         problems.add(

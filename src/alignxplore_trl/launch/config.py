@@ -334,6 +334,7 @@ CheckName = Literal[
     "lengths",
     "devices",
     "judge",
+    "language_model",
     "disk",
     "tracking",
     "vllm",

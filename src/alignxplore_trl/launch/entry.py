@@ -215,17 +215,22 @@ def _print_preflight(
     read = [(own, _read_and_check(CONFIGS[own["recipe"]], own, problems)) for own in stages]
     _check_run_name(values["run_name"], problems)
     _check_file(values, problems)
-    lines = [f"FAIL  configuration  {problem}" for problem in dict.fromkeys(problems.found)]
-    # With numbers that can't be, there is no arithmetic.
-    if not any(problem.startswith("trainer.") for problem in problems.found):
-        from alignxplore_trl.launch.preflight.run import run_checks
+    from alignxplore_trl.launch.preflight.run import run_checks
 
-        for own, config in read:
-            if isinstance(config, CheckedConfig):
-                checks = map(str, run_checks(config, _folder_of(own)))
-                lines += [f"{own['recipe']}: {_folder_of(own)}"]
-                # What stages have in common is said once.
-                lines += [line for line in checks if line not in lines]
+    told = list(dict.fromkeys(problems.found))
+    keys = {problem.partition(": ")[0] for problem in told}
+    numbers = not any(key.startswith("trainer.") for key in keys)
+    lines = [f"FAIL  configuration  {problem}" for problem in told]
+    for own, config in read:
+        lines += [f"{own['recipe']}: {_folder_of(own)}"]
+        if not isinstance(config, CheckedConfig):
+            lines += ["SKIP  all others     the configuration can't be read: see above"]
+            continue
+        for check in run_checks(config, _folder_of(own), numbers=numbers):
+            # What stages have in common is said once, as is what the configuration was refused for.
+            known = check.state == "FAIL" and check.line.partition(": ")[0] in keys
+            if not known and str(check) not in lines:
+                lines += [str(check)]
     print("\n".join(lines))
     if any(line.startswith("FAIL") for line in lines):
         raise SystemExit(2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from huggingface_hub.errors import (
 )
 
 from alignxplore_trl.launch.memory import ModelShape
+from alignxplore_trl.launch.model_folders import SAVE_THERE, folder_problem, lacking_files
 from alignxplore_trl.run.errors import UserError
 
 # Seconds that the Hub has for an answer. It is asked once: transformers would ask for minutes.
 _TIMEOUT = 5.0
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -130,18 +128,8 @@ def _in_folder(model: NeededModel) -> FoundModel | None:
     folder = Path(model.name)
     if not folder.is_dir():
         return None
-    lacking = []
-    if not (folder / "config.json").is_file():
-        lacking.append("config.json")
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
-        lacking.append("tokenizer (tokenizer.json)")
-    if model.weights:
-        lacking += _lacking_weights(lambda name: _file(folder / name))
-    if lacking:
-        return FoundModel(
-            problem=f"{folder} has no {', no '.join(lacking)}",
-            remedy="save model and tokenizer there (save_pretrained), or name another folder",
-        )
+    if problem := folder_problem(folder, weights=model.weights):
+        return FoundModel(problem=problem, remedy=SAVE_THERE)
     return FoundModel(folder / "config.json", "folder")
 
 
@@ -159,9 +147,7 @@ def _in_cache(model: NeededModel) -> FoundModel | None:
             problem=f"{model.name} is neither a folder nor a name of the Hub",
             remedy="give a folder that is there, or owner/name",
         )
-    if config is None or not any(cached(name) for name in _TOKENIZERS):
-        return None
-    if model.weights and _lacking_weights(cached):
+    if config is None or lacking_files(cached, weights=model.weights):
         return None
     return FoundModel(config, "cache")
 
@@ -200,18 +186,3 @@ def _not_here(model: NeededModel, reason: str) -> FoundModel:
         remedy=f"on a machine with a network give `hf download {model.name}`, copy its HF_HOME "
         f"here, and set HF_HUB_OFFLINE=1; or give {model.key}=<folder>",
     )
-
-
-def _file(path: Path) -> Path | None:
-    return path if path.is_file() else None
-
-
-def _lacking_weights(find: Callable[[str], Path | None]) -> list[str]:
-    """Files of weights that aren't there, named as transformers looks for them."""
-    for name in _WEIGHTS:
-        if find(name):
-            return []
-        if index := find(f"{name}.index.json"):
-            parts = set(json.loads(index.read_text())["weight_map"].values())
-            return sorted(part for part in parts if not find(part))
-    return [f"weights ({_WEIGHTS[0]})"]

@@ -54,8 +54,12 @@ def run_point(config: SweepConfig, point: Point, folder: Path) -> float:
     """
     result = read_result(folder)
     if result is None or not _stands(result, point):
-        say(f"sweep: starting {' '.join(point)}; its log: {folder / 'log.txt'}")
-        result = _run(config, point, folder)
+        problems = problems_of_point(config, point)
+        if problems:
+            result = PointResult(point, "failed", reason="; ".join(problems))
+        else:
+            say(f"sweep: starting {' '.join(point)}; its log: {folder / 'log.txt'}")
+            result = _run(config, point, folder)
         write_result(folder, result)
     if result.metric is None:
         say(f"sweep: failed: {result.label}: {result.reason}")
@@ -72,9 +76,6 @@ def _stands(result: PointResult, point: Point) -> bool:
 
 
 def _run(config: SweepConfig, point: Point, folder: Path) -> PointResult:
-    problems = problems_of_point(config, point)
-    if problems:
-        return PointResult(point, "failed", reason="; ".join(problems))
     commands = commands_of_point(config, point)
     training = commands[0]
     run = str(Path(config.paths.outputs) / training.recipe / training.run_name)

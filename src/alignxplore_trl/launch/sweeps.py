@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from hydra.errors import HydraException
 
 from alignxplore_trl.evaluation.settings import Setting
-from alignxplore_trl.launch.compose import CONF, compose_recipe, override_key
+from alignxplore_trl.launch.compose import CONF, compose_recipe, did_you_mean, override_key
 from alignxplore_trl.launch.config import SweepConfig
 from alignxplore_trl.launch.runs import name_of_run, overrides_for, policy_name
 from alignxplore_trl.launch.studies import ACCURACY_ONLY, StageCommand
@@ -27,6 +27,17 @@ HYDRA_CONF = CONF / "launch" / "hydra"
 _OWN_KEYS = ("sweep", "scale", "seed", "run_name", "paths")
 _LAUNCHER = ("hydra/launcher", "hydra.launcher")
 _SWEEPER = ("hydra/sweeper", "hydra.sweeper")
+
+# Columns of metrics.jsonl: some by their name, others by what stands before their first slash.
+_COLUMNS = {
+    "loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "grad_norm",
+    "step_time", "learning_rate", "num_tokens", "mean_token_accuracy", "aux_loss", "train_loss",
+    "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos",
+}  # fmt: skip
+_FAMILIES = {
+    "clip_ratio", "completions", "description", "format", "judge", "reward", "rewards", "sampling",
+    "throughput",
+}  # fmt: skip
 
 Point = tuple[str, ...]
 
@@ -172,6 +183,12 @@ def metric_in_words(config: SweepConfig) -> str:
     return f"mean over the last {config.sweep.last_share:.0%} of the logged steps"
 
 
+def is_metric(name: str) -> bool:
+    """Whether a sweep can be about it; of a family, whether there is such a family."""
+    family, slash, _ = name.partition("/")
+    return name == "accuracy" or (family in _FAMILIES if slash else name in _COLUMNS)
+
+
 def sweep_problems(config: SweepConfig) -> list[str]:
     """What can't be in a sweep at all, each as one problem with the key."""
     sweep = config.sweep
@@ -191,6 +208,12 @@ def sweep_problems(config: SweepConfig) -> list[str]:
                 f"{line}: an interval found, expected values such as a,b or range(1,4); a sweeper "
                 "that searches (hydra/sweeper=…) takes intervals"
             )
+    if not is_metric(sweep.metric):
+        names = ["accuracy", *sorted(_COLUMNS), *(f"{family}/…" for family in sorted(_FAMILIES))]
+        problems.append(
+            f"sweep.metric: {sweep.metric} found, expected one of {', '.join(names)}"
+            f"{did_you_mean(sweep.metric, names)}"
+        )
     if not 0 < sweep.last_share <= 1:
         problems.append(f"sweep.last_share: {sweep.last_share} found, expected above 0, at most 1")
     if sweep.metric == "loss" and sweep.direction == "maximise":

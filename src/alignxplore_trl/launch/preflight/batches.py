@@ -116,8 +116,8 @@ def check_lengths(
         what, fate = "examples", "left out"
     over = sum(length > limit for length in lengths.measured)
     line = (
-        f"{len(lengths.measured)} {what} of {lengths.rows}: {histogram(lengths.measured)} tokens; "
-        f"{over} above {key} {limit} are {fate}"
+        f"{len(lengths.measured)} of {lengths.rows} {what} measured, tokens (how many have them): "
+        f"{histogram(lengths.measured)}; {over} above {key} {limit} are {fate}"
     )
     if 2 * over > len(lengths.measured):
         remedy = f"raise {key}, or lower setting.signals"
@@ -139,17 +139,17 @@ def check_lengths(
 
 
 def histogram(lengths: Sequence[int]) -> str:
-    """Counts in bins of equal width: `12-19: 3 | 20-27: 40 | …`."""
+    """Counts in bins of equal width: `12-19 (3), 20-27 (40), …`."""
     low, high = min(lengths), max(lengths)
     width = (high - low) // _BINS + 1
     counts = [0] * ((high - low) // width + 1)
     for length in lengths:
         counts[(length - low) // width] += 1
     bins = [
-        f"{_span(low + number * width, min(high, low + (number + 1) * width - 1))}: {count}"
+        f"{_span(low + number * width, min(high, low + (number + 1) * width - 1))} ({count})"
         for number, count in enumerate(counts)
     ]
-    return " | ".join(bins)
+    return ", ".join(bins)
 
 
 def _span(first: int, last: int) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignxplore_trl.inference.language_models import PROMPTING
+from alignxplore_trl.launch.checks import is_served
 from alignxplore_trl.launch.config import (
     EvaluateConfig,
     GeneratorRewardSettings,
@@ -32,6 +34,7 @@ from alignxplore_trl.launch.preflight.check import (
 from alignxplore_trl.launch.training_memory import reward_models
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import is_finished
+from alignxplore_trl.synthesis.teachers import TEACHING
 
 
 def needed_models(config: CheckedConfig) -> list[NeededModel]:
@@ -101,14 +104,6 @@ def check_judge(config: CheckedConfig, found: Mapping[NeededModel, FoundModel]) 
             for check in _check_judge(source, config, places.get(source))
         ]
     return _check_generator(reward, config)
-
-
-def is_served(source: str, settings: Any) -> bool:
-    """Whether a judge is behind a server, and not in this process."""
-    if not isinstance(settings, ServerJudgeSettings | SampledJudgeSettings):
-        return False
-    served = {settings.test_model: settings.server.test_urls, settings.model: settings.server.urls}
-    return bool(served.get(source))
 
 
 def _check_judge(source: str, config: Any, found: FoundModel | None) -> list[Check]:
@@ -193,6 +188,26 @@ def _check_generator(reward: Any, config: Any) -> list[Check]:
     except UserError as error:
         return [failed("judge", problem, "") for problem in error.problems]
     return [passed("judge", f"the generator {reward.generator} answers on its server")]
+
+
+def check_language_model(config: CheckedConfig) -> list[Check]:
+    """The server of the teacher, or of what an evaluation prompts, writes a text when asked."""
+    match config:
+        case SynthesizeConfig(teacher=ServerLanguageModelSettings() as settings):
+            section, role = "teacher", TEACHING
+        case EvaluateConfig(language_model=ServerLanguageModelSettings() as settings):
+            section, role = "language_model", PROMPTING
+        case _:
+            return []
+    # Imported here: loading models takes seconds that a mistake in the command needn't wait for.
+    from alignxplore_trl.launch.language_models import load_served
+
+    try:
+        load_served(settings, role).check()
+    except UserError as error:
+        return [failed("language_model", problem, "") for problem in error.problems]
+    urls = ", ".join(settings.server.urls)
+    return [passed("language_model", f"{section}: {settings.model} answers at {urls}")]
 
 
 def _writers(section: str, settings: Any) -> list[NeededModel]:

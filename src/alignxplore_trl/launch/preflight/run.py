@@ -31,6 +31,7 @@ from alignxplore_trl.launch.preflight.hardware import (
 )
 from alignxplore_trl.launch.preflight.models import (
     check_judge,
+    check_language_model,
     check_models,
     needed_models,
     policy_of,
@@ -47,22 +48,30 @@ from alignxplore_trl.launch.training_memory import (
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
 
+# What is counted from the numbers of a trainer.
+_OF_NUMBERS: tuple[CheckName, ...] = ("gpus", "batch", "lengths", "memory", "devices", "disk")
 
-def run_checks(config: CheckedConfig, folder: Path) -> list[Check]:
+
+def run_checks(config: CheckedConfig, folder: Path, *, numbers: bool = True) -> list[Check]:
     """Make all checks of a run that aren't left out by `preflight.skip`.
 
     Args:
         config: of the recipe, read and checked.
         folder: the run's, whether it is there or not.
+        numbers: whether those of the trainer can be; without, nothing is counted from them.
     """
     # First of all, so that memory in use is that of others.
     machine = this_machine(Path(config.paths.outputs))
     found = find_models(needed_models(config))
     checks = _unless_skipped(config, "versions", lambda: check_versions(config))
     checks += _unless_skipped(config, "models", lambda: check_models(found))
-    if isinstance(config, TrainingConfig):
+    if isinstance(config, TrainingConfig) and numbers:
         checks += _of_training(config, folder, machine, found)
+    elif isinstance(config, TrainingConfig):
+        why = "the trainer's numbers can't be: see configuration"
+        checks += [skipped(name, why) for name in _OF_NUMBERS]
     checks += _unless_skipped(config, "judge", lambda: check_judge(config, found))
+    checks += _unless_skipped(config, "language_model", lambda: check_language_model(config))
     return checks + _unless_skipped(config, "tracking", lambda: check_tracking(config))
 
 

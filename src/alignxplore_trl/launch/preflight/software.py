@@ -165,11 +165,16 @@ def _lacking(requirement: Requirement, reason: str, remedy: str | None = None) -
     if version is not None and requirement.specifier.contains(version, prereleases=True):
         return []
     name = f"{requirement.name}{requirement.specifier}"
+    found = (
+        f"{requirement.name} isn't installed"
+        if version is None
+        else f"{requirement.name}: {version} found"
+    )
     options = " --no-build-isolation" if requirement.name == "flash-attn" else ""
     return [
         failed(
             "versions",
-            f"{requirement.name}: {version or 'not installed'} found, expected {name}: {reason}",
+            f"{found}, expected {name}: {reason}",
             remedy
             or "give `.venv/bin/uv pip install --python .venv/bin/python -c constraints.txt"
             f"{options} '{name}'`",
