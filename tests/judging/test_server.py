@@ -697,7 +697,7 @@ def test_what_is_no_answer_is_none_and_counted(content: dict[str, Any]) -> None:
     with FaultServer(lambda _, __: Reply(json.dumps(content).encode())) as server:
         writer = writer_of(server.url)
         assert writer.write(["one"], 2) == [None]
-        assert writer.take_measurements().unanswered == {"found another answer": 1}
+        assert writer.take_measurements().unanswered == {"malformed": 1}
         with pytest.raises(UserError, match="found another answer"):
             writer.check(samples=2)
 
