@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import runpy
+import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from alignxplore_trl.data.world import World
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.tiny_models import Shape, build_model
+from tests.vllm_on_cpu import whole_python
 
 ROOT = Path(__file__).parents[2]
 COMPLETIONS = (
@@ -81,3 +84,54 @@ def run(assets: Path) -> Run:
             os.chdir(folder)
 
     return run_file
+
+
+@pytest.fixture
+def another_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put a script where recipes find make."""
+
+    def put(script: str) -> None:
+        make = tmp_path / "bin" / "make"
+        make.parent.mkdir()
+        make.write_text(script)
+        make.chmod(make.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{make.parent}{os.pathsep}{os.environ['PATH']}")
+
+    return put
+
+
+# A streaming RL of a few steps, of which each moves the weights far.
+FEW_STEPS = (
+    "setting=streaming",
+    "start=backbone",
+    "data.counts={cold_start: 1, rl: 24, validation: 1, test: 1}",
+    "judge.minimum_label_mass=0.0",
+    "preflight.skip=[judge]",
+    "model.max_completion_tokens=24",
+    "trainer.learning_rate=0.01",
+    "trainer.warmup_steps=0",
+    "tracking=none",
+    "run_name=run",
+)
+
+
+@pytest.fixture
+def train_in_whole_environment(tmp_path: Path, assets: Path, run: Run) -> Callable[..., Path]:
+    """Train a policy with vLLM and DeepSpeed at hand, as make does with VENV=.venv-vllm."""
+
+    def train(launch: str, *overrides: str, flags: tuple[str, ...] = ()) -> Path:
+        """The run's folder, given a launch of conf/launch/accelerate, overrides, and its flags."""
+        told = (*FEW_STEPS, *overrides)
+        run("prepare", tmp_path, "--for", "rl", *told)
+        paths = (f"paths.assets={assets}", f"paths.outputs={tmp_path}")
+        accelerate = ("-m", "accelerate.commands.launch", "--quiet", *flags)
+        file = f"--config_file=conf/launch/accelerate/{launch}.yaml"
+        subprocess.run(
+            [str(whole_python()), *accelerate, file, "recipes/rl.py", *told, *paths],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            check=True,
+        )
+        return tmp_path / "rl" / "run"
+
+    return train

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +37,10 @@ if name and not (outputs / "evaluate" / name[1]).exists():
 
 @pytest.fixture
 def study(
-    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., None], another_make: Callable[[str], None], tmp_path: Path
 ) -> Callable[..., None]:
     """Run the recipe with a copy of the page and another make."""
-    make = tmp_path / "bin" / "make"
-    make.parent.mkdir()
-    make.write_text(MAKE)
-    make.chmod(make.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{make.parent}{os.pathsep}{os.environ['PATH']}")
+    another_make(MAKE)
     (tmp_path / "studies.md").write_text(PAGE)
     page = f"document={tmp_path / 'studies.md'}"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,14 +34,13 @@ if name:
 
 @pytest.fixture
 def sweep(
-    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., None],
+    another_make: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., None]:
     """Run the recipe with another make."""
-    make = tmp_path / "bin" / "make"
-    make.parent.mkdir()
-    make.write_text(MAKE)
-    make.chmod(make.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{make.parent}{os.pathsep}{os.environ['PATH']}")
+    another_make(MAKE)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     (tmp_path / "outputs").mkdir()
 

@@ -67,9 +67,8 @@ class LinesCallback(TrainerCallback):
         """Write a line if the last one is long enough ago, or nothing comes after it."""
         now = time.monotonic()
         last = state.global_step >= state.max_steps
-        values = "  ".join(
-            f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in _SHOWN
-        )
+        found = logs or {}
+        values = "  ".join(f"{name} {found[name]:.4g}" for name in _SHOWN if name in found)
         # After the last step, the trainer logs what the whole run took: nothing of what is shown.
         if values and (last or now - self._told >= SECONDS_BETWEEN_LINES):
             self._told = now
