@@ -94,6 +94,20 @@ def test_the_oldest_signals_go_first():
     assert fitted.text == render(signals[2:], None)
 
 
+def test_ten_thousand_signals_take_a_few_tries() -> None:
+    signals = [Comparison(f"post {n}", "this", "that") for n in range(10_000)]
+    rendered = []
+
+    def counting(signals: Sequence[Signal], earlier: str | None) -> str:
+        rendered.append(len(signals))
+        return render(signals, earlier)
+
+    fitted = fit_prompt(counting, signals, None, len, 500)
+    assert "post=post 9999" in fitted.text
+    assert fitted.dropped_signals == 10_000 - fitted.text.count("post=post")
+    assert len(rendered) < 20
+
+
 def test_attributes_outlast_older_and_newer_signals_but_the_newest():
     dated = [Post("p", letter * 50) for letter in "abc"]
     about = Attributes("young")

@@ -44,12 +44,15 @@ def select_keys(
 
 
 @contextmanager
-def told_in_words(path: Path, what: str) -> Iterator[None]:
+def told_in_words(
+    path: Path, what: str, remedy: str = "delete it, and it is made again"
+) -> Iterator[None]:
     """Turn SQLite's errors, and values that an entry can't have, into a `UserError`.
 
     Args:
         path: the file.
         what: what it holds, such as "the cache of log-probabilities".
+        remedy: what helps where the file is damaged.
 
     Raises:
         UserError: busy for too long, no room, no access; or the file is damaged, or another one.
@@ -62,9 +65,7 @@ def told_in_words(path: Path, what: str) -> Iterator[None]:
             f"{path}: {what}: {error}; see that it can be written to, or name another file"
         ) from error
     except (sqlite3.DatabaseError, ValueError) as error:
-        raise UserError(
-            f"{path}: damaged, or not {what} ({error}); delete it, and it is made again"
-        ) from error
+        raise UserError(f"{path}: damaged, or not {what} ({error}); {remedy}") from error
 
 
 def _keep_a_write_ahead_log(database: sqlite3.Connection) -> None:

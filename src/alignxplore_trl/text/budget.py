@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -55,12 +56,21 @@ def fit_prompt(
     Raises:
         PromptTooLongError: even the shortest form is above the budget.
     """
-    kept = tuple(signals)
+    leaving = _order_of_leaving(signals)
+
+    def without(count: int) -> tuple[Signal, ...]:
+        gone = set(leaving[:count])
+        return tuple(signal for place, signal in enumerate(signals) if place not in gone)
+
+    def fits(count: int) -> bool:
+        return count_tokens(render(without(count), earlier)) <= max_tokens
+
+    dropped = 0
+    # Most prompts fit as they are; of many signals a few tries find how many have to go.
+    if leaving and not fits(0):
+        dropped = bisect_left(range(len(leaving)), True, lo=1, key=fits)
+    kept = without(dropped)
     prompt = render(kept, earlier)
-    while count_tokens(prompt) > max_tokens and len(kept) > 1:
-        kept = _without_the_oldest(kept)
-        prompt = render(kept, earlier)
-    dropped = len(signals) - len(kept)
     if count_tokens(prompt) <= max_tokens:
         return FittedPrompt(prompt, dropped)
 
@@ -94,13 +104,11 @@ def shorten(text: str, length: int) -> str:
     return text[: kept - tail] + ELLIPSIS + text[len(text) - tail :]
 
 
-def _without_the_oldest(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+def _order_of_leaving(signals: Sequence[Signal]) -> list[int]:
+    """The places of the signals that may go, in the order in which they do; one always stays."""
     dated = [place for place, each in enumerate(signals) if not isinstance(each, Attributes)]
-    if len(dated) > 1:
-        oldest = dated[0]
-    else:
-        oldest = next(place for place in range(len(signals)) if place not in dated)
-    return signals[:oldest] + signals[oldest + 1 :]
+    undated = [place for place, each in enumerate(signals) if isinstance(each, Attributes)]
+    return dated[:-1] + undated if dated else undated[:-1]
 
 
 def _texts(signals: Sequence[Signal], earlier: str | None) -> list[str]:
