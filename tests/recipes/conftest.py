@@ -7,7 +7,7 @@ import runpy
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,18 +39,21 @@ def assets(
     for seed, name in enumerate(("judge", "test_judge", "backbone", "teacher")):
         model = build_model(shape, tokenizer, seed=seed)
         if name in ("backbone", "teacher"):
-            _teach_format(model, tokenizer, prompts)
+            cases = World(seed=9).cases("cold_start", 12)
+            teach_format(
+                model, tokenizer, [prompts.inference(case.signals[:4], None) for case in cases]
+            )
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return folder
 
 
-def _teach_format(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: PromptSet
+def teach_format(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, asked: Sequence[str]
 ) -> None:
-    cases = World(seed=9).cases("cold_start", 12)
-    endings = [completion + tokenizer.eos_token for _ in cases for completion in COMPLETIONS]
-    starts = [prompts.inference(case.signals[:4], None) for case in cases for _ in COMPLETIONS]
+    """Let a model answer some prompts in the format."""
+    endings = [completion + tokenizer.eos_token for _ in asked for completion in COMPLETIONS]
+    starts = [prompt for prompt in asked for _ in COMPLETIONS]
     texts = [start + ending for start, ending in zip(starts, endings, strict=True)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     labels = batch["input_ids"].clone()

@@ -18,10 +18,12 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from alignxplore_trl.data.sources import read_split
-from alignxplore_trl.data.world import OPPOSITE, stated_poles
+from alignxplore_trl.data.world import OPPOSITE, World, stated_poles
+from alignxplore_trl.inference.preference_describer import PreferenceDescriber
 from alignxplore_trl.launch.sweeps import is_metric
 from alignxplore_trl.run.environment import read_environment
 from alignxplore_trl.run.metrics import read_metrics
+from alignxplore_trl.text.rendering import PromptSet
 from tests.judging.fault_server import FaultServer, right
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,11 @@ def test_a_model_holds_its_sampling_and_a_card_with_the_command(outputs: Path) -
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.9, 0.95, 10)
     assert (sampling.do_sample, sampling.max_new_tokens) == (True, 24)
     assert sampling.eos_token_id == AutoTokenizer.from_pretrained(folder / "model").eos_token_id
+    describer = PreferenceDescriber.from_pretrained(folder / "model", temperature=0)
+    assert (describer.writer.max_prompt_tokens, describer.attempts) == (320, 1)
+    case = World(seed=3).cases("test", 1)[0]
+    asked = PromptSet("compact").inference(case.signals[:4], None)
+    assert describer.writer.prompt(case.signals[:4], None) == asked
     card = ModelCard.load(folder / "model" / "README.md")
     assert "grpo" in card.data.tags
     command = read_environment(folder)["command"]
@@ -122,7 +129,7 @@ def test_a_model_holds_its_sampling_and_a_card_with_the_command(outputs: Path) -
 def test_a_sweep_can_be_about_every_column(outputs: Path, recipe: str) -> None:
     rows = read_metrics(only_run(outputs, recipe) / "metrics.jsonl")
     columns = {column for row in rows for column in row} - {"step", "epoch"}
-    assert "loss" in columns
+    assert "train_loss" in columns
     assert [column for column in columns if not is_metric(column)] == []
 
 

@@ -25,7 +25,7 @@ from alignxplore_trl.run.errors import UserError
 
 PROMPTING = ServerRole(
     "language_model.server",
-    "serve-teacher",
+    "make serve-teacher",
     malformed="the answer has no text; it has to be a server of OpenAI-compatible completions",
     refused="a server other than vLLM may need language_model.top_k=null, one that only knows "
     "chats language_model.chat=true, and a model that sets its temperature itself "

