@@ -5,7 +5,7 @@ set -euo pipefail
 # Trainers save when they get it, and take as long as they need. torchrun would end by it, and for
 # SIGTERM it knows no more patience than 30 s; it inherits that it is to be left alone.
 trap '' USR1
-exec .venv/bin/accelerate launch \
+exec "${VENV:-.venv}/bin/accelerate" launch \
     --num_machines "$MACHINES" \
     --num_processes "$PROCESSES" \
     --machine_rank "$SLURM_PROCID" \

@@ -74,7 +74,7 @@ def _update(asked: argparse.Namespace) -> None:
             say("not enough signals are pending to read any")
             return
         failed = _catch_up(states, asked, users, _describer(asked))
-    _tell_failures(failed)
+    _tell_failures([f"{user}: {why.told}" for user, why in failed.items()])
 
 
 def _watch(asked: argparse.Namespace) -> None:
@@ -90,13 +90,20 @@ def _watch(asked: argparse.Namespace) -> None:
             rows = appended.read()
             for problem in appended.take_problems():
                 say(f"passed over: {problem}")
-            for user, own in _by_user(rows, asked.user).items():
-                states.add(user, [row.signal for row in own], [row.id for row in own])
-                waiting.add(user)
+            for row in rows:
+                try:
+                    [(user, _)] = _by_user([row], asked.user).items()
+                    states.add(user, [row.signal], [row.id])
+                except UserError as error:  # What others have added is read all the same.
+                    say(f"passed over: {error}")
+                else:
+                    waiting.add(user)
             if waiting:
-                for line in _catch_up(states, asked, sorted(waiting), describer):
-                    say(f"not described: {line}")
-                waiting.clear()
+                failed = _catch_up(states, asked, sorted(waiting), describer)
+                for user, why in failed.items():
+                    say(f"not described: {user}: {why.told}")
+                # A model that can't be asked now may answer later.
+                waiting = {user for user, why in failed.items() if why.reason == "unanswered"}
             if asked.once:
                 return
             time.sleep(asked.every)
@@ -157,19 +164,18 @@ def _catch_up(
     asked: argparse.Namespace,
     users: Sequence[str],
     describer: PreferenceDescriber,
-) -> list[str]:
-    """Read what is pending, print each version, and return what came to nothing, in words."""
+) -> dict[str, NotDescribed]:
+    """Read what is pending, print each version, and return what came to nothing, by user."""
     from alignxplore_trl.inference.keeping_up import catch_up
 
-    caught_up = catch_up(
+    return catch_up(
         states,
         describer,
         users,
         per_round=asked.per_round,
         at_least=asked.at_least,
         report=lambda version: _print_version(version, asked),
-    )
-    return [f"{user}: {why.told}" for user, why in caught_up.failed.items()]
+    ).failed
 
 
 def _print_version(version: Version, asked: argparse.Namespace) -> None:

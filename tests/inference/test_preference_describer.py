@@ -157,6 +157,22 @@ def test_an_error_reaches_all_who_wait() -> None:
     assert [str(error) for error in asyncio.run(ask_two())] == ["out of memory"] * 2
 
 
+def test_an_event_loop_that_ended_in_between_is_not_waited_for() -> None:
+    def slow(prompt: str, seed: int) -> str:
+        time.sleep(0.3)
+        return remembering(prompt, seed)
+
+    describer = describer_of(slow)
+
+    async def ask(seconds: float) -> str:
+        request = describer.write_soon(DescriptionRequest(posts("a")))
+        return (await asyncio.wait_for(request, seconds)).description
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask(0.01))
+    assert asyncio.run(ask(10)) == "nobody + a"
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "users.sqlite"
@@ -183,6 +199,8 @@ def test_too_few_signals_wait_for_more(path: Path) -> None:
         states.add("ann", posts(*"12345"))
         catch_up(states, describer_of(), ["ann"], per_round=3, at_least=3)
         assert len(states.pending("ann")) == 2
+        catch_up(states, describer_of(), ["ann"], per_round=1, at_least=2)
+        assert len(states.pending("ann")) == 1, "there are enough, if more than are read at once"
 
 
 def test_signals_that_gave_no_description_stay_pending(path: Path) -> None:

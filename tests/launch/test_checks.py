@@ -334,6 +334,25 @@ def test_a_tokenizer_alone_needs_no_weights(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
+def test_a_training_that_a_resume_would_change_is_refused(assets: Path, key: str) -> None:
+    for recipe in ("cold_start", "rl"):
+        [found] = problems_of(recipe, assets, f"trainer.{key}=true")
+        assert found.startswith(f"trainer.{key}: true found, expected false")
+
+
+@pytest.mark.parametrize(("accumulated", "fits"), [(1, True), (2, False), (3, True), (6, True)])
+def test_steps_end_where_generation_batches_do(assets: Path, accumulated: int, fits: bool) -> None:
+    # Two generation batches of three micro-batches are three steps of two; a later epoch may begin
+    # with a shorter one.
+    given = ("trainer.steps_per_generation=3", "trainer.save_steps=3",
+             f"trainer.gradient_accumulation_steps={accumulated}")  # fmt: skip
+    found = problems_of("rl", assets, *given, "trainer.num_generations=4")
+    assert (found == []) == fits
+    if not fits:
+        assert "a later epoch's steps would end inside a generation batch" in found[0]
+
+
 @pytest.mark.parametrize("key", ["max_steps", "num_train_epochs"])
 def test_a_training_without_a_step_is_refused(assets: Path, key: str) -> None:
     for recipe in ("cold_start", "rl"):

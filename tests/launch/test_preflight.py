@@ -10,6 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 from huggingface_hub import HfApi
 from transformers import PreTrainedTokenizerFast
@@ -574,8 +575,21 @@ def test_nvidia_smi_is_asked_for_cards(tmp_path: Path, monkeypatch: pytest.Monke
     assert this_machine(tmp_path / "not" / "there").cards == (first, second)
     for visible, cards in (
         ("1,0", (second, first)), ("GPU-b", (second,)), ("", ()), ("0,7,1", (first,)),
+        ("MIG-aa-1", (second,)),
     ):  # fmt: skip
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert this_machine(tmp_path).cards == cards
     command.write_text("#!/bin/sh\nexit 9\n")
     assert this_machine(tmp_path).cards == ()
+
+
+def test_a_card_that_shares_the_hosts_memory_has_as_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\nprintf '0, GPU-aa, [N/A], [N/A]\n'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    [card] = this_machine(tmp_path).cards
+    assert 0 < card.used < card.total == psutil.virtual_memory().total

@@ -161,3 +161,10 @@ def test_a_high_share_is_worth_a_line(tmp_path):
     assert "(None, 3.0), in mode token_truncate; they go up to 7.39" in line
     assert share_warning({**metrics, "sampling/truncated_share": 0.009}, args) is None
     assert share_warning({}, args) is None
+
+
+def test_without_the_correction_there_is_nothing_to_compare():
+    """TRL then hands on what vLLM sampled with, and computes no probabilities of the policy."""
+    batch = {"sampling_per_token_logps": torch.zeros(2, 3), "completion_mask": torch.ones(2, 3)}
+    args = GRPOConfig(vllm_importance_sampling_correction=False, bf16=False, report_to=[])
+    assert sampling_metrics(batch, args, lambda values: values) == {}

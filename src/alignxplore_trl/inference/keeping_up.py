@@ -92,9 +92,10 @@ def _next_rounds(
             continue
         # In this order: a version that comes in between has read signals, and `commit` says so.
         base = states.current(user)
-        pending = tuple(states.pending(user, per_round))
+        most = None if per_round is None else max(per_round, at_least)
+        pending = tuple(states.pending(user, most))
         if pending and len(pending) >= at_least:
-            rounds.append(_Round(user, base, pending))
+            rounds.append(_Round(user, base, pending[:per_round]))
     return rounds
 
 

@@ -238,7 +238,7 @@ class PreferenceDescriber:
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
-        if self._batches is None:
+        if self._batches is None or self._batches.done():
             self._batches = asyncio.get_running_loop().create_task(self._write_batches())
         return _described(await future)
 
@@ -246,6 +246,10 @@ class PreferenceDescriber:
         await asyncio.sleep(0)  # Whoever awaits at the same time joins the first batch.
         while self._waiting:
             batch, self._waiting = self._waiting, []
+            # Of those whose event loop has ended, nobody waits any more.
+            batch = [each for each in batch if not each[1].done()]
+            if not batch:
+                continue
             try:
                 outcomes = await asyncio.to_thread(self.write, [request for request, _ in batch])
             except Exception as error:  # It is theirs who wait.
@@ -256,7 +260,6 @@ class PreferenceDescriber:
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 if not future.done():  # Nobody waits any more, if it was cancelled.
                     future.set_result(outcome)
-        self._batches = None
 
     def _one(self, request: DescriptionRequest) -> WrittenDescription:
         [outcome] = self.write([request])

@@ -146,12 +146,15 @@ class UserStates:
             UserError: another signal was put down under one of the ids.
         """
         names = ids if ids is not None else [None] * len(signals)
+        contents = [_as_text(signal) for signal in signals]
+        keys = [
+            _key_of(content if name is None else f"id {name}")
+            for content, name in zip(contents, names, strict=True)
+        ]
         now = _now()
         added = 0
         with self._transaction() as database:
-            for signal, name in zip(signals, names, strict=True):
-                content = _as_text(signal)
-                key = _key_of(content if name is None else f"id {name}")
+            for content, name, key in zip(contents, names, keys, strict=True):
                 row = (user, key, content, now)
                 fresh = database.execute(
                     "INSERT INTO signals (user, key, signal, added) VALUES (?, ?, ?, ?) "

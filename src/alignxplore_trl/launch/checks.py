@@ -293,12 +293,18 @@ def is_served(source: str, settings: JudgeSettings) -> bool:
 
 
 def _check_steps(trainer: Mapping[str, Any], problems: Problems) -> None:
-    """There is a step."""
+    """There is a step, and a resume goes on with the next one."""
     if trainer.get("max_steps") == 0:
         problems.add(
             "trainer.max_steps: 0 found, expected 1 or more, or -1: as many as "
             "trainer.num_train_epochs are"
         )
+    for key in ("save_only_model", "ignore_data_skip"):
+        if trainer.get(key):
+            problems.add(
+                f"trainer.{key}: true found, expected false: a run that is resumed would go on as "
+                "another"
+            )
     epochs = trainer.get("num_train_epochs")
     if isinstance(epochs, int | float) and epochs <= 0:
         problems.add(f"trainer.num_train_epochs: {epochs:g} found, expected more than 0")
@@ -733,12 +739,21 @@ def _check_generation_batch(config: RLConfig, problems: Problems) -> None:
             f"{processes} processes x {steps} steps_per_generation = {batch} completions at once, "
             f"which is not a multiple of {group} rollouts per prompt"
         )
+    accumulated, iterations = trainer["gradient_accumulation_steps"], trainer["num_iterations"]
+    trained_on = steps * iterations
+    if accumulated % trained_on and trained_on % accumulated:
+        problems.add(
+            f"trainer.gradient_accumulation_steps: {accumulated} found, expected a divisor or a "
+            f"multiple of steps_per_generation {steps} x num_iterations {iterations} = "
+            f"{trained_on}: a later epoch's steps would end inside a generation batch"
+        )
     micro_steps = trainer["save_steps"] * trainer["gradient_accumulation_steps"]
-    if trainer.get("save_strategy", "steps") == "steps" and micro_steps % steps:
+    if trainer.get("save_strategy", "steps") == "steps" and micro_steps % trained_on:
         problems.add(
             f"trainer.save_steps: {trainer['save_steps']} x gradient_accumulation_steps "
             f"{trainer['gradient_accumulation_steps']} = {micro_steps}, which is not a multiple of "
-            f"steps_per_generation {steps}: a checkpoint inside a generation batch can't be resumed"
+            f"steps_per_generation {steps} x num_iterations {iterations}: a checkpoint inside a "
+            "generation batch can't be resumed"
         )
     if config.setting.name == "streaming" and trainer["num_iterations"] > 1:
         problems.add(

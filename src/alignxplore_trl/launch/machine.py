@@ -61,15 +61,16 @@ def _visible_cards() -> tuple[Card, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines()]
-    cards = {
-        (index, uuid): Card(int(total) * _MIB, int(used) * _MIB)
-        for index, uuid, total, used in rows
-    }
+    cards = {(index, uuid): _card(total, used) for index, uuid, total, used in rows}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return tuple(cards.values())
     chosen: list[Card] = []
     for name in filter(None, (part.strip() for part in visible.split(","))):
+        if name.startswith("MIG-") and cards:
+            # A part of a card, of which is only known that it has no more than a whole one.
+            chosen.append(min(cards.values(), key=lambda card: card.total))
+            continue
         found = [
             card
             for (index, uuid), card in cards.items()
@@ -79,3 +80,11 @@ def _visible_cards() -> tuple[Card, ...]:
             break  # CUDA, too, stops at the first that isn't there.
         chosen += found[:1]
     return tuple(chosen)
+
+
+def _card(total: str, used: str) -> Card:
+    """A card by what is told of it in MiB; one that shares the host's memory has no figures."""
+    if total.isdigit() and used.isdigit():
+        return Card(int(total) * _MIB, int(used) * _MIB)
+    memory = psutil.virtual_memory()
+    return Card(memory.total, memory.total - memory.available)

@@ -7,7 +7,10 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -26,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 _ANY_HOST = ("0.0.0.0", "::")
 _SECONDS_TO_STOP = 30.0
 _LAST_LINES = 15
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve_until_interrupted(
@@ -202,13 +206,14 @@ class VllmServer:
 
     def stop(self) -> None:
         """End the server and what it started: asked first, then killed."""
-        _signal_group(self.process.pid, signal.SIGTERM)
-        give_up = time.monotonic() + _SECONDS_TO_STOP
-        while _group_is_there(self.process.pid) and time.monotonic() < give_up:
-            self.process.poll()  # A group is there until its dead have been taken note of.
-            time.sleep(0.1)
-        _signal_group(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with _deaf():
+            _signal_group(self.process.pid, signal.SIGTERM)
+            give_up = time.monotonic() + _SECONDS_TO_STOP
+            while _group_is_there(self.process.pid) and time.monotonic() < give_up:
+                self.process.poll()  # A group is there until its dead have been taken note of.
+                time.sleep(0.1)
+            _signal_group(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def check_port(host: str, port: int) -> None:
@@ -241,6 +246,20 @@ def _stop_with_parent() -> None:
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
     ask_for_sigterm_when_parent_ends()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Within it, being told once more to stop doesn't interrupt the stopping."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Signals are for the main thread.
+        return
+    before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _reachable(host: str) -> str:

@@ -31,9 +31,8 @@ _SWEEPER = ("hydra/sweeper", "hydra.sweeper")
 # Columns of metrics.jsonl: some by their name, others by what stands before their first slash.
 _COLUMNS = {
     "loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "grad_norm",
-    "step_time", "learning_rate", "num_tokens", "mean_token_accuracy", "aux_loss", "train_loss",
-    "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos",
-    "policy_loss", "cispo_clip_ratio", "entropy_coef",
+    "step_time", "learning_rate", "num_tokens", "mean_token_accuracy", "aux_loss", "policy_loss",
+    "cispo_clip_ratio", "entropy_coef",
 }  # fmt: skip
 _FAMILIES = {
     "clip_ratio", "completions", "credit", "description", "earlier_description", "format", "judge",

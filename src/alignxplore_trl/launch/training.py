@@ -97,6 +97,8 @@ def train_and_save(
     output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     if stop.received and output.global_step < trainer.state.max_steps:
         raise StoppedBySignalError(stop.received)
-    figures = {"steps": output.global_step, **output.metrics, **trainer.throughput_summary()}
+    # Of a resumed run, Trainer's own figures mix its last part with the whole.
+    own = output.metrics if resume is None else {}
+    figures = {"steps": output.global_step, **own, **trainer.throughput_summary()}
     save_model(trainer, tokenizer, folder, config, figures)
     return figures

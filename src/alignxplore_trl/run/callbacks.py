@@ -32,9 +32,13 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Forget what lies after the checkpoint that the run resumes from: it comes again."""
+        """Forget what lies after the checkpoint that the run resumes from, and what a part took."""
         if state.is_world_process_zero:
-            rows = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            rows = [
+                row
+                for row in read_metrics(self.path)
+                if row["step"] <= state.global_step and "train_runtime" not in row
+            ]
             write_text_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def on_log(

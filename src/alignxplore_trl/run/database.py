@@ -59,7 +59,7 @@ def told_in_words(
     """
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, OSError) as error:
         # The file itself may be whole.
         raise UserError(
             f"{path}: {what}: {error}; see that it can be written to, or name another file"

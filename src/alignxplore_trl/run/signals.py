@@ -24,6 +24,9 @@ def end_with_launcher() -> None:
     """
     if any(name in os.environ for name in _OF_LAUNCHERS):
         ask_for_sigterm_when_parent_ends()
+        # A launcher that leaves it alone (slurm/launch.sh) hands that on, and it would be lost on a
+        # process that still loads its models.
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 def outlive_parent() -> None:

@@ -38,7 +38,26 @@ class CompleteCheckpoints(Trainer):
         """A checkpoint can be taken after every so many optimizer steps."""
         return 1
 
+    # The step of the checkpoint that was saved last.
+    _saved_step: int | None = None
+
+    def save_beside(self, checkpoint: Path) -> None:
+        """Write what a trainer keeps in a checkpoint of its own; for one process only."""
+
+    def _run_epoch(self, **arguments: Any) -> None:  # type: ignore[override]
+        # A run that was killed behind its last checkpoint has no step left; Trainer takes one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**arguments)  # type: ignore[no-untyped-call]
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # At the end of an epoch it may be due twice; what is complete isn't written over.
+        if self._saved_step == self.state.global_step:
+            return
+        if self.args.should_save:
+            run_folder = self._get_output_dir(trial=trial)
+            self.save_beside(checkpoint_folder(run_folder, self.state.global_step))
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
         self.args.save_total_limit = limit
@@ -52,6 +71,7 @@ class CompleteCheckpoints(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+        self._saved_step = self.state.global_step
 
 
 def checkpoint_folder(run_folder: str | Path, step: int) -> Path:

@@ -29,7 +29,7 @@ from alignxplore_trl.run.errors import Problems
 from alignxplore_trl.run.tracking import log_table
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, shorten
 from alignxplore_trl.text.parsing import Inference, parse_completion
-from alignxplore_trl.training.checkpoints import CompleteCheckpoints, checkpoint_folder
+from alignxplore_trl.training.checkpoints import CompleteCheckpoints
 from alignxplore_trl.training.credit import (
     credit_metrics,
     credit_problems,
@@ -200,7 +200,7 @@ class RoundsGRPOTrainer(CompleteCheckpoints, MeasuresThroughput, GRPOTrainer):
         # Said here because accelerate does not forward it when it skips batches on several
         # processes: a resume in a later epoch would follow the order of the first.
         self.sampler.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **arguments)  # type: ignore[no-untyped-call]
+        super()._run_epoch(epoch=epoch, **arguments)
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, torch.Tensor | Any]:
         if not self.model.training:
@@ -321,10 +321,11 @@ class RoundsGRPOTrainer(CompleteCheckpoints, MeasuresThroughput, GRPOTrainer):
                 f"a checkpoint is due {done} micro-batches into a generation batch, where a resume "
                 "would not find the completions again"
             )
-        if self.args.should_save:
-            run_folder = self._get_output_dir(trial=trial)
-            self.earlier.save(checkpoint_folder(run_folder, self.state.global_step))
         super()._save_checkpoint(model, trial)
+
+    def save_beside(self, checkpoint: Path) -> None:
+        """The descriptions that the next round reads."""
+        self.earlier.save(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
@@ -561,7 +562,13 @@ def misaligned_checkpoints(args: GRPOConfig) -> list[str]:
     keys = {"save_steps": args.save_steps} if args.save_strategy == "steps" else {}
     if args.max_steps > 0 and args.save_strategy == "steps":
         keys["max_steps"] = args.max_steps
-    return [
+    accumulated = args.gradient_accumulation_steps
+    short_steps = [
+        f"trainer.gradient_accumulation_steps: {accumulated} found, expected a divisor or a "
+        f"multiple of steps_per_generation x num_iterations = {batch}: a later epoch's steps would "
+        "end inside a generation batch"
+    ]
+    return (short_steps if batch % accumulated and accumulated % batch else []) + [
         f"trainer.{key}: {steps} x gradient_accumulation_steps {args.gradient_accumulation_steps} "
         f"= {steps * args.gradient_accumulation_steps} micro-batches, expected a multiple of "
         f"steps_per_generation x num_iterations = {batch}: a checkpoint is taken only between "

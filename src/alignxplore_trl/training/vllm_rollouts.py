@@ -124,7 +124,8 @@ def sampling_metrics(
         mask modes, `masked_share`: of the ratios beyond the bounds. Nothing where there was nothing
         to compare.
     """
-    if "sampling_per_token_logps" not in batch:
+    # Without the correction TRL computes no probabilities of the policy to compare with.
+    if not {"old_per_token_logps", "sampling_per_token_logps"} <= batch.keys():
         return {}
     mode = args.vllm_importance_sampling_mode
     mask = batch["completion_mask"].bool()
