@@ -7,7 +7,7 @@ from alignxplore_trl.launch.entry import run_recipe
 from alignxplore_trl.launch.serving import serve_until_interrupted
 from alignxplore_trl.run.folder import RunFolder
 
-HINT = "make rl-streaming JUDGE=server ARGS='judge.server.urls=[\"{url}\"]'"
+HINT = "make rl-streaming SCALE={scale} JUDGE=server ARGS='judge.server.urls=[{url}]'"
 
 
 def main(config: ServeJudgeConfig, folder: RunFolder) -> None:

@@ -7,7 +7,10 @@ from alignxplore_trl.launch.entry import run_recipe
 from alignxplore_trl.launch.serving import serve_until_interrupted
 from alignxplore_trl.run.folder import RunFolder
 
-HINT = "make rl-streaming SCALE=paper_7b_split ARGS=trainer.vllm_server_base_url={address}"
+HINT = (
+    "make rl-streaming SCALE={scale} ARGS='trainer.use_vllm=true trainer.vllm_mode=server "
+    "trainer.vllm_server_base_url={address}'"
+)
 
 
 def main(config: ServeRolloutsConfig, folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ from alignxplore_trl.launch.entry import run_recipe
 from alignxplore_trl.launch.serving import serve_until_interrupted
 from alignxplore_trl.run.folder import RunFolder
 
-HINT = "make synthesize TEACHER=server ARGS='teacher.server.urls=[\"{url}\"]'"
+HINT = "make synthesize SCALE={scale} TEACHER=server ARGS='teacher.server.urls=[{url}]'"
 
 
 def main(config: ServeTeacherConfig, folder: RunFolder) -> None:

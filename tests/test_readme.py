@@ -44,9 +44,9 @@ def make_commands(markdown: str) -> Iterator[str]:
     for block in _FENCED.findall(markdown):
         for line in block.replace("\\\n", " ").splitlines():
             for command in re.split(r"&&|;", line):
-                if re.match(r"\s*(\$ )?make\b", command):
-                    words = command.split(" #")[0].split()
-                    yield " ".join(words).removeprefix("$ ")
+                # Behind variables of the environment, too: CUDA_VISIBLE_DEVICES=0 make …
+                if found := re.match(r"\s*(\$ )?(\w+=\S+ +)*(?=make\b)", command):
+                    yield " ".join(command[found.end() :].split(" #")[0].split())
 
 
 def dry_run(command: str) -> list[str]:

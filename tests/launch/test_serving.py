@@ -15,15 +15,20 @@ from pathlib import Path
 import pytest
 
 from alignxplore_trl.launch.compose import compose_recipe
-from alignxplore_trl.launch.config import Serve, ServeJudgeConfig, read_values
+from alignxplore_trl.launch.config import (
+    Serve,
+    ServeJudgeConfig,
+    ServeRolloutsConfig,
+    read_values,
+)
 from alignxplore_trl.launch.serving import VllmServer, vllm_command, vllm_python
 from alignxplore_trl.run.errors import Problems, UserError
 
 HINTS = {
-    "serve_judge": "make rl-streaming JUDGE=server ARGS='judge.server.urls=[\"{url}\"]'",
-    "serve_rollouts": "make rl-streaming SCALE=paper_7b_split "
-    "ARGS=trainer.vllm_server_base_url={address}",
-    "serve_teacher": "make synthesize TEACHER=server ARGS='teacher.server.urls=[\"{url}\"]'",
+    "serve_judge": "make rl-streaming SCALE=tiny JUDGE=server ARGS='judge.server.urls=[{url}]'",
+    "serve_rollouts": "make rl-streaming SCALE=tiny ARGS='trainer.use_vllm=true "
+    "trainer.vllm_mode=server trainer.vllm_server_base_url={address}'",
+    "serve_teacher": "make synthesize SCALE=tiny TEACHER=server ARGS='teacher.server.urls=[{url}]'",
 }
 # Stands where vLLM would, with a child of its own: `python -m vllm.entrypoints…` runs it.
 FAKE = """#!{python}
@@ -215,3 +220,23 @@ def wait_until_served(
     assert said[-len(expected) :] == expected
     server = json.loads((folder / "server.json").read_text())["process"]
     return [server, child_of(folder / "server.log")]
+
+
+def test_flags_may_be_numbers_and_mappings() -> None:
+    given = "serve.flags=[--weight-transfer-config,{backend:nccl},--max-logprobs,-1,--flag,0.5]"
+    problems = Problems()
+    values = {**compose_recipe("serve_rollouts", [given]), "run_name": "x"}
+    config = read_values(ServeRolloutsConfig, values, problems)
+    assert config is not None, problems.found
+    command = vllm_command("python", config.serve, 0)
+    assert command[-6:] == [
+        "--weight-transfer-config", '{"backend": "nccl"}', "--max-logprobs", "-1", "--flag", "0.5",
+    ]  # fmt: skip
+
+
+def test_clients_elsewhere_are_told_the_name_of_this_machine(serve: Serve, tmp_path: Path) -> None:
+    addresses = {"0.0.0.0": socket.gethostname(), "127.0.0.1": "127.0.0.1"}
+    for host, told in addresses.items():
+        server = VllmServer(replace(serve, host=host), 0, tmp_path)
+        assert server.address_for_clients.startswith(f"http://{told}:")
+        assert server.url.startswith("http://127.0.0.1:")

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignxplore_trl.baselines.protocol import Decision
 from alignxplore_trl.judging.encoding import encode_replies
-from alignxplore_trl.judging.prefixes import load_model
+from alignxplore_trl.judging.weights import load_model
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.signals import Comparison, PreferenceCase
 from alignxplore_trl.text.rendering import PromptSet
@@ -70,7 +70,7 @@ class PairEmbedder:
     ) -> PairEmbedder:
         """Load the language model and its tokenizer from a folder or the name of a model."""
         return cls(
-            load_model(folder, dtype=dtype, device=device, attn_implementation=None),
+            load_model(folder, dtype=dtype, device=device),
             AutoTokenizer.from_pretrained(folder),
             prompts,
             max_batch_tokens=max_batch_tokens,

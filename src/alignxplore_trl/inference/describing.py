@@ -11,13 +11,13 @@ from typing import Protocol
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from alignxplore_trl.judging.weights import load_model
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
@@ -162,9 +162,8 @@ class Describer:
     ) -> Describer:
         """Load a model and its tokenizer from a folder or the name of a model."""
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
         return cls(
-            model,
+            load_model(folder, dtype=dtype, device=device),
             tokenizer,
             prompts,
             sampling=sampling,

@@ -17,8 +17,8 @@ from alignxplore_trl.judging.prefixes import (
     PrefixSharingModel,
     Reading,
     common_prefix,
-    load_model,
 )
+from alignxplore_trl.judging.weights import load_model
 from alignxplore_trl.text.rendering import PromptSet
 
 

@@ -17,9 +17,9 @@ from alignxplore_trl.judging.prefixes import (
     PrefixSharingModel,
     Reading,
     common_prefix,
-    load_model,
 )
 from alignxplore_trl.judging.protocol import Verdict
+from alignxplore_trl.judging.weights import load_model
 from alignxplore_trl.text.rendering import Layout, PromptSet, Question
 
 

@@ -14,13 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from alignxplore_trl.judging.measurements import Measurements
 
@@ -331,20 +329,6 @@ def common_prefix(encode: Callable[[str], TokenIds]) -> TokenIds:
     """What the token ids of a prompt begin with, whatever value is put into its slots."""
     encoded = [encode(value) for value in _ANY_VALUES]
     return encoded[0][: min(_shared(encoded[0], other) for other in encoded)]
-
-
-def load_model(
-    folder: str | Path, *, dtype: str, device: torch.device | str, attn_implementation: str | None
-) -> PreTrainedModel:
-    """Load a model to be read from; without a name of an attention, with the quickest there is."""
-    if attn_implementation is None and torch.device(device).type == "cuda":
-        half = dtype in ("bfloat16", "float16")
-        attn_implementation = "flash_attention_2" if half and is_flash_attn_2_available() else None
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attn_implementation
-    )
-    model.to(device)  # type: ignore[arg-type]
-    return model
 
 
 def _longest_prefix(reading: Reading, prefixes: Sequence[TokenIds]) -> TokenIds:

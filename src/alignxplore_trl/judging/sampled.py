@@ -11,7 +11,6 @@ from typing import Protocol
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
@@ -24,6 +23,7 @@ from alignxplore_trl.judging.encoding import as_message
 from alignxplore_trl.judging.measurements import Measurements
 from alignxplore_trl.judging.protocol import Verdict
 from alignxplore_trl.judging.selections import read_selection
+from alignxplore_trl.judging.weights import load_model
 from alignxplore_trl.text.rendering import PromptSet, Question
 
 
@@ -166,9 +166,8 @@ class LocalAnswerWriter:
         answer_end: str = "",
     ) -> LocalAnswerWriter:
         """Load a model and its tokenizer from a folder or the name of a model."""
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[arg-type]
         return cls(
-            model,
+            load_model(folder, dtype=dtype, device=device),
             AutoTokenizer.from_pretrained(folder),
             max_new_tokens=max_new_tokens,
             temperature=temperature,

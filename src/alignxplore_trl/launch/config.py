@@ -597,7 +597,7 @@ class Serve:
     dtype: Literal["float32", "bfloat16", "float16"]
     max_model_len: int | None
     logprobs_mode: Literal["raw_logprobs", "processed_logprobs"]
-    flags: list[str]
+    flags: list[Any]
     environment: dict[str, str]
     python: str | None
     start_timeout: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -42,8 +43,8 @@ def serve_until_interrupted(
     Args:
         config: of the recipe.
         folder: where the server's command and log are kept.
-        hint: the make command that uses the server, with `{url}` where its base URL goes, or
-            `{address}`, the same without a path.
+        hint: the make command that uses the server, with `{scale}` where this one's goes, `{url}`
+            where its base URL goes, or `{address}`, the same without a path.
 
     Raises:
         UserError: the server can't be started, or ended by itself.
@@ -55,7 +56,8 @@ def serve_until_interrupted(
             say(f"{recipe}: loading {serve.model}; its log: {server.log}")
             server.wait_until_healthy()
             say(f"{recipe}: {server.url} serves {serve.name}; use it with")
-            say(f"  {hint.format(url=server.url, address=server.address)}")
+            address = server.address_for_clients
+            say(f"  {hint.format(scale=config.scale.name, url=f'{address}/v1', address=address)}")
             say(f"{recipe}: Ctrl-C stops it")
             server.process.wait()
             raise UserError(server.last_words())
@@ -69,7 +71,8 @@ def vllm_command(python: str | Path, serve: Serve, seed: int) -> list[str]:
     Raises:
         UserError: the flags hold a key, which would reach files.
     """
-    if any(flag.partition("=")[0] == "--api-key" for flag in serve.flags):
+    flags = [flag if isinstance(flag, str) else json.dumps(flag) for flag in serve.flags]
+    if any(flag.partition("=")[0] == "--api-key" for flag in flags):
         raise UserError(
             "serve.flags: found --api-key, which would be written into the run folder; put the key "
             "into the environment variable VLLM_API_KEY, which vLLM reads"
@@ -87,7 +90,7 @@ def vllm_command(python: str | Path, serve: Serve, seed: int) -> list[str]:
         "--generation-config", "vllm",
         "--logprobs-mode", serve.logprobs_mode,
         *length,
-        *serve.flags,
+        *flags,
     ]  # fmt: skip
 
 
@@ -128,14 +131,20 @@ class VllmServer:
         check_port(serve.host, serve.port)
 
     @property
+    def address(self) -> str:
+        """Where it listens, for clients on this machine."""
+        return f"http://{_reachable(self.serve.host)}:{self.serve.port}"
+
+    @property
     def url(self) -> str:
-        """The base URL that clients of its API are given."""
+        """The base URL of its API, for clients on this machine."""
         return f"{self.address}/v1"
 
     @property
-    def address(self) -> str:
-        """Where it listens."""
-        return f"http://{_reachable(self.serve.host)}:{self.serve.port}"
+    def address_for_clients(self) -> str:
+        """Where it listens; for those on other machines, if it listens to them."""
+        host = socket.gethostname() if self.serve.host in _ANY_HOST else self.serve.host
+        return f"http://{host}:{self.serve.port}"
 
     @property
     def log(self) -> Path:
