@@ -5,7 +5,7 @@
 SCALE ?= tiny
 ## SETTING    base or streaming                                           [base]
 SETTING ?= base
-## SIGNALS    signals in a round: 4 or 8                                  [4]
+## SIGNALS    signals in a round: 4 or 8; of `make describe`: the file of a user's signals  [4]
 SIGNALS ?=
 ## DATA       world, alignx, release, psoups or mapping                   [what SCALE says]
 DATA ?=
@@ -34,6 +34,8 @@ SEED ?=
 RUN ?=
 ## ARGS       Hydra overrides, such as ARGS="trainer.learning_rate=2.0e-5 setting.rounds=3"
 ARGS ?=
+## MODEL      of `make describe`: the folder model/ of a run                [outputs/rl/latest/model]
+MODEL ?=
 ## N          cases that `make inspect` shows                             [3]
 N ?=
 ## HTML       page that `make inspect` writes, too
@@ -89,7 +91,7 @@ RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED)
 
 # A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
 VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET METHODS \
-	BENCHMARKS LAUNCH LAUNCHER SEED RUN ARGS N HTML RECIPE NAME VENV
+	BENCHMARKS LAUNCH LAUNCHER SEED RUN ARGS MODEL N HTML RECIPE NAME VENV
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
 only = $(call refuse,$(filter-out VENV $(1),$(GIVEN)),make $@,$(1))
@@ -99,7 +101,7 @@ OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
 .PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate report results \
-	study sweep tiny-models serve-judge serve-teacher serve-rollouts judge-report preflight config lint \
+	study sweep describe tiny-models serve-judge serve-teacher serve-rollouts judge-report preflight config lint \
 	test test-slow test-gpu benchmark clean
 
 help: ## This list
@@ -207,6 +209,11 @@ SWEEP = $(strip sweep.recipe=$(RECIPE) $(call choice,hydra/launcher,$(LAUNCHER))
 sweep: $(VENV)/stamp ## RECIPE at many points: ARGS="trainer.learning_rate=1.0e-6,5.0e-7"; resumable
 	$(call only,$(OF_TRAINING) REWARD RECIPE LAUNCHER)
 	$(PYTHON) recipes/sweep.py $(SWEEP)
+
+describe: $(VENV)/stamp ## A description of the user whose SIGNALS=user.jsonl holds, by MODEL
+	$(call only,SIGNALS MODEL ARGS)
+	$(if $(SIGNALS),,$(error SIGNALS=: name the file of a user's signals, such as SIGNALS=user.jsonl))
+	@$(VENV)/bin/alignxplore describe $(SIGNALS) $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 	$(call only,RUN ARGS)

@@ -44,7 +44,7 @@ def test_help_names_every_target() -> None:
     assert targets == set(re.findall(r"^  ([a-z-]+)  ", told, re.MULTILINE))
     for variable in ("SCALE", "SETTING", "SIGNALS", "DATA", "DATA_PATH", "REWARD", "JUDGE",
                      "TEACHER", "LIMIT", "BUDGET", "LAUNCH", "LAUNCHER", "RECIPE", "SEED",
-                     "RUN", "N", "HTML", "ARGS"):  # fmt: skip
+                     "RUN", "MODEL", "N", "HTML", "ARGS"):  # fmt: skip
         assert re.search(rf"^  {variable} ", told, re.MULTILINE)
 
 
