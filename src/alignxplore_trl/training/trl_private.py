@@ -25,14 +25,15 @@ OVERRIDDEN: Mapping[tuple[type, str], str] = {
         "(self, inputs, prompts, completions, completion_ids_list)"
     ),
     (GRPOTrainer, "_load_optimizer_and_scheduler"): "(self, checkpoint)",
+    # vllm_rollouts.py
+    (VLLMGeneration, "_init_vllm"): "(self)",
+    (VLLMGeneration, "_iter_named_params"): "(self)",
+    # checkpoints.py, streaming.py
     (Trainer, "_run_epoch"): (
         "(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
         "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, "
         "steps_trained_in_current_epoch)"
     ),
-    # vllm_rollouts.py
-    (VLLMGeneration, "_init_vllm"): "(self)",
-    (VLLMGeneration, "_iter_named_params"): "(self)",
     # checkpoints.py
     (GRPOTrainer, "_save_checkpoint"): "(self, model, trial)",
     (SFTTrainer, "_save_checkpoint"): "(self, model, trial)",
