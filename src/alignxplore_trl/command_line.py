@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from alignxplore_trl.inference.descriptions import DescriptionRequest, NotDescri
 from alignxplore_trl.inference.signal_files import UserSignal, read_user_signals
 from alignxplore_trl.inference.user_states import UserStates, Version
 from alignxplore_trl.run.errors import UserError, user_errors_exit
-from alignxplore_trl.run.progress import say
+from alignxplore_trl.run.progress import say, shows_bars
 
 if TYPE_CHECKING:
     from alignxplore_trl.inference.preference_describer import PreferenceDescriber
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the command line without the program's name; `None`: this process's own.
     """
     parsed = _parser().parse_args(arguments)
+    if not shows_bars():
+        # Read by tqdm when it is imported; transformers draws a bar of its own.
+        os.environ["TQDM_DISABLE"] = "1"
     with user_errors_exit():
         try:
             parsed.command(parsed)
