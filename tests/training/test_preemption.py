@@ -54,6 +54,23 @@ def test_no_signal_changes_nothing(training: Training) -> None:
 
 
 @pytest.mark.parametrize("sign", STOP_SIGNALS)
+def test_under_a_launcher_that_leaves_a_signal_alone_it_is_heard(
+    monkeypatch: pytest.MonkeyPatch, sign: signal.Signals
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    before = signal.signal(sign, signal.SIG_IGN)
+    try:
+        training = Training()
+        training.begin()
+        os.kill(os.getpid(), sign)
+        training.take_step()
+        training.end()
+    finally:
+        signal.signal(sign, before)
+    assert training.saves_and_stops
+
+
+@pytest.mark.parametrize("sign", STOP_SIGNALS)
 def test_a_signal_saves_and_stops_at_the_end_of_a_step(
     training: Training, sign: signal.Signals
 ) -> None:

@@ -41,8 +41,8 @@ class SaveWhenToldToStop(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Catch the signals from here on."""
+        end_with_launcher()  # First: it takes SIGUSR1 as the launcher left it.
         self._handlers = {sign: signal.signal(sign, self._take) for sign in STOP_SIGNALS}
-        end_with_launcher()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
