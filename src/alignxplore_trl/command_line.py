@@ -1,4 +1,4 @@
-"""`alignxplore`: describe users, keep descriptions up to date, and show or forget what is kept."""
+"""`alignxplore`: describe users, keep descriptions up to date, and reply as they would like it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,13 @@ from alignxplore_trl.run.progress import say, shows_bars
 
 if TYPE_CHECKING:
     from alignxplore_trl.inference.preference_describer import PreferenceDescriber
+    from alignxplore_trl.inference.replies import PersonalReplyWriter
+    from alignxplore_trl.judging.local import LocalJudge
+    from alignxplore_trl.text.rendering import PromptSet
 
 _MODEL = "outputs/rl/latest/model"
 _STATES = "users.sqlite"
+_JUDGE_BATCH_TOKENS = 16_384
 _FAILED = 1
 _INTERRUPTED = 130
 
@@ -120,13 +124,8 @@ def _show(asked: argparse.Namespace) -> None:
             for user in states.users():
                 print(user)
             return
-        version = states.current(asked.user)
+        version = _current(states, asked)
         pending = len(states.pending(asked.user))
-    if version is None:
-        raise UserError(
-            f"{asked.states}: {asked.user} has no description"
-            + (f", but {pending} signals that alignxplore update would read" if pending else "")
-        )
     _print_version(version, asked)
     if pending:
         say(f"{pending} signals are pending; alignxplore update {asked.user} reads them")
@@ -161,6 +160,29 @@ def _forget(asked: argparse.Namespace) -> None:
     with UserStates(_existing(asked.states)) as states:
         states.forget(asked.user)
     say(f"{asked.user} is forgotten")
+
+
+def _reply(asked: argparse.Namespace) -> None:
+    """Reply to a post as a user would like it, by any language model."""
+    from alignxplore_trl.inference.replies import NotRepliedError
+
+    description = asked.description
+    if asked.user is not None:
+        with UserStates(_existing(asked.states)) as states:
+            description = _current(states, asked).description
+    try:
+        reply = _replies(asked).reply(asked.post, description)
+    except NotRepliedError as error:
+        say(str(error))
+        raise SystemExit(_FAILED) from None
+    if asked.json:
+        print(json.dumps({"description": description, **asdict(reply)}, ensure_ascii=False))
+        return
+    if not reply.chosen.ended:
+        say(f"the limit of {asked.max_new_tokens} tokens ended it (--max-new-tokens)")
+    if reply.unanswered:
+        say(f"{reply.unanswered} pairs of candidates weren't judged")
+    print(reply.chosen.text)
 
 
 def _catch_up(
@@ -228,6 +250,21 @@ def _by_user(rows: Sequence[UserSignal], user: str | None) -> dict[str, list[Use
     return by_user
 
 
+def _current(states: UserStates, asked: argparse.Namespace) -> Version:
+    """The description of the user that was asked for.
+
+    Raises:
+        UserError: there is none.
+    """
+    version, pending = states.current(asked.user), len(states.pending(asked.user))
+    if version is None:
+        raise UserError(
+            f"{asked.states}: {asked.user} has no description"
+            + (f", but {pending} signals that alignxplore update would read" if pending else "")
+        )
+    return version
+
+
 def _existing(states: Path) -> Path:
     if not states.is_file():
         raise UserError(
@@ -258,6 +295,82 @@ def _describer(asked: argparse.Namespace) -> PreferenceDescriber:
         return PreferenceDescriber.in_vllm(asked.model, seed=asked.seed, **how)
     return PreferenceDescriber.from_pretrained(
         asked.model, device=asked.device, seed=asked.seed, **how
+    )
+
+
+def _replies(asked: argparse.Namespace) -> PersonalReplyWriter:
+    """The model that replies, in this process or at servers, and the judge if there is one.
+
+    Raises:
+        UserError: one of them isn't there, or is asked for what can't be.
+    """
+    if (asked.judge is None) != (asked.candidates == 1):
+        expected = "a model (--judge)" if asked.judge is None else "2 or more (--candidates)"
+        given = "no judge" if asked.judge is None else "1 candidate"
+        raise UserError(f"alignxplore reply: {given} found, expected {expected} to choose")
+    if asked.candidates > 1 and asked.temperature == 0:
+        raise UserError(
+            "--temperature: 0 found, expected more, or else all candidates are the same"
+        )
+    from alignxplore_trl.inference.replies import REPLY_SAMPLING, PersonalReplyWriter
+    from alignxplore_trl.text.rendering import PromptSet
+
+    loaded = {"--model": None if asked.urls else asked.model, "--judge": asked.judge}
+    _check_models({key: name for key, name in loaded.items() if name}, chat=asked.chat)
+    prompts = PromptSet(asked.prompts)
+    how: dict[str, Any] = {
+        "chat": asked.chat,
+        "sampling": replace(
+            REPLY_SAMPLING, max_new_tokens=asked.max_new_tokens, temperature=asked.temperature
+        ),
+        "judge": None if asked.judge is None else _judge(asked, prompts),
+        "candidates": asked.candidates,
+    }
+    if asked.urls:
+        return PersonalReplyWriter.at_servers(
+            asked.model, asked.urls, prompts, key_variable=asked.key_variable, **how
+        )
+    return PersonalReplyWriter.from_pretrained(
+        asked.model, prompts, device=asked.device, seed=asked.seed, **how
+    )
+
+
+def _check_models(models: Mapping[str, str], *, chat: bool) -> None:
+    """See that models are there before one is loaded, and can be asked as they are to be.
+
+    Raises:
+        UserError: one isn't there, or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    from alignxplore_trl.launch.model_files import NeededModel, find_models
+
+    found = find_models([NeededModel(key, name, weights=True) for key, name in models.items()])
+    problems = [
+        f"{model.key}: {model.name}: {here.problem}; {here.remedy}"
+        for model, here in found.items()
+        if here.place is None
+    ]
+    if chat and not problems:
+        problems = [
+            f"{key}: {name} has no chat template, expected one; leave out --chat"
+            for key, name in models.items()
+            if AutoTokenizer.from_pretrained(name).chat_template is None
+        ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _judge(asked: argparse.Namespace, prompts: PromptSet) -> LocalJudge:
+    from alignxplore_trl.judging.local import LocalJudge
+
+    return LocalJudge.from_folder(
+        asked.judge,
+        prompts,
+        dtype="auto",
+        device=asked.device,
+        max_batch_tokens=_JUDGE_BATCH_TOKENS,
+        chat=asked.chat,
     )
 
 
@@ -301,6 +414,7 @@ def _parser() -> argparse.ArgumentParser:
     forget = command("forget", _forget)
     for own in (history, undo, export, forget):
         own.add_argument("user")
+    _add_reply(command("reply", _reply))
     for own in (show, history, undo):
         _add_output(own)
     for own in (show, history, undo, export, forget):
@@ -345,6 +459,35 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--attempts", type=_positive, default=3, help="completions until one is well-formed [3]"
     )
     group.add_argument("--seed", type=int, default=0, help="of sampling [0]")
+
+
+def _add_reply(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("post", help="what is replied to")
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--user", help="whose description is kept (alignxplore update)")
+    whose.add_argument("--description", help="what is known of the user [nothing]")
+    parser.add_argument("--json", action="store_true", help="with all candidates, as JSON")
+    _add_states(parser)
+    group = parser.add_argument_group("the model that replies")
+    group.add_argument("--model", required=True, help="folder, or owner/name, or a server's name")
+    group.add_argument("--device", default="cpu", help="of models in this process [cpu]")
+    group.add_argument(
+        "--server.urls", dest="urls", action="append", help="at this server; may be given often"
+    )
+    group.add_argument(
+        "--server.key_variable", dest="key_variable", help="environment variable with the key"
+    )
+    group.add_argument("--chat", action="store_true", help="through chat templates")
+    group.add_argument("--prompts", default="default", help="folder, default or compact [default]")
+    group.add_argument(
+        "--max-new-tokens", type=_positive, default=512, help="of a reply at the most [512]"
+    )
+    group.add_argument("--temperature", type=float, default=0.7, help="of sampling [0.7]")
+    group.add_argument("--seed", type=int, default=0, help="of a model in this process [0]")
+    group.add_argument(
+        "--candidates", type=_positive, default=1, help="replies that a judge chooses from [1]"
+    )
+    group.add_argument("--judge", help="folder, or owner/name, of the model that chooses")
 
 
 def _positive(text: str) -> int:

@@ -16,16 +16,18 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from alignxplore_trl.command_line import main
-from alignxplore_trl.data.world import World
+from alignxplore_trl.data.world import POLE_OF_WORDING, World
 from alignxplore_trl.inference.describing import SamplingSettings, generation_config
 from alignxplore_trl.inference.how_to_ask import PromptSettings, save_how_to_ask
 from alignxplore_trl.inference.user_states import UserStates
 from alignxplore_trl.signals import signal_to_dict
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.tiny_models import Shape, build_model
+from tests.judging.fault_server import Body, FaultServer, Reply
 from tests.recipes.conftest import teach_format
 
 ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "assets"
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -184,6 +186,31 @@ def test_appended_signals_are_read_as_they_come(
         (["show", "ann"], "--states: found no file users.sqlite"),
         (["describe", "good.jsonl", "--attempts", "0"], "0 found, expected 1 or more"),
         (["describe", "good.jsonl", "--server.urls", "localhost"], "server.urls[0]: expected http"),
+        (
+            ["reply", "hi", "--model", "no/model", "--judge", "no/judge", "--candidates", "2"],
+            "--judge: no/judge: ",
+        ),
+        (["reply", "hi", "--model", "m", "--candidates", "2"], "no judge found"),
+        (["reply", "hi", "--model", "m", "--judge", "m"], "1 candidate found"),
+        (
+            [
+                "reply",
+                "hi",
+                "--model",
+                "m",
+                "--judge",
+                "m",
+                "--candidates",
+                "2",
+                "--temperature",
+                "0",
+            ],
+            "--temperature: 0 found",
+        ),
+        (["reply", "hi", "--model", str(ASSETS / "judge"), "--chat"], "has no chat template"),
+        (["reply", "hi", "--model", str(ASSETS / "judge"), "--prompts", "odd"], "odd has no "),
+        (["reply", "hi", "--model", "m", "--user", "ann"], "found no file users.sqlite"),
+        (["reply", "hi", "--model", "m", "--server.urls", "localhost"], "expected http"),
     ],
 )
 def test_a_mistake_is_told(
@@ -207,3 +234,37 @@ def test_what_comes_to_nothing_is_told_and_stays_pending(command: Command, tmp_p
         assert "not described: ann: none of 2 completions was well-formed; the last one: " in err
     with UserStates(tmp_path / "users.sqlite") as states:
         assert len(states.pending("ann")) == 2
+
+
+def test_a_reply_is_what_the_described_user_would_like(command: Command, tmp_path: Path) -> None:
+    writes = ("--model", str(ASSETS / "judge"), "--prompts", "compact", "--max-new-tokens", "3")
+    status, out, err = command("reply", "fixing bikes", "--description", "prefers brief", *writes)
+    assert status == 0
+    assert any(POLE_OF_WORDING.get(word) == "brief" for word in out.strip().split(", "))
+    assert "the limit of 3 tokens ended it" in err
+
+    file = write_signals(tmp_path / "ann.jsonl", 4, user="ann")
+    command("update", str(file))
+    kept = json.loads(command("show", "ann", "--json")[1])
+    judged = ("--candidates", "4", "--judge", str(ASSETS / "test_judge"), "--json")
+    status, out, _ = command("reply", "fixing bikes", "--user", "ann", *writes, *judged)
+    found = json.loads(out)
+    assert (status, found["description"]) == (0, kept["description"])
+    assert found["chosen"] in found["candidates"]
+    assert found["chosen"]["preference"] == max(each["preference"] for each in found["candidates"])
+
+
+def test_a_server_replies(command: Command) -> None:
+    def answer(body: Body, number: int) -> Reply:
+        choice = {"message": {"content": "sure"}, "finish_reason": "stop"}
+        return Reply(json.dumps({"choices": [choice]}).encode())
+
+    with FaultServer(answer) as server:
+        asked = ("--model", "served", "--server.urls", server.url, "--chat")
+        status, out, _ = command("reply", "fixing bikes", "--description", "prefers brief", *asked)
+        assert (status, out) == (0, "sure\n")
+        [message] = server.received[-1].body["messages"]
+        assert "<description>prefers brief</description>" in message["content"]
+    status, _, err = command("reply", "fixing bikes", *asked)
+    assert status == 2
+    assert "start one with vllm serve <model>" in err
