@@ -261,13 +261,16 @@ lint: $(VENV)/stamp ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# A test has one thread, and many wait for processes that they have started.
+TWO_AT_ONCE = --numprocesses 2
 test: $(VENV)/stamp ## The fast tests: everything, every recipe end to end with a few steps
 	$(call only,)
-	$(PYTHON) -m pytest -m "not slow and not gpu"
+	$(PYTHON) -m pytest -m "not slow and not gpu" $(TWO_AT_ONCE) --dist worksteal
 
-test-slow: $(VENV)/stamp ## Several processes, kills and resumes, full steps
+# Tests of one group share a server, or another thing that takes long to make.
+test-slow: $(VENV)/stamp .venv-vllm/stamp ## Several processes, kills and resumes, full steps
 	$(call only,)
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -m slow $(TWO_AT_ONCE) --dist loadgroup
 
 test-gpu: $(VENV)/stamp ## FlashAttention, bfloat16 and colocated vLLM, on a GPU with the gpu extra
 	$(call only,)

@@ -194,7 +194,7 @@ def rows_of_all_kinds(draw):
     return rows
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rows_of_all_kinds(), st.integers(0, 3))
 def test_refined_sets_meet_every_rule(tmp_path_factory, rows, seed):
     folder = tmp_path_factory.mktemp("refined")

@@ -59,8 +59,8 @@ def teach_format(
     labels = batch["input_ids"].clone()
     for row, ending in zip(labels, endings, strict=True):
         row[: -len(tokenizer(ending)["input_ids"])] = -100
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(100):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(40):
         loss = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
         ).loss

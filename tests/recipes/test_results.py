@@ -18,9 +18,6 @@ PAGE = "# Page\n\n<!-- results: begin -->\nnone\n<!-- results: end -->\nrest\n"
 MAKE = f"""#!{sys.executable}
 import json, shlex, sys
 from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
-from alignxplore_trl.launch.entry import resolve
-from tests.reporting.evaluations import write_evaluation
 target, *words = sys.argv[1:]
 given = dict(word.split("=", 1) for word in words)
 overrides = shlex.split(given.get("ARGS", ""))
@@ -30,6 +27,9 @@ with (outputs / "commands").open("a") as file:
     file.write(shlex.join(["make", target, *words]) + "\\n")
 seed = int(given["SEED"])
 if target in ("rl-streaming", "evaluate"):
+    sys.path.insert(0, {str(ROOT)!r})
+    from alignxplore_trl.launch.entry import resolve
+    from tests.reporting.evaluations import write_evaluation
     command = "rl" if target == "rl-streaming" else "evaluate"
     told = ["scale=tiny", f"seed={{seed}}", "setting=streaming", *overrides]
     name = resolve("evaluate", command, told)["run_name"]
