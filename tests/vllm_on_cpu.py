@@ -39,6 +39,16 @@ def served_on_cpu(model: Path, name: str = "judge", recipe: str = "serve_judge")
     )
 
 
+def environment_on_cpu() -> dict[str, str]:
+    """Of a process of `whole_python`: one thread, and what make has compiled for DeepSpeed."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(ROOT / ".venv-vllm" / "extensions"),
+    }
+
+
 def whole_python() -> Path:
     """Python with vLLM and DeepSpeed: that of .venv-vllm, which is made where it is missing."""
     path = ROOT / ".venv-vllm" / "bin" / "python"

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from alignxplore_trl.data.world import World
 from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.tiny_models import Shape, build_model
-from tests.vllm_on_cpu import whole_python
+from tests.vllm_on_cpu import environment_on_cpu, whole_python
 
 ROOT = Path(__file__).parents[2]
 COMPLETIONS = (
@@ -132,7 +132,7 @@ def train_in_whole_environment(tmp_path: Path, assets: Path, run: Run) -> Callab
         subprocess.run(
             [str(whole_python()), *accelerate, file, "recipes/rl.py", *told, *paths],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            env=environment_on_cpu(),
             check=True,
         )
         return tmp_path / "rl" / "run"

@@ -16,7 +16,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from tiny_training import launch
 
-from tests.vllm_on_cpu import ROOT, whole_python
+from tests.vllm_on_cpu import ROOT, environment_on_cpu, whole_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -47,6 +47,10 @@ def sharding(name: str) -> Sharding:
     return Sharding(environment={**of_fsdp, "ACCELERATE_USE_CPU": "true"})
 
 
+def environment_on(how: Sharding) -> dict[str, str]:
+    return {**environment_on_cpu(), **how.environment}
+
+
 def cold_start(folder: Path, how: Sharding) -> dict[str, Any]:
     """Ten steps of cold start on batches of four examples."""
     run = tiny_cold_start.Run(
@@ -59,7 +63,7 @@ def cold_start(folder: Path, how: Sharding) -> dict[str, Any]:
         deepspeed=how.deepspeed,
     )
     script = Path(tiny_cold_start.__file__)
-    finished = launch(script, run, how.processes, whole_python(), how.environment)
+    finished = launch(script, run, how.processes, whole_python(), environment_on(how))
     assert finished.returncode == 0, finished.stderr[-3000:]
     return torch.load(folder / "result_0.pt")
 
@@ -76,7 +80,7 @@ def streaming_rl(folder: Path, how: Sharding) -> dict[str, Any]:
         deepspeed=how.deepspeed,
     )
     script = Path(tiny_training.__file__)
-    finished = launch(script, run, how.processes, whole_python(), how.environment)
+    finished = launch(script, run, how.processes, whole_python(), environment_on(how))
     assert finished.returncode == 0, finished.stderr[-3000:]
     return torch.load(folder / "result.pt")
 
