@@ -98,6 +98,7 @@ def test_a_scale_that_is_not_there_is_left_to_the_recipe() -> None:
         ("results", ["results"]),
         ("study NAME=drift", ["study"]),
         ("sweep ARGS=seed=1,2", ["sweep"]),
+        ("demo", ["demo"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
         ("serve-teacher", ["serve_teacher"]),

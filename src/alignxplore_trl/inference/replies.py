@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from alignxplore_trl.baselines.language_model import LanguageModel, question
-from alignxplore_trl.judging.protocol import JudgedPair, Judge, preference_probabilities
+from alignxplore_trl.judging.protocol import Judge, JudgedPair, preference_probabilities
 from alignxplore_trl.judging.written import Written
 from alignxplore_trl.text.rendering import PromptSet
 
