@@ -183,6 +183,6 @@ def test_what_ci_runs_exists() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     targets = re.findall(r"^make ([\w-]+)$", ci, re.MULTILINE)
     assert targets == ["test", "test-slow"]
-    assert 'pytest -m "not slow and not gpu"' in make("test")
+    assert 'pytest -m "not slow and not gpu and not browser"' in make("test")
     assert "pytest -m slow" in make("test-slow")
     assert "pytest -m gpu" in make("test-gpu")
