@@ -34,7 +34,7 @@ SEED ?=
 RUN ?=
 ## ARGS       Hydra overrides, such as ARGS="trainer.learning_rate=2.0e-5 setting.rounds=3"
 ARGS ?=
-## MODEL      of `make describe`: the folder model/ of a run                [outputs/rl/latest/model]
+## MODEL      of `make describe` and `make demo`: the folder model/ of a run  [outputs/rl/latest/model]
 MODEL ?=
 ## N          cases that `make inspect` shows                             [3]
 N ?=
@@ -101,8 +101,8 @@ OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
 
 .DEFAULT_GOAL := help
 .PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate report results \
-	study sweep describe tiny-models serve-judge serve-teacher serve-rollouts judge-report preflight config lint \
-	test test-slow test-gpu benchmark clean
+	study sweep describe demo tiny-models serve-judge serve-teacher serve-rollouts judge-report preflight config lint \
+	test test-slow test-browser test-gpu benchmark clean
 
 help: ## This list
 	@echo "make <target> [VARIABLE=value …]"
@@ -219,6 +219,11 @@ describe: $(VENV)/stamp ## A description of the user whose SIGNALS=user.jsonl ho
 	$(if $(SIGNALS),,$(error SIGNALS=: name the file of a user's signals, such as SIGNALS=user.jsonl))
 	@$(VENV)/bin/alignxplore describe $(SIGNALS) $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
+DEMO = $(strip $(SHARED) $(call choice,demo.model,$(MODEL)))
+demo: $(VENV)/stamp ## A page to try MODEL on: choose between replies, watch the description form
+	$(call only,SCALE SIGNALS DATA JUDGE SEED MODEL RUN ARGS)
+	$(PYTHON) recipes/demo.py $(DEMO) $(NAMED)
+
 tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
 	$(call only,RUN ARGS)
 	$(PYTHON) recipes/tiny_models.py $(NAMED)
@@ -254,6 +259,7 @@ CONFIG_OF_synthesize = $(filter-out scale=%,$(SYNTHESIZE))
 CONFIG_OF_evaluate = $(filter-out scale=%,$(EVALUATE))
 CONFIG_OF_report = $(CONFIG_STAGE)
 CONFIG_OF_judge_report = $(CONFIG_STAGE)
+CONFIG_OF_demo = $(filter-out scale=%,$(DEMO))
 CONFIG_OF_vpl = $(CONFIG_STAGE)
 CONFIG_OF_inspect_data = $(CONFIG_STAGE)
 CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
@@ -269,12 +275,16 @@ lint: $(VENV)/stamp ## ruff and mypy
 TWO_AT_ONCE = --numprocesses 2
 test: $(VENV)/stamp ## The fast tests: everything, every recipe end to end with a few steps
 	$(call only,)
-	$(PYTHON) -m pytest -m "not slow and not gpu" $(TWO_AT_ONCE) --dist worksteal
+	$(PYTHON) -m pytest -m "not slow and not gpu and not browser" $(TWO_AT_ONCE) --dist worksteal
 
 # Tests of one group share a server, or another thing that takes long to make.
 test-slow: $(VENV)/stamp .venv-vllm/stamp ## Several processes, kills and resumes, full steps
 	$(call only,)
 	$(PYTHON) -m pytest -m slow $(TWO_AT_ONCE) --dist loadgroup
+
+test-browser: $(VENV)/stamp ## The page of make demo in Chromium, with the browser extra
+	$(call only,)
+	$(PYTHON) -m pytest -m browser
 
 test-gpu: $(VENV)/stamp ## FlashAttention, bfloat16 and colocated vLLM, on a GPU with the gpu extra
 	$(call only,)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "alignxplore_trl"
 # From the top to the ground: a part may import those below it, and `run` is open to all.
 ROWS = [
-    {"recipes", "command_line"},
+    {"recipes", "command_line", "demo"},
     {"launch", "training", "synthesis", "evaluation", "reporting", "inference"},
     {"rewards", "baselines"},
     {"judging", "data"},

@@ -33,6 +33,7 @@ _RECIPE = re.compile(r"recipes/(\w+)\.py")
 # Files that a reader has, or that are made first, and keys: the only parts that aren't tried.
 _ABOUT_FILES = re.compile(
     r"evaluation\.prepared: the run \S+ isn't there|"
+    r"demo\.(pairs: found no file|model: found no folder)|"
     r"(data\.path|model\.(backbone|teacher)|judge\.(test_)?model): |"
     r"teacher\.server\.key_variable: the environment variable TEACHER_KEY isn't set|"
     r"language_model\.server\.key_variable: the environment variable LANGUAGE_MODEL_KEY isn't set"

@@ -98,6 +98,7 @@ def test_a_scale_that_is_not_there_is_left_to_the_recipe() -> None:
         ("results", ["results"]),
         ("study NAME=drift", ["study"]),
         ("sweep ARGS=seed=1,2", ["sweep"]),
+        ("demo", ["demo"]),
         ("tiny-models", ["tiny_models"]),
         ("serve-judge", ["serve_judge"]),
         ("serve-teacher", ["serve_teacher"]),
@@ -182,6 +183,6 @@ def test_what_ci_runs_exists() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     targets = re.findall(r"^make ([\w-]+)$", ci, re.MULTILINE)
     assert targets == ["test", "test-slow"]
-    assert 'pytest -m "not slow and not gpu"' in make("test")
+    assert 'pytest -m "not slow and not gpu and not browser"' in make("test")
     assert "pytest -m slow" in make("test-slow")
     assert "pytest -m gpu" in make("test-gpu")

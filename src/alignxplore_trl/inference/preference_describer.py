@@ -152,6 +152,7 @@ class PreferenceDescriber:
         deadline: float = 1800.0,
         temperature: float | None = None,
         attempts: int = 3,
+        role: ServerRole = DESCRIBING,
     ) -> PreferenceDescriber:
         """The same where vLLM, or another server of OpenAI-compatible completions, serves it.
 
@@ -165,6 +166,7 @@ class PreferenceDescriber:
             deadline: seconds for one request with all its retries.
             temperature: see `from_pretrained`.
             attempts: see the class.
+            role: what messages call the servers.
 
         Raises:
             UserError: it isn't here, says nothing of how it is asked, or an address is none.
@@ -178,7 +180,7 @@ class PreferenceDescriber:
             request_timeout=request_timeout,
             deadline=deadline,
             key_variable=key_variable,
-            role=DESCRIBING,
+            role=role,
         )
         tokenizer = AutoTokenizer.from_pretrained(model)
         served = ServerLanguageModel(

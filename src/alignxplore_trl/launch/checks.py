@@ -22,6 +22,7 @@ from alignxplore_trl.launch.config import (
     AnyData,
     AnyLanguageModelSettings,
     ColdStartConfig,
+    DemoConfig,
     EvaluateConfig,
     GeneratorRewardSettings,
     InspectDataConfig,
@@ -104,6 +105,8 @@ def check_config(config: RecipeConfig, problems: Problems) -> None:
         _check_judge(config.judge, 1, problems)
     if isinstance(config, InspectDataConfig):
         _check_inspection(config, problems)
+    if isinstance(config, DemoConfig):
+        _check_demo(config, problems)
     if isinstance(config, StudyConfig):
         problems.found += study_problems(config)
     if isinstance(config, SweepConfig):
@@ -178,6 +181,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "evaluation.win_rate.cases": (1, math.inf),
     "evaluation.win_rate.max_new_tokens": (1, math.inf),
     "report.bins": (1, math.inf),
+    "demo.candidates": (1, math.inf),
+    "demo.deadline": (1, math.inf),
+    "demo.port": (1, 65535),
     "page.cases": (0, math.inf),
     "page.bins": (1, math.inf),
     "preflight.measured": (1, math.inf),
@@ -441,7 +447,7 @@ def _check_addresses(
         )
 
 
-def _check_writer(role: str, config: EvaluateConfig, problems: Problems) -> None:
+def _check_writer(role: str, config: EvaluateConfig | DemoConfig, problems: Problems) -> None:
     """A model that writes completions: it must be there, and have room for them."""
     folder = {"teacher": config.model.teacher, "backbone": config.model.backbone}[role]
     check_model_folder(f"model.{role}", folder, problems)
@@ -464,7 +470,7 @@ def _check_text_writer(
     section: str,
     settings: AnyLanguageModelSettings,
     serve: str,
-    config: SynthesizeConfig | EvaluateConfig,
+    config: SynthesizeConfig | EvaluateConfig | DemoConfig,
     problems: Problems,
 ) -> None:
     """A model is there, or its server's address is one; and it has room for its answers."""
@@ -844,3 +850,78 @@ def _check_inspection(config: InspectDataConfig, problems: Problems) -> None:
             f"inspection.html: found no folder {Path(asked.html).parent}, expected one that is "
             "there (HTML of make)"
         )
+
+
+def describing_model(config: DemoConfig) -> str | None:
+    """The trained model behind the demo: the one that is named, or else that of the latest RL run.
+
+    `None` where no model has been trained.
+    """
+    latest = Path(config.paths.outputs, "rl", "latest", "model")
+    return config.demo.model or (str(latest) if latest.is_dir() else None)
+
+
+def _check_demo(config: DemoConfig, problems: Problems) -> None:
+    if find_spec("gradio") is None:
+        problems.add("demo: Gradio isn't installed here; install it: pip install -e '.[demo]'")
+    if config.setting.signals < 1:
+        problems.add(f"setting.signals: {config.setting.signals} found, expected 1 or more")
+    _check_pairs(config, problems)
+    _check_describer(config, problems)
+    serve = "serve the model and choose language_model=server"
+    _check_text_writer("language_model", config.language_model, serve, config, problems)
+    if config.demo.candidates > 1:
+        _check_judge(config.judge, 1, problems)
+    if config.demo.candidates > 1 and config.language_model.temperature == 0:
+        problems.add(
+            f"demo.candidates: {config.demo.candidates} found, expected 1 with "
+            "language_model.temperature=0, at which all candidates are the same"
+        )
+
+
+def _check_pairs(config: DemoConfig, problems: Problems) -> None:
+    """There is something to choose from."""
+    pairs, data = config.demo.pairs, config.data
+    if data.path is not None:
+        problems.add(
+            f"data.path: found {data.path!r}, expected none: the demo reads no data set; give the "
+            "file of comparisons as demo.pairs=<file>"
+        )
+    if pairs is not None:
+        if not Path(pairs).is_file():
+            problems.add(f"demo.pairs: found no file {pairs}, expected one of comparisons")
+    elif not isinstance(data, WorldData):
+        problems.add(
+            f"demo.pairs: found none with data={data.name}, expected a file of comparisons to "
+            "choose from (post, chosen, rejected): demo.pairs=<file>"
+        )
+    else:
+        _check_data(data, config.seed, problems)
+        if data.signal_kind == "posts" or "test" not in data.counts:
+            problems.add(
+                "data: the world's test users have compared nothing (data.signal_kind, "
+                "data.counts.test); give demo.pairs=<file>"
+            )
+
+
+def _check_describer(config: DemoConfig, problems: Problems) -> None:
+    """The model that describes is there, and its servers' addresses are addresses."""
+    model, server = describing_model(config), config.demo.server
+    if model is not None:
+        check_model_folder("demo.model", model, problems, weights=not server.urls)
+    else:
+        _check_writer("teacher", config, problems)
+    if not server.urls:
+        return
+    if model is None:
+        problems.add(
+            "demo.model: found none with demo.server.urls, expected the model that is served, for "
+            "its prompts and its tokenizer (MODEL of make)"
+        )
+    from alignxplore_trl.judging.client import address_problems, read_key
+
+    problems.found += address_problems("demo.server", "urls", server.urls)
+    try:
+        read_key("demo.server", server.key_variable)
+    except UserError as error:
+        problems.found += error.problems

@@ -604,6 +604,28 @@ class Serve:
 
 
 @dataclass(frozen=True)
+class DescribingServer:
+    """Where the model that describes is served; without URLs it is loaded here."""
+
+    urls: list[str]
+    served_as: str | None
+    key_variable: str | None
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Who describes, what is chosen from, and where the page is."""
+
+    model: str | None
+    server: DescribingServer
+    pairs: str | None
+    candidates: int
+    deadline: float
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
 class StudyTraining:
     """What is trained for a variant: up to which stage, in which setting, with which overrides."""
 
@@ -777,6 +799,20 @@ class JudgeReportConfig(_ModelRecipeConfig):
 
 
 @dataclass(frozen=True)
+class DemoConfig(RecipeConfig):
+    """conf/demo.yaml."""
+
+    setting: Setting
+    data: AnyData
+    model: Model
+    prompts: Prompts
+    judge: LocalJudgeSettings | ServerJudgeSettings | SampledJudgeSettings
+    language_model: AnyLanguageModelSettings
+    sampling: Sampling
+    demo: Demo
+
+
+@dataclass(frozen=True)
 class ReportConfig(PrepareConfig):
     """conf/report.yaml."""
 
@@ -869,6 +905,7 @@ CONFIGS: Mapping[str, type[RecipeConfig]] = {
     "serve_teacher": ServeTeacherConfig,
     "serve_rollouts": ServeRolloutsConfig,
     "judge_report": JudgeReportConfig,
+    "demo": DemoConfig,
     "report": ReportConfig,
 }
 

@@ -225,8 +225,13 @@ class VllmServer:
             self.process.wait()
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, key: str = "serve.port") -> None:
     """Refuse an address where something listens already.
+
+    Args:
+        host: of the address.
+        port: of the address.
+        key: the configuration's key of the port.
 
     Raises:
         UserError: the address can't be had.
@@ -238,8 +243,8 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"serve.port: {host}:{port} can't be had ({error}); stop what listens there, or "
-                f"choose another: serve.port={port + 1}"
+                f"{key}: {host}:{port} can't be had ({error}); stop what listens there, or "
+                f"choose another: {key}={port + 1}"
             ) from error
 
 

@@ -1,0 +1,1 @@
+"""A page: a visitor chooses between replies, and watches a description form."""
