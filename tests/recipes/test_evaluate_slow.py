@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--quiet",
           "--config_file", "conf/launch/accelerate/cpu2.yaml"]  # fmt: skip
 # Small enough batches that there is work for two processes, and something left to kill.
-ASKED = ("data.counts={cold_start: 1, rl: 1, validation: 1, test: 90}", "evaluation.batch_size=5",
+ASKED = ("data.counts={cold_start: 1, rl: 1, validation: 1, test: 30}", "evaluation.batch_size=5",
          'evaluation.methods=["null",golden,pba,backbone]',
          "evaluation.benchmarks=[world,world_drift3]",
          "evaluation.win_rate.pairs=['golden/base4 - null/base4']")  # fmt: skip

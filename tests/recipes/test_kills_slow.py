@@ -21,7 +21,7 @@ from alignxplore_trl.training.checkpoints import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 # More than five kills let it take.
-STEPS = 60
+STEPS = 40
 OVERRIDES = (
     "launch=cpu2",
     "setting=streaming",
