@@ -88,7 +88,7 @@ def streaming_rl(folder: Path, how: Sharding) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("train", "names"),
     [
-        (cold_start, ["cpu2", "zero2", "zero3", "zero3_offload"]),
+        (cold_start, ["cpu2", "zero2", "zero3", "zero3_offload", "fsdp2"]),
         (streaming_rl, ["zero2", "zero3", "fsdp2"]),
     ],
 )
