@@ -277,10 +277,10 @@ test: $(VENV)/stamp ## The fast tests: everything, every recipe end to end with 
 	$(call only,)
 	$(PYTHON) -m pytest -m "not slow and not gpu and not browser" $(TWO_AT_ONCE) --dist worksteal
 
-# Tests of one group share a server, or another thing that takes long to make.
+# Tests of one file share what takes long to make, such as a server.
 test-slow: $(VENV)/stamp .venv-vllm/stamp ## Several processes, kills and resumes, full steps
 	$(call only,)
-	$(PYTHON) -m pytest -m slow $(TWO_AT_ONCE) --dist loadgroup
+	$(PYTHON) -m pytest -m slow $(TWO_AT_ONCE) --dist loadfile
 
 test-browser: $(VENV)/stamp ## The page of make demo in Chromium, with the browser extra
 	$(call only,)

@@ -28,7 +28,7 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.rendering import PromptSet, Question
 from tests.vllm_on_cpu import served_on_cpu
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 JUDGE = ROOT / "assets" / "judge"
 DESCRIPTIONS = ("prefers brief", "prefers warm, playful", None)

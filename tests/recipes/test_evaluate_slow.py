@@ -23,7 +23,7 @@ ASKED = ("data.counts={cold_start: 1, rl: 1, validation: 1, test: 30}", "evaluat
          "evaluation.benchmarks=[world,world_drift3]",
          "evaluation.win_rate.pairs=['golden/base4 - null/base4']")  # fmt: skip
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("evaluation")]
+pytestmark = pytest.mark.slow
 
 
 def command(outputs: Path, name: str, *before: str) -> list[str]:

@@ -50,7 +50,7 @@ from alignxplore_trl.text.rendering import PromptSet
 from alignxplore_trl.training.outage import OutageSettings
 from tests.vllm_on_cpu import ROOT, served_on_cpu
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("synthesis")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TEACHER = ROOT / "assets" / "teacher"
 JUDGE = ROOT / "assets" / "judge"
 TOKENIZER = AutoTokenizer.from_pretrained(TEACHER)
