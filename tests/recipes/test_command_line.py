@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_a_description_is_kept_up_to_date(command: Command, tmp_path: Path) -> N
     status, out, err = command("show", "ann", "--json")
     shown = json.loads(out)
     assert (shown["user"], shown["number"], shown["base"]) == ("ann", 2, 1)
-    assert "2 signals are pending" in err
+    assert "2 signals are pending; alignxplore update --user ann reads them" in err
     command("update")
     assert command("show")[1] == "ann\n"
     assert command("history", "ann")[1].count("ann, version") == 3
@@ -173,15 +174,31 @@ def test_appended_signals_are_read_as_they_come(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["describe", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["describe", "nowhere.jsonl"], "nowhere.jsonl: found no such file"),
+        (["describe", "some/name"], "some/name: found no such file"),
+        (["describe", "."], ".: found no such file"),
+        (["watch", "."], ".: found a folder"),
+        (["describe", "deep.jsonl"], "deep.jsonl, line 1: found lists within lists"),
+        (["describe", "good.jsonl", "--temperature", "nan"], "nan found, expected 0 or more"),
+        (["describe", "good.jsonl", "--seed", "-1"], "-1 found, expected 0 to"),
+        (["describe", "good.jsonl", "--device", "nope"], "--device: nope found"),
+        (["describe", "good.jsonl", "--vllm"], "vLLM isn't installed here"),
+        (["describe", "good.jsonl", "--server.served_as", "x"], "without --server.urls"),
+        (["update", "good.jsonl", "--user", ""], "expected a name of printable letters"),
         (
             ["describe", "good.jsonl", "--model", "outputs/rl/latest/model"],
             "make rl-streaming trains",
         ),
         (["describe", "good.jsonl", "--model", "."], "it has no describer.json"),
         (["describe", "bad.jsonl"], "bad.jsonl, line 1, rejected: nothing found, expected a text"),
-        (["update", "good.jsonl"], "user: nothing found; name the user with --user"),
-        (["update", "of_ann.jsonl", "--user", "bob"], "row 1, user: ann found, expected bob"),
+        (
+            ["update", "good.jsonl"],
+            "good.jsonl, line 1, user: nothing found; name the user with --user",
+        ),
+        (
+            ["update", "of_ann.jsonl", "--user", "bob"],
+            "of_ann.jsonl, line 1, user: ann found, expected bob",
+        ),
         (["watch", "no/folder/feed.jsonl"], "found no folder"),
         (["show", "ann"], "--states: found no file users.sqlite"),
         (["describe", "good.jsonl", "--attempts", "0"], "0 found, expected 1 or more"),
@@ -218,6 +235,7 @@ def test_a_mistake_is_told(
 ) -> None:
     write_signals(tmp_path / "good.jsonl", 1)
     write_signals(tmp_path / "of_ann.jsonl", 1, user="ann")
+    (tmp_path / "deep.jsonl").write_text('{"post": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
     (tmp_path / "bad.jsonl").write_text('{"post": "p", "chosen": "c"}\n')
     status, _, err = command(*arguments)
     assert status == 2
@@ -268,3 +286,32 @@ def test_a_server_replies(command: Command) -> None:
     status, _, err = command("reply", "fixing bikes", *asked)
     assert status == 2
     assert "start one with vllm serve <model>" in err
+
+
+def test_all_that_is_left_out_is_said(command: Command, tmp_path: Path) -> None:
+    file = write_signals(tmp_path / "many.jsonl", 32)
+    status, out, err = command("describe", str(file))
+    assert (status, out.count("\n")) == (0, 1)
+    left_out = int(re.search(r"the user: (\d+) signals, the oldest, didn't fit", err)[1])
+    assert json.loads(command("describe", str(file), "--json")[1])["dropped_signals"] == left_out
+
+
+def test_a_feed_that_is_read_once_is_read_to_its_end(command: Command, tmp_path: Path) -> None:
+    file = write_signals(tmp_path / "feed.jsonl", 8, user="ann")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().rstrip())
+    status, out, err = command("watch", str(file), "--once")
+    assert (status, "passed over" in err) == (0, False)
+    assert "version 2" in out
+    assert len(json.loads(command("export", "ann")[1])["signals"]) == 8
+    more = write_signals(tmp_path / "more.jsonl", 2, start=8, user="bob")
+    status, _, err = command("watch", str(more), "--once", "--temperature", "1e6")
+    assert (status, "not described: bob" in err) == (1, True)
+
+
+def test_a_terminal_is_given_no_commands(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "users.jsonl"
+    text = [write_signals(file, 4, user=user).read_text() for user in ("a\x1b[31m", "bob")]
+    file.write_text("".join(text))
+    out = command("describe", str(file))[1]
+    assert "\x1b" not in out
+    assert "a\\x1b[31m: " in out

@@ -14,7 +14,7 @@ from alignxplore_trl.data.row_files import RowFile, chunks_of, find_files, rows_
 from alignxplore_trl.run.errors import Problems, UserError
 
 MOST_PROBLEMS_SHOWN = 20
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
     Raises:
         UserError: there is no such file, its content is of another format, or it has no rows.
     """
-    if path.suffix in _SEPARATORS:
+    if path.suffix in SEPARATORS:
         if not path.is_file():
             raise UserError(f"data.path: found no file {path}")
         rows = _separated_rows(path)
@@ -88,7 +88,10 @@ def value_of(line: bytes) -> Any:
     Raises:
         ValueError: it is not JSON, or not UTF-8; see `unreadable_row`.
     """
-    return json.loads(line.decode().rstrip())
+    try:
+        return json.loads(line.decode().rstrip())
+    except RecursionError as error:
+        raise ValueError("found lists within lists without end") from error
 
 
 def unreadable_row(place: str, error: ValueError) -> str:
@@ -166,14 +169,14 @@ def keep_the_first(problems: Problems, source: str | Path) -> None:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
 
 def _separated_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=_SEPARATORS[path.suffix])
+        reader = csv.DictReader(file, delimiter=SEPARATORS[path.suffix])
         names = list(reader.fieldnames or ())
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(

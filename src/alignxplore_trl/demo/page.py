@@ -151,7 +151,7 @@ class _Page:
         if visit.description is None:
             yield times, _problem("There is no description yet: choose first.")
             return
-        if not post.strip():
+        if not (post or "").strip():
             yield times, _problem("There is no post yet: type one, or let one be suggested.")
             return
         yield times + 1, _quiet("Writing two replies …")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,12 +31,19 @@ class SamplingSettings:
     """How completions are sampled; the defaults are the method's at inference (METHOD: RL).
 
     `top_k` is `None` where all tokens may be drawn.
+
+    Raises:
+        ValueError: the temperature is none.
     """
 
     max_new_tokens: int
     temperature: float = 0.9
     top_p: float = 0.95
     top_k: int | None = 10
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < math.inf):
+            raise ValueError(f"temperature: {self.temperature} found, expected 0 or more")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -223,10 +224,7 @@ class PersonalReplyWriter:
         """
         [reply] = self.write([ReplyRequest(post, description)])
         if reply is None:
-            reasons = ", ".join(sorted(key for key, n in self.model.unanswered.items() if n))
-            raise NotRepliedError(
-                f"no reply: the model {f'gave no answer ({reasons})' if reasons else 'was silent'}"
-            )
+            raise NotRepliedError(f"no reply: {_why(self.model.unanswered)}")
         return reply
 
     def write(self, requests: Sequence[ReplyRequest]) -> list[PersonalReply | None]:
@@ -241,6 +239,13 @@ class PersonalReplyWriter:
         if self.judge is None:
             return [PersonalReply(own[0], tuple(own)) if own else None for own in written]
         return _judged(self.judge, requests, written, self.seed)
+
+
+def _why(unanswered: Counter[str]) -> str:
+    reasons = sorted(reason for reason, count in unanswered.items() if count)
+    if reasons == ["too_long"]:
+        return "what is asked and the longest reply together exceed the model's context"
+    return f"the model gave no answer ({', '.join(reasons)})" if reasons else "the model was silent"
 
 
 def _different(answers: Sequence[Written | None]) -> list[CandidateReply]:

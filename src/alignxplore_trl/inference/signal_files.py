@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignxplore_trl.data.rows import is_text, raise_the_first, read_rows, shown, texts_of
-from alignxplore_trl.run.errors import Problems
+from alignxplore_trl.data.rows import (
+    SEPARATORS,
+    is_text,
+    raise_the_first,
+    read_rows,
+    shown,
+    texts_of,
+)
+from alignxplore_trl.run.errors import Problems, UserError
 from alignxplore_trl.signals import Signal, signal_from_dict
 
 # The texts that each kind of signal has.
@@ -29,11 +36,13 @@ class UserSignal:
         signal: what the user did.
         user: whose it is; `None` where the row doesn't say.
         id: the signal's own, from where it comes from; `None` without one.
+        place: where the row stands, in words.
     """
 
     signal: Signal
     user: str | None = None
     id: str | None = None
+    place: str = field(default="", compare=False)
 
 
 def read_user_signals(path: Path) -> list[UserSignal]:
@@ -47,10 +56,21 @@ def read_user_signals(path: Path) -> list[UserSignal]:
         UserError: there is no such file, or rows that can't be read: the first of them, each with
             place, field, what was found and what was expected.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: found no such file, expected one with a signal in each row")
     problems = Problems()
-    rows = [signal_of(row.value, row.place, problems) for row in read_rows(path, problems)]
+    separated = path.suffix in SEPARATORS
+    rows = [
+        signal_of(_cells(row.value) if separated else row.value, row.place, problems)
+        for row in read_rows(path, problems)
+    ]
     raise_the_first(problems, path)
     return [row for row in rows if row is not None]
+
+
+def _cells(row: Mapping[str, str]) -> dict[str, str | None]:
+    """The row of a table of texts, in which an empty cell is how nothing is written."""
+    return {name: text or None for name, text in row.items()}
 
 
 def signal_of(value: Any, place: str, problems: Problems) -> UserSignal | None:
@@ -92,7 +112,7 @@ def signal_of(value: Any, place: str, problems: Problems) -> UserSignal | None:
     form = {"form": row["form"]} if "form" in row else {}
     named = dict(zip(_TEXTS[kind], texts, strict=True))
     signal = signal_from_dict({"kind": kind, **named, **form})
-    return UserSignal(signal, row.get("user"), row.get("id"))
+    return UserSignal(signal, row.get("user"), row.get("id"), place)
 
 
 def _kind_of(row: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from alignxplore_trl.data.rows import unreadable_row, value_of
@@ -19,20 +20,26 @@ class AppendedSignals:
         path: the file, which may come later.
 
     Raises:
-        UserError: its folder isn't there.
+        UserError: its folder isn't there, or it is a folder itself.
     """
 
     def __init__(self, path: Path) -> None:
         if not path.absolute().parent.is_dir():
             raise UserError(f"{path}: found no folder {path.absolute().parent}; make it first")
+        if path.is_dir():
+            raise UserError(f"{path}: found a folder, expected a file of JSON lines")
         self.path = path
         self._problems = Problems()
         self._file: tuple[int, int] | None = None
         self._offset = 0
         self._line = 0
 
-    def read(self) -> list[UserSignal]:
-        """The signals of all lines that were ended since the last call, in order."""
+    def read(self, *, to_the_end: bool = False) -> list[UserSignal]:
+        """The signals of all lines that were ended since the last call, in order.
+
+        Args:
+            to_the_end: nothing more will come, so that a line without its end counts, too.
+        """
         try:
             stream = self.path.open("rb")
         except FileNotFoundError:
@@ -44,9 +51,14 @@ class AppendedSignals:
                 self._offset = self._line = 0
             stream.seek(self._offset)
             content = stream.read()
+        if to_the_end and not content.endswith(b"\n"):
+            content += b"\n"
         ended = content[: content.rfind(b"\n") + 1]
+        lines = ended.split(b"\n")[:-1]
+        if self._offset == 0 and lines:
+            lines[0] = lines[0].removeprefix(BOM_UTF8)
         self._offset += len(ended)
-        found = (self._signal(line) for line in ended.split(b"\n")[:-1])
+        found = (self._signal(line) for line in lines)
         return [row for row in found if row is not None]
 
     def take_problems(self) -> list[str]:
