@@ -40,7 +40,7 @@ def recipe_with(group: str) -> str:
 
 def test_the_number_of_files_is_known() -> None:
     assert len(list(CONF.glob("*.yaml"))) == len(CONFIGS) == 17
-    assert len(choices()) == 80
+    assert len(choices()) == 82
     assert len(list((CONF / "launch" / "accelerate").glob("*.yaml"))) == 10
     assert len(list((CONF / "launch" / "deepspeed").glob("*.json"))) == 3
 

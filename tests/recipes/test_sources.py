@@ -57,7 +57,7 @@ def test_published_files_go_from_cold_start_to_evaluation(
     ]
     for file in sorted((only_run(tmp_path, "rl") / "completions").glob("*.parquet")):
         for row in pd.read_parquet(file).to_dict("records"):
-            if row["d_prev"] is None:
+            if pd.isna(row["d_prev"]):
                 assert row["prompt"].removesuffix("<think>") in values
             else:
                 assert row["prompt"].endswith(f"Known so far: {row['d_prev']}\n<think>")
