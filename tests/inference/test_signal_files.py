@@ -47,6 +47,13 @@ def test_signals_of_every_kind_are_read_from_every_format(tmp_path: Path) -> Non
         assert read_user_signals(table) == SIGNALS
 
 
+def test_a_quotation_that_does_not_end_swallows_no_rows(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text('text\n"a teacher\nlives in a town\n')
+    with pytest.raises(UserError, match=r"a.csv, line 3: .*look for a missing quotation mark"):
+        read_user_signals(table)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

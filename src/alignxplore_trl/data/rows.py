@@ -176,7 +176,7 @@ def _is_json(path: Path) -> bool:
 
 def _separated_rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=SEPARATORS[path.suffix])
+        reader = csv.DictReader(file, delimiter=SEPARATORS[path.suffix], strict=True)
         names = list(reader.fieldnames or ())
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(
@@ -202,6 +202,6 @@ def _next_row(reader: csv.DictReader[str], path: Path) -> dict[str | Any, Any] |
         raise UserError(f"{path}: {error}; save the file as UTF-8") from None
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {reader.line_num}: {error}; look for a missing quotation mark, or save "
+            f"{path}, line {reader.reader.line_num}: {error}; look for a missing quotation mark, or save "
             "the rows as JSON lines or Parquet"
         ) from None
