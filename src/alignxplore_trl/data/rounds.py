@@ -1,0 +1,79 @@
+"""Cases -> the rows that training reads: one for each case and round."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignxplore_trl.cases import Case, Signal, encode_signals
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
+
+
+@dataclass(frozen=True)
+class RoundRows:
+    """Rows for a dataset, and what is missing in them, by reason.
+
+    Attributes:
+        rows: with the columns `prompt` (without an earlier description), `case_id`, `user_id`,
+            `round` (from 1), `signals` (see `encode_signals`), `post`, `chosen` and `rejected`.
+        counts: `cases`, `rows`, `cases_without_round/<n>`, `prompts_with_dropped_signals`,
+            `dropped_signals`, `prompts_with_shortened_texts` and `shortened_texts`.
+    """
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, int]
+
+
+def round_rows(
+    cases: Sequence[Case],
+    per_round: int,
+    rounds: int,
+    fit: Callable[[Sequence[Signal], str | None], FittedPrompt],
+) -> RoundRows:
+    """Lay out cases by round: for each case in order, its rounds ascending.
+
+    Args:
+        cases: in the order in which the rows are to be.
+        per_round: signals in a round.
+        rounds: asked for. A case with signals for fewer rounds has fewer rows, or none.
+        fit: signals and the earlier description -> prompt, see `fit_prompt`.
+
+    Raises:
+        UserError: the instruction alone is above the token budget.
+    """
+    rows: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter(cases=len(cases))
+    for case in cases:
+        signals_of_rounds = case.rounds(per_round, rounds)
+        for missing in range(len(signals_of_rounds) + 1, rounds + 1):
+            counts[f"cases_without_round/{missing}"] += 1
+        for number, signals in enumerate(signals_of_rounds, 1):
+            try:
+                fitted = fit(signals, None)
+            except PromptTooLongError as error:
+                raise UserError(
+                    f"prompts.max_tokens: the prompt of case {case.case_id} in round {number} "
+                    f"can't be made short enough: {error}; raise the budget"
+                ) from error
+            counts["prompts_with_dropped_signals"] += fitted.dropped_signals > 0
+            counts["dropped_signals"] += fitted.dropped_signals
+            counts["prompts_with_shortened_texts"] += fitted.shortened_texts > 0
+            counts["shortened_texts"] += fitted.shortened_texts
+            target = case.target
+            rows.append(
+                {
+                    "prompt": fitted.text,
+                    "case_id": case.case_id,
+                    "user_id": case.user_id,
+                    "round": number,
+                    "signals": encode_signals(signals),
+                    "post": target.post,
+                    "chosen": target.chosen,
+                    "rejected": target.rejected,
+                }
+            )
+    counts["rows"] = len(rows)
+    return RoundRows(rows, dict(sorted(counts.items())))

@@ -1,0 +1,247 @@
+"""The simulated world: users with hidden directions, and replies whose wording carries them.
+
+A user cares about a few of twelve dimensions and prefers one pole of each. Every comparison
+contrasts one dimension the user cares about: the chosen reply has a wording of the preferred pole,
+the rejected one a wording of the opposite pole, and each also carries a wording of some dimension
+that this user does not care about. No reply ever contains the name of a pole, so that reading a
+signal means to infer what a wording stands for, and the dimension that matters is the one in which
+the two replies differ.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Literal, get_args
+
+from alignxplore_trl.cases import Case, Comparison, Post, Signal
+from alignxplore_trl.run.errors import UserError
+
+SignalKind = Literal["comparisons", "posts", "mixed"]
+# A tenth of the posts each is for validation and test; the rest is shared by the training splits.
+_TENTHS = {"cold_start": range(8), "rl": range(8), "validation": (8,), "test": (9,)}
+
+# dimension -> pole -> wordings. Every wording belongs to one pole; none is the name of a pole.
+WORDINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "length": {
+        "brief": ("tldr", "nutshell", "shortly", "tersely"),
+        "detailed": ("furthermore", "thoroughly", "moreover", "elaborating"),
+    },
+    "humour": {
+        "playful": ("haha", "kidding", "giggle", "punchline"),
+        "serious": ("soberly", "gravely", "earnestly", "solemnly"),
+    },
+    "formality": {
+        "formal": ("hereby", "sincerely", "esteemed", "pursuant"),
+        "casual": ("hey", "gonna", "dude", "yep"),
+    },
+    "warmth": {
+        "warm": ("hugs", "dear", "proud", "cherish"),
+        "blunt": ("nonsense", "nope", "harshly", "wrong"),
+    },
+    "evidence": {
+        "factual": ("study", "measured", "statistics", "source"),
+        "anecdotal": ("once", "grandma", "neighbour", "story"),
+    },
+    "certainty": {
+        "confident": ("definitely", "certainly", "surely", "undoubtedly"),
+        "cautious": ("perhaps", "maybe", "might", "possibly"),
+    },
+    "novelty": {
+        "inventive": ("imagine", "reinvent", "unusual", "experiment"),
+        "traditional": ("classic", "customary", "heritage", "timeless"),
+    },
+    "pace": {
+        "quick": ("immediately", "now", "asap", "rush"),
+        "patient": ("gradually", "slowly", "wait", "eventually"),
+    },
+    "focus": {
+        "practical": ("toolbox", "checklist", "handson", "try"),
+        "theoretical": ("principle", "concept", "abstractly", "framework"),
+    },
+    "perspective": {
+        "personal": ("myself", "feelings", "diary", "heart"),
+        "detached": ("objectively", "impartial", "outsider", "observers"),
+    },
+    "outlook": {
+        "hopeful": ("bright", "cheers", "luckily", "promising"),
+        "sceptical": ("doubt", "dubious", "unproven", "catch"),
+    },
+    "structure": {
+        "ordered": ("firstly", "secondly", "numbered", "bullet"),
+        "rambling": ("anyway", "whatever", "tangent", "besides"),
+    },
+}
+DIMENSION_OF_POLE = {pole: name for name, poles in WORDINGS.items() for pole in poles}
+POLE_OF_WORDING = {
+    wording: pole
+    for poles in WORDINGS.values()
+    for pole, wordings in poles.items()
+    for wording in wordings
+}
+OPPOSITE = {
+    pole: other for poles in WORDINGS.values() for pole in poles for other in poles if other != pole
+}
+
+_ACTIVITIES = (
+    "fixing", "painting", "cleaning", "choosing", "moving", "building", "selling", "buying",
+    "storing", "sharing", "lending", "washing", "drawing", "filming", "mending", "naming",
+)  # fmt: skip
+_OBJECTS = (
+    "bikes", "boats", "chairs", "lamps", "tents", "pianos", "kites", "clocks", "shelves", "carpets",
+    "mirrors", "gates", "fences", "ovens", "radios", "maps", "boots", "hats", "puzzles", "ponds",
+)  # fmt: skip
+_PLACES = (
+    "indoors", "outside", "abroad", "upstairs", "downtown", "nearby", "overnight", "alone",
+    "together", "online", "yearly", "weekly",
+)  # fmt: skip
+
+
+class World:
+    """How users and their signals are drawn: a data source.
+
+    Users, and the texts of posts, differ between training, validation and test. cold_start and rl
+    share the texts of posts, but no user.
+
+    Args:
+        sizes: how many users each split has, of cold_start, rl, validation and test.
+        rounds, signals: the setting; a user has signals for all of its rounds.
+        least_signals: signals that a user has in any setting, so that an evaluation may read more.
+        dimensions_per_user: how many dimensions a user cares about.
+        signal_kind: comparisons, posts with the user's comment, or a mixture of both by halves.
+
+    Raises:
+        UserError: such a world can't be drawn.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        rounds: int,
+        signals: int,
+        least_signals: int = 8,
+        dimensions_per_user: int = 3,
+        signal_kind: SignalKind = "comparisons",
+    ) -> None:
+        self.sizes = dict(sizes)
+        self.signals_per_user = max(rounds * signals, least_signals)
+        self.dimensions_per_user = dimensions_per_user
+        self.signal_kind = signal_kind
+        self._check()
+
+    def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
+        """The first users of each split, one case each; there is nothing to leave out."""
+        return {
+            split: [self.case(split, number, seed) for number in range(size)]
+            for split, size in self.sizes.items()
+        }
+
+    def case(self, split: str, number: int, seed: int) -> Case:
+        """Draw one user of a split: a function of the seed, the split and the number alone."""
+        draw = random.Random(f"{seed}/{split}/{number}")
+        directions = draw_directions(draw, self.dimensions_per_user)
+        posts = draw.sample(posts_of_split(split), self.signals_per_user + 1)
+        signals = tuple(self._signal(draw, directions, post) for post in posts[1:])
+        user_id = f"world-{seed}-{split}-{number}"
+        return Case(
+            case_id=user_id,
+            user_id=user_id,
+            signals=signals,
+            target=draw_comparison(draw, directions, posts[0]),
+            directions=directions,
+            description=describe(draw.sample(list(directions.values()), len(directions))),
+        )
+
+    def _signal(self, draw: random.Random, directions: Mapping[str, str], post: str) -> Signal:
+        as_post = self.signal_kind == "posts" or (
+            self.signal_kind == "mixed" and draw.random() < 0.5
+        )
+        return (draw_post if as_post else draw_comparison)(draw, directions, post)
+
+    def _check(self) -> None:
+        most_dimensions = len(WORDINGS) - 2
+        most_signals = min(len(posts_of_split(split)) for split in _TENTHS) - 1
+        problems = [
+            f"data.sizes.{split}: no such split; expected {', '.join(_TENTHS)}"
+            for split in self.sizes
+            if split not in _TENTHS
+        ]
+        if not 1 <= self.dimensions_per_user <= most_dimensions:
+            problems.append(
+                f"data.dimensions_per_user: {self.dimensions_per_user} found, expected 1 to "
+                f"{most_dimensions}: two of {len(WORDINGS)} dimensions are left over as distractors"
+            )
+        if not 1 <= self.signals_per_user <= most_signals:
+            problems.append(
+                f"data.rounds, data.signals: {self.signals_per_user} signals a user found, "
+                f"expected 1 to {most_signals}: each has a post of its own"
+            )
+        if self.signal_kind not in get_args(SignalKind):
+            problems.append(
+                f"data.signal_kind: {self.signal_kind!r} found, expected one of "
+                f"{', '.join(get_args(SignalKind))}"
+            )
+        if problems:
+            raise UserError(problems)
+
+
+def draw_directions(draw: random.Random, count: int) -> dict[str, str]:
+    """Choose dimensions a user cares about, and the preferred pole of each."""
+    return {name: draw.choice(list(WORDINGS[name])) for name in draw.sample(list(WORDINGS), count)}
+
+
+def draw_comparison(draw: random.Random, directions: Mapping[str, str], post: str) -> Comparison:
+    """A pair of replies that differ in one dimension the user cares about."""
+    pole = draw.choice(list(directions.values()))
+    distractors = draw.sample([name for name in WORDINGS if name not in directions], 2)
+    chosen, rejected = (
+        _reply(draw, side, draw.choice(list(WORDINGS[distractor])))
+        for side, distractor in zip((pole, OPPOSITE[pole]), distractors, strict=True)
+    )
+    return Comparison(post, chosen, rejected)
+
+
+def draw_post(draw: random.Random, directions: Mapping[str, str], post: str) -> Post:
+    """A comment the user wrote: two wordings of a pole the user likes, one of something else."""
+    pole = draw.choice(list(directions.values()))
+    distractor = draw.choice([name for name in WORDINGS if name not in directions])
+    words = draw.sample(_wordings(pole), 2)
+    words.append(draw.choice(_wordings(draw.choice(list(WORDINGS[distractor])))))
+    draw.shuffle(words)
+    return Post(post, ", ".join(words))
+
+
+def describe(poles: Sequence[str]) -> str:
+    """The preference description in the world's language; empty poles give an empty string."""
+    return f"prefers {', '.join(poles)}" if poles else ""
+
+
+def stated_poles(description: str) -> list[str]:
+    """The poles a description states, in order, repetitions included."""
+    return [word for word in re.findall(r"[a-z]+", description.lower()) if word in OPPOSITE]
+
+
+@cache
+def posts_of_split(split: str) -> tuple[str, ...]:
+    """All texts of posts that may occur in a split: eight tenths train, one each for the others."""
+    everything = [
+        f"{activity} {thing} {place}"
+        for activity in _ACTIVITIES
+        for thing in _OBJECTS
+        for place in _PLACES
+    ]
+    random.Random("posts").shuffle(everything)
+    return tuple(post for number, post in enumerate(everything) if number % 10 in _TENTHS[split])
+
+
+def _wordings(pole: str) -> tuple[str, ...]:
+    return WORDINGS[DIMENSION_OF_POLE[pole]][pole]
+
+
+def _reply(draw: random.Random, *poles: str) -> str:
+    words = [draw.choice(_wordings(pole)) for pole in poles]
+    draw.shuffle(words)
+    return ", ".join(words)
