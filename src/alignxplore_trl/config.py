@@ -1,0 +1,146 @@
+"""The experiment: everything of conf/config.yaml that no `_target_` checks by its own signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from alignxplore_trl.run.errors import UserError
+
+
+def _target(value: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
+        raise ValueError("expected the name of a class or function as `_target_`")
+    return value
+
+
+# What hydra.utils.instantiate makes an object from. Its keys are those of the class.
+Target = Annotated[dict[str, Any], BeforeValidator(_target)]
+
+
+class Section(BaseModel):
+    """Frozen, and without keys that it doesn't know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setting(Section):
+    """What is read of a user: `rounds` readings of `signals` signals each."""
+
+    name: Literal["base", "streaming"]
+    rounds: int = Field(ge=1)
+    signals: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _rounds_of_base(self) -> Setting:
+        if (self.name == "base") != (self.rounds == 1):
+            raise ValueError(
+                f"{self.name} with {self.rounds} round(s) found, expected base with exactly one, "
+                "or streaming with two or more"
+            )
+        return self
+
+
+class Model(Section):
+    """The models of a scale, and how they are loaded and sampled."""
+
+    backbone: str
+    teacher: str
+    judge: str
+    test_judge: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    attn_implementation: str
+    chat: bool
+    max_completion_tokens: int = Field(ge=1)
+    generation_batch_size: int = Field(ge=1)
+    reply_tokens: int = Field(ge=1)
+
+
+class Prompts(Section):
+    """The templates, and the longest prompt of the policy and the teacher."""
+
+    folder: str
+    max_tokens: int = Field(ge=1)
+
+
+class Output(Section):
+    """What becomes of the trained weights."""
+
+    weights: Literal["merged", "adapters"]
+    push_to_hub: str | None = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+
+
+class Tracking(Section):
+    """Weights & Biases."""
+
+    mode: Literal["offline", "online", "none"]
+    project: str
+    group: str | None
+
+
+class Paths(Section):
+    """The only place that names directories."""
+
+    outputs: str
+    assets: str
+
+
+class Experiment(Section):
+    """A whole experiment; every stage is given the same one and reads what concerns it."""
+
+    run: str = Field(min_length=1)
+    upstream: str | None
+    seed: int = Field(ge=0)
+    scale: str
+    setting: Setting
+    model: Model
+    prompts: Prompts
+    data: Target
+    judge: Target
+    test_judges: dict[str, Target]
+    generator: Target
+    reward: Target
+    teacher: Target
+    synthesis: dict[str, Any]
+    cold_start: dict[str, Any]
+    rl: dict[str, Any]
+    peft: dict[str, Any] | None
+    evaluation: dict[str, Any]
+    output: Output
+    tracking: Tracking
+    paths: Paths
+
+
+def checked(values: Mapping[str, Any]) -> Experiment:
+    """The composed values as an experiment.
+
+    Raises:
+        UserError: one line for each key that is unknown, missing or can't be.
+    """
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError([_in_words(values, dict(each)) for each in error.errors()]) from error
+
+
+def nearest(name: str, candidates: object) -> str:
+    """`; did you mean …?`, or nothing where no candidate is near."""
+    close = get_close_matches(name, [str(each) for each in candidates], n=1)  # type: ignore[attr-defined]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _in_words(values: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        model: Any = Experiment
+        for part in path[:-1]:
+            model = model.model_fields[part].annotation
+        return f"{key}: no such key{nearest(path[-1], model.model_fields)}"
+    if problem["type"] in ("missing", "value_error"):
+        return f"{key}: {said}" if key else said
+    return f"{key}: {problem['input']!r} found: {said}"

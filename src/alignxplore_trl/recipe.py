@@ -1,0 +1,399 @@
+"""The way into a recipe: Hydra composes, the experiment is checked, the stage's folder is opened.
+
+@recipe("rl")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
+    ...  # what it returns becomes the folder's summary.json
+
+if __name__ == "__main__":
+    main()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from alignxplore_trl.config import Experiment, checked, nearest
+from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
+from alignxplore_trl.run.folder import StageFolder
+from alignxplore_trl.run.progress import say
+
+T = TypeVar("T")
+Main = Callable[[Experiment, "Stage"], Mapping[str, object]]
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+# What each stage reads of the configuration, beside what the stages read that it reads: kept in its
+# folder, and compared when the folder is used again.
+_MODEL = ("model.backbone", "model.dtype", "peft", "output.weights")
+READS: Mapping[str, tuple[str, ...]] = {
+    "data": ("seed", "data"),
+    "synthesis": ("seed", "setting", "prompts", "teacher", "synthesis"),
+    "cold_start": ("seed", "prompts", "cold_start", *_MODEL),
+    "rl": ("seed", "setting", "prompts", "rl", "reward", *_MODEL),
+    "vpl": ("seed", "setting", "prompts", "model.backbone", "model.dtype", "vpl"),
+    "evaluation": ("seed", "data", "prompts"),
+    "judge_report": ("seed", "data", "prompts", "judge"),
+    "report": ("seed",),
+}
+# The stages whose folders a stage reads, and the make target that makes each.
+AFTER: Mapping[str, tuple[str, ...]] = {
+    "synthesis": ("data",), "cold_start": ("synthesis",), "rl": ("data", "cold_start"),
+    "vpl": ("data",),
+}  # fmt: skip
+TARGETS = {"synthesis": "synthesize", "cold_start": "cold-start", "judge_report": "judge-report"}
+# These are called again when they are finished, and add what is asked for and isn't there.
+ADDITIVE = ("evaluation", "report", "judge_report")
+
+# Sections that are fields of a trainer's dataclass, and fields of it that the recipe sets.
+TRAINERS: Mapping[str, str] = {
+    "cold_start": "alignxplore_trl.training.cold_start.ColdStartConfig",
+    "rl": "alignxplore_trl.training.rounds.RoundsConfig",
+}
+RESERVED: Mapping[str, str] = {
+    "seed": "set seed", "data_seed": "set seed", "output_dir": "set paths.outputs or run",
+    "run_name": "set run", "project": "set tracking.project", "report_to": "set tracking.mode",
+    "push_to_hub": "set output.push_to_hub", "hub_model_id": "set output.push_to_hub",
+    "shuffle_dataset": "rows are laid out in their order before training",
+    "use_cpu": "choose LAUNCH=cpu",
+    "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "model_init_kwargs": "set model.dtype or model.attn_implementation",
+}  # fmt: skip
+
+# Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
+_OPEN = {name: OmegaConf.create({}, flags={"struct": False}) for name in ("cold_start", "rl")}
+_OPEN["evaluation"] = OmegaConf.create(
+    {name: OmegaConf.create({}, flags={"struct": False}) for name in ("methods", "policies")}
+)
+ConfigStore.instance().store(name="open", node=OmegaConf.create(_OPEN))
+
+
+class Stage:
+    """What a recipe works with: its folder, those of the stages before it, and its objects."""
+
+    def __init__(self, name: str, experiment: Experiment, values: Mapping[str, Any]) -> None:
+        self.name = name
+        self.experiment = experiment
+        self._values = values
+        self._made: dict[str, object] = {}
+        self._run = Path(experiment.paths.outputs) / experiment.run
+        self.folder = StageFolder(self._run / name)
+
+    def sections(self, name: str | None = None) -> dict[str, Any]:
+        """What a stage (this one by default) reads of the configuration, with all before it."""
+        name = name or self.name
+        kept: dict[str, Any] = {}
+        for before in AFTER.get(name, ()):
+            if not (before == "cold_start" and self.experiment.rl.get("start") == "backbone"):
+                kept |= self.sections(before)
+        return kept | {key: self._value(key) for key in READS[name]}
+
+    def find(self, name: str) -> Path | None:
+        """The folder of another stage, of this run or else of `upstream`; `None` if there is none.
+
+        Raises:
+            UserError: it was made with other values.
+        """
+        upstream = self.upstream(name)
+        for folder in (StageFolder(self._run / name), upstream):
+            if folder is not None and folder.finished:
+                _refuse(folder, folder.differences(self.sections(name)))
+                return folder.path
+        return None
+
+    def read(self, name: str) -> Path:
+        """`find`, for what a stage can't do without.
+
+        Raises:
+            UserError: it isn't there, or was made with other values.
+        """
+        found = self.find(name)
+        if found is None:
+            places = [self._run / name] + ([u.path] if (u := self.upstream(name)) else [])
+            raise UserError(
+                f"{self.name}: found nothing finished in {' or '.join(map(str, places))}; "
+                f"`make {TARGETS.get(name, name)}` makes it, FROM=<run> reads another run's"
+            )
+        return found
+
+    def upstream(self, name: str) -> StageFolder | None:
+        """The folder of a stage in the run that `upstream` names, if it names one."""
+        run = self.experiment.upstream
+        return (
+            None if run is None else StageFolder(Path(self.experiment.paths.outputs) / run / name)
+        )
+
+    def build(self, spec: str | Mapping[str, Any]) -> Any:
+        """The object that a section describes; the same description twice is the same object.
+
+        Args:
+            spec: a key of the configuration, such as `reward` or `synthesis.verification`, or a
+                mapping with `_target_`.
+
+        Raises:
+            UserError: the class refuses a setting.
+        """
+        if isinstance(spec, str):
+            return self._make(self._value(spec), spec)
+        return self._make(spec, str(spec.get("_target_")))
+
+    def arguments(self, kind: type[T], section: str, **more: object) -> T:
+        """A trainer's dataclass from its section and what the recipe sets.
+
+        Raises:
+            UserError: the dataclass refuses it, in its words.
+        """
+        from alignxplore_trl.run.tracking import set_up_tracking
+
+        tracking, seed = self.experiment.tracking, self.experiment.seed
+        report_to = set_up_tracking(
+            tracking.mode,
+            tracking.project,
+            tracking.group,
+            f"{self.experiment.run}/{self.name}",
+            self.folder.path,
+        )
+        ours = {
+            "output_dir": str(self.folder.checkpoints),
+            "seed": seed,
+            "report_to": report_to,
+            "use_cpu": os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"),
+        }
+        try:
+            return kind(**self._value(section), **ours, **more)
+        except (ValueError, TypeError, ImportError) as error:
+            raise UserError(f"{section}: {error}") from error
+
+    def _value(self, key: str) -> Any:
+        value: Any = self._values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    def _make(self, value: Any, key: str) -> Any:
+        if isinstance(value, list):
+            return [self._make(each, f"{key}.{i}") for i, each in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return value
+        made = {name: self._make(each, f"{key}.{name}") for name, each in value.items()}
+        if "_target_" not in made:
+            return made
+        spec = json.dumps(value, sort_keys=True)
+        if spec not in self._made:
+            target, partial = (
+                pkgutil.resolve_name(made.pop("_target_")),
+                made.pop("_partial_", False),
+            )
+            try:
+                self._made[spec] = functools.partial(target, **made) if partial else target(**made)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{key}: {error}") from error
+        return self._made[spec]
+
+
+def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
+    """Make `main(experiment, stage)` the command of a stage.
+
+    The command composes conf/config.yaml with Hydra's overrides, refuses what can't be, leaves a
+    finished stage alone, resumes an interrupted one, and writes what `main` returns as its summary.
+    """
+
+    def decorate(main: Main) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+        def run(composed: DictConfig) -> None:
+            with user_errors_exit():
+                _run(name, main, composed)
+
+        @functools.wraps(main)
+        def command() -> None:
+            try:
+                with user_errors_exit():
+                    _refuse_multirun(name)
+                run()
+            except SystemExit as stopped:
+                if stopped.code == 1 and HydraConfig.instance().cfg is None:
+                    _suggest(sys.argv[1:])
+                raise
+
+        return command
+
+    return decorate
+
+
+def _refuse_multirun(name: str) -> None:
+    if {"-m", "--multirun"} & set(sys.argv):
+        raise UserError(f"{name}: --multirun is for recipes/sweep.py, which starts each point anew")
+
+
+def _run(name: str, main: Main, composed: DictConfig) -> None:
+    values = plain(composed)
+    stage = Stage(name, checked(values), values)
+    if not _rank_0_decides(lambda: _to_be_done(stage)):
+        return
+    check_targets(values)
+    _rank_0_decides(lambda: stage.folder.begin(stage.sections()))
+    with stage.folder.held():
+        stage.folder.finish(main(stage.experiment, stage))
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as Python's own values, every reference resolved.
+
+    Raises:
+        UserError: a value is missing, or a reference leads nowhere.
+    """
+    try:
+        return dict(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "configuration")
+        advice = "; give DATA_PATH=<file, folder or owner/name>" if key == "data.path" else ""
+        raise UserError(f"{key}: {str(error).splitlines()[0]}{advice}") from error
+
+
+def _to_be_done(stage: Stage) -> bool:
+    """Whether there is anything to do; says why not, or refuses a folder made otherwise."""
+    name, own, sections = stage.name, stage.folder, stage.sections()
+    if own.path.is_dir():
+        if own.finished or own.begun:
+            _refuse(own, own.differences(sections))
+        if own.finished and name not in ADDITIVE:
+            say(f"{name}: {own.path} is finished; nothing to do")
+            return False
+        return True
+    upstream = stage.upstream(name)
+    if upstream is None or not upstream.finished or name in ADDITIVE:
+        return True
+    if differing := upstream.differences(sections):
+        say(f"{name}: made anew, since {upstream.path} has other values: {'; '.join(differing)}")
+    else:
+        say(f"{name}: {upstream.path} is finished, and used; nothing to do")
+    return bool(differing)
+
+
+def _refuse(folder: StageFolder, differing: Sequence[str]) -> None:
+    if differing:
+        raise UserError(
+            [
+                f"{folder.path}: made with other values; name this run (RUN=<name>), give the same "
+                "values, or delete that folder",
+                *differing,
+            ]
+        )
+
+
+def _rank_0_decides(decide: Callable[[], T]) -> T:
+    """What the first process decides about a folder, on all of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return decide()
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState()
+    told: list[Any] = [None]
+    error = None
+    if is_main_process():
+        try:
+            told = [(True, decide())]
+        except UserError as refused:
+            told, error = [(False, None)], refused
+    broadcast_object_list(told)
+    decided, answer = told[0]
+    if not decided:
+        raise error if error else SystemExit(2)
+    return typing.cast(T, answer)
+
+
+def check_targets(values: Mapping[str, Any]) -> None:
+    """Bind what has a `_target_`, and the trainers' sections, to the signatures they are for.
+
+    Raises:
+        UserError: every key that doesn't fit, before anything is loaded.
+    """
+    problems = _unbound(values, "")
+    for section, target in TRAINERS.items():
+        problems += _unknown_fields(pkgutil.resolve_name(target), section, values[section])
+    if problems:
+        raise UserError(problems)
+
+
+def _unbound(value: Any, key: str) -> list[str]:
+    if isinstance(value, list):
+        return [p for i, each in enumerate(value) for p in _unbound(each, f"{key}.{i}")]
+    if not isinstance(value, Mapping):
+        return []
+    problems = [
+        p for name, each in value.items() for p in _unbound(each, f"{key}.{name}".lstrip("."))
+    ]
+    if "_target_" not in value:
+        return problems
+    given = {name: each for name, each in value.items() if name not in ("_target_", "_partial_")}
+    try:
+        signature = inspect.signature(pkgutil.resolve_name(value["_target_"]))
+        bind = signature.bind_partial if value.get("_partial_") else signature.bind
+        bind(**given)
+    except (ImportError, AttributeError, ValueError) as error:
+        problems.append(f"{key}._target_: {value['_target_']!r}: {str(error).splitlines()[0]}")
+    except TypeError as error:
+        unknown = [name for name in given if name not in signature.parameters]
+        hint = nearest(unknown[0], signature.parameters) if unknown else ""
+        problems.append(f"{key}: {value['_target_']}: {error}{hint}")
+    return problems
+
+
+def _unknown_fields(kind: type, section: str, given: Mapping[str, Any]) -> list[str]:
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}
+    hints = typing.get_type_hints(kind)
+    problems = []
+    for name, value in given.items():
+        if name in RESERVED:
+            problems.append(f"{section}.{name}: the recipe sets it; {RESERVED[name]}")
+        elif name not in fields:
+            problems.append(
+                f"{section}.{name}: {kind.__name__} has no such field{nearest(name, fields)}"
+            )
+        else:
+            try:
+                adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+                adapter.validate_python(value)
+            except ValidationError as error:
+                problems.append(f"{section}.{name}: {value!r} found: {error.errors()[0]['msg']}")
+    return problems
+
+
+def _suggest(arguments: Sequence[str]) -> None:
+    """After Hydra's own message about the command line: the name that was probably meant."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        known = hydra.compose("config")
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        if argument.startswith(("-", "+", "hydra", "~")) or not value:
+            continue
+        group = CONF / key
+        if group.is_dir():
+            files = [each.stem for each in group.glob("*.yaml")]
+            if value not in files:
+                sys.stderr.write(f"error: {key}={value}{nearest(value, files)}\n")
+            continue
+        node: Any = known
+        for part in key.split("."):
+            names = list(node) if OmegaConf.is_dict(node) else []
+            if part not in names and OmegaConf.is_struct(node):
+                sys.stderr.write(f"error: {key}: no such key{nearest(part, names)}\n")
+                break
+            node = node._get_node(part) if part in names else None

@@ -1,0 +1,205 @@
+"""The folder of a stage: what it was made from, whether it is finished, who is at work in it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from alignxplore_trl.run.errors import UserError, is_main_process
+from alignxplore_trl.run.progress import say
+
+# What may differ when a stage is taken up or read again: none of it changes what is computed.
+FREE = (
+    "*.urls", "*.served_as", "*.key_variable", "*.concurrency", "*.timeout", "*.deadline",
+    "*.workers", "*.device", "*.completions_every", "*.logging_*", "*.log_*", "*.save_*",
+    "*.dataloader_*", "*.ddp_timeout", "*.vllm_server_*", "*.vllm_group_port",
+)  # fmt: skip
+PACKAGES = (
+    "alignxplore-trl", "torch", "trl", "transformers", "accelerate", "peft", "deepspeed",
+    "datasets", "vllm", "hydra-core", "wandb",
+)  # fmt: skip
+_BOOKKEEPING = {"config.yaml", "environment.txt", ".lock", "wandb", "wandb_id.txt"}
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """`outputs/<run>/<stage>/`, with the sections of the configuration that the stage reads."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a trainer saves what an interrupted stage resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The trained model with its tokenizer."""
+        return self.path / "model"
+
+    @property
+    def completions(self) -> Path:
+        """Completions as Parquet files, for people to read."""
+        return self.path / "completions"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage came to its end here."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was made here that a corrected configuration could contradict."""
+        return self.path.is_dir() and any(
+            each.name not in _BOOKKEEPING and not each.name.startswith(".part.")
+            for each in self.path.iterdir()
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        return dict(json.loads((self.path / "summary.json").read_text("utf-8")))
+
+    def differences(self, sections: Mapping[str, Any]) -> list[str]:
+        """Keys in which `sections` differ from what the stage was made with, with both values.
+
+        Raises:
+            UserError: the file that says so is damaged.
+        """
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            return []
+        try:
+            kept = _flat(yaml.safe_load(file.read_text("utf-8")))
+        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{file}: damaged; delete the folder {self.path}, and make it again"
+            ) from error
+        asked = _flat(yaml.safe_load(yaml.safe_dump(dict(sections))))
+        return [
+            f"{key}: {_shown(kept, key)} there, {_shown(asked, key)} asked"
+            for key in sorted(kept.keys() | asked.keys())
+            if _shown(kept, key) != _shown(asked, key) and not any(fnmatch(key, f) for f in FREE)
+        ]
+
+    def begin(self, sections: Mapping[str, Any]) -> None:
+        """Make the folder, with the sections and the environment in it.
+
+        Raises:
+            UserError: it can't be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "environment.txt", describe_environment())
+            write_text(
+                self.path / "config.yaml",
+                yaml.safe_dump(dict(sections), sort_keys=False, allow_unicode=True),
+            )
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: {error.strerror}; paths.outputs has to be a folder that can be "
+                "written to"
+            ) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other commands out; however this process ends, they may enter then.
+
+        Raises:
+            UserError: another command is at work here.
+        """
+        if not is_main_process():
+            yield
+            return
+        lock = FileLock(self.path / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another command is at work here; wait for it, or name this run "
+                "(RUN=<name>)"
+            ) from None
+        except (OSError, NotImplementedError) as error:  # Such as ENOLCK of some network folders.
+            say(f"{self.path}: can't be locked ({error}); start one command at a time")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, one flat object, which says that the stage came to its end."""
+        nested = [key for key, value in summary.items() if isinstance(value, Mapping | list)]
+        if nested:
+            raise ValueError(f"summary.json is flat; these aren't single values: {nested}")
+        if is_main_process():
+            text = json.dumps(dict(summary), indent=2, ensure_ascii=False)
+            write_text(self.path / "summary.json", text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or nothing, whenever the power goes."""
+    part = path.with_name(f".part.{path.name}.{os.getpid()}")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def describe_environment() -> str:
+    """`name: value` lines: versions, platform, commit and command."""
+    lines = [f"{name}: {_version(name)}" for name in PACKAGES]
+    lines += [
+        f"python: {platform.python_version()}",
+        f"platform: {platform.platform()}",
+        f"commit: {_commit()}",
+        f"command: {shlex.join([Path(sys.executable).name, *sys.argv])}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The commit that the code stands at, `+ changes` where the work tree differs from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit, changes = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+    return commit.strip() + (" + changes" if changes else "")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "nothing"
