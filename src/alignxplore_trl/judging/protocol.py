@@ -1,4 +1,4 @@
-"""The one judge protocol, and what a judge thinks of a pair with the order of the replies undone."""
+"""The one judge protocol, and what a judge thinks of a pair in either order of its replies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from alignxplore_trl.text.prompts import Prompts
+
 Order = Literal["random", "both"]
+# Where the description stands in the judge's question.
+Layout = Literal["description_first", "description_last"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,31 @@ class Judge(Protocol):
         ...
 
 
+class Generator(Protocol):
+    """A frozen language model that says how probable replies are.
+
+    It may have `counts` and `load()`, as a judge may.
+    """
+
+    def log_probabilities(
+        self, prompts: Sequence[str], replies: Sequence[str]
+    ) -> list[float | None]:
+        """log p of each reply behind its prompt, the sum over its tokens, in nats."""
+        ...
+
+
+def judgement(prompts: Prompts, question: Question, layout: Layout) -> str:
+    """The judge's prompt, up to where its answer starts."""
+    first = layout == "description_first"
+    return prompts.render(
+        "judgement" if first else "judgement_description_last",
+        post=question.post,
+        description=question.description,
+        response_a=question.response_a,
+        response_b=question.response_b,
+    )
+
+
 @dataclass(frozen=True)
 class JudgedPair:
     """A pair of replies whose preferred one is known, to be judged under a description.
@@ -65,8 +94,8 @@ def preferences(
 ) -> list[float | None]:
     """Probability with which the judge prefers the chosen reply of each pair.
 
-    `random` asks once, in an order that is a function of the seed and the pair's key; `both` asks in
-    both orders and averages. `None` where an answer is missing.
+    `random` asks once, in an order that is a function of the seed and the pair's key; `both` asks
+    in both orders and averages. `None` where an answer is missing.
     """
     firsts = [[True, False] if order == "both" else [_coin(seed, p.key)] for p in pairs]
     verdicts = iter(

@@ -1,0 +1,75 @@
+"""Models that are only read from: loaded once, whole on each process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.integrations import deepspeed
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from alignxplore_trl.run.errors import UserError
+
+# Of each model that anyone still holds: a judge and a generator of the same weights share them.
+_LOADED: WeakValueDictionary[tuple[object, ...], PreTrainedModel] = WeakValueDictionary()
+
+
+def load_model(
+    model: str, dtype: str, attn_implementation: str | None = None, device: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode, or find it where it is loaded already.
+
+    Args:
+        model: a folder, or a name on the Hub.
+        dtype: of its weights.
+        attn_implementation: a name that transformers knows; `None` leaves the choice to it.
+        device: `None` is this process's GPU, or the CPU where there is none.
+
+    Raises:
+        UserError: there is no such model, in the words of transformers.
+    """
+    if device is None:
+        gpu = torch.cuda.is_available()
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
+    key = (model, dtype, attn_implementation, device)
+    found = _LOADED.get(key)
+    if found is None:
+        try:
+            with outside_zero3():
+                found = AutoModelForCausalLM.from_pretrained(
+                    model, dtype=dtype, attn_implementation=attn_implementation
+                )
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{model}: {error}") from error
+        found.to(device)  # type: ignore[arg-type]
+        found = _LOADED[key] = found.eval()
+    return found
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        UserError: there is none, in the words of transformers.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model}: {error}") from error
+
+
+@contextmanager
+def outside_zero3() -> Iterator[None]:
+    """Load weights whole although ZeRO-3 trains another model: it would partition these, too."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        config = reference() if reference is not None else None
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
