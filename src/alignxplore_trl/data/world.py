@@ -15,10 +15,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Literal, get_args
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Case, Comparison, Post, Signal
-from alignxplore_trl.run.errors import UserError
 
 SignalKind = Literal["comparisons", "posts", "mixed"]
 # A tenth of the posts each is for validation and test; the rest is shared by the training splits.
@@ -26,55 +28,31 @@ _TENTHS = {"cold_start": range(8), "rl": range(8), "validation": (8,), "test": (
 
 # dimension -> pole -> wordings. Every wording belongs to one pole; none is the name of a pole.
 WORDINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "length": {
-        "brief": ("tldr", "nutshell", "shortly", "tersely"),
-        "detailed": ("furthermore", "thoroughly", "moreover", "elaborating"),
-    },
-    "humour": {
-        "playful": ("haha", "kidding", "giggle", "punchline"),
-        "serious": ("soberly", "gravely", "earnestly", "solemnly"),
-    },
-    "formality": {
-        "formal": ("hereby", "sincerely", "esteemed", "pursuant"),
-        "casual": ("hey", "gonna", "dude", "yep"),
-    },
-    "warmth": {
-        "warm": ("hugs", "dear", "proud", "cherish"),
-        "blunt": ("nonsense", "nope", "harshly", "wrong"),
-    },
-    "evidence": {
-        "factual": ("study", "measured", "statistics", "source"),
-        "anecdotal": ("once", "grandma", "neighbour", "story"),
-    },
-    "certainty": {
-        "confident": ("definitely", "certainly", "surely", "undoubtedly"),
-        "cautious": ("perhaps", "maybe", "might", "possibly"),
-    },
-    "novelty": {
-        "inventive": ("imagine", "reinvent", "unusual", "experiment"),
-        "traditional": ("classic", "customary", "heritage", "timeless"),
-    },
-    "pace": {
-        "quick": ("immediately", "now", "asap", "rush"),
-        "patient": ("gradually", "slowly", "wait", "eventually"),
-    },
-    "focus": {
-        "practical": ("toolbox", "checklist", "handson", "try"),
-        "theoretical": ("principle", "concept", "abstractly", "framework"),
-    },
-    "perspective": {
-        "personal": ("myself", "feelings", "diary", "heart"),
-        "detached": ("objectively", "impartial", "outsider", "observers"),
-    },
-    "outlook": {
-        "hopeful": ("bright", "cheers", "luckily", "promising"),
-        "sceptical": ("doubt", "dubious", "unproven", "catch"),
-    },
-    "structure": {
-        "ordered": ("firstly", "secondly", "numbered", "bullet"),
-        "rambling": ("anyway", "whatever", "tangent", "besides"),
-    },
-}
+    "length": {"brief": ("tldr", "nutshell", "shortly", "tersely"),
+               "detailed": ("furthermore", "thoroughly", "moreover", "elaborating")},
+    "humour": {"playful": ("haha", "kidding", "giggle", "punchline"),
+               "serious": ("soberly", "gravely", "earnestly", "solemnly")},
+    "formality": {"formal": ("hereby", "sincerely", "esteemed", "pursuant"),
+                  "casual": ("hey", "gonna", "dude", "yep")},
+    "warmth": {"warm": ("hugs", "dear", "proud", "cherish"),
+               "blunt": ("nonsense", "nope", "harshly", "wrong")},
+    "evidence": {"factual": ("study", "measured", "statistics", "source"),
+                 "anecdotal": ("once", "grandma", "neighbour", "story")},
+    "certainty": {"confident": ("definitely", "certainly", "surely", "undoubtedly"),
+                  "cautious": ("perhaps", "maybe", "might", "possibly")},
+    "novelty": {"inventive": ("imagine", "reinvent", "unusual", "experiment"),
+                "traditional": ("classic", "customary", "heritage", "timeless")},
+    "pace": {"quick": ("immediately", "now", "asap", "rush"),
+             "patient": ("gradually", "slowly", "wait", "eventually")},
+    "focus": {"practical": ("toolbox", "checklist", "handson", "try"),
+              "theoretical": ("principle", "concept", "abstractly", "framework")},
+    "perspective": {"personal": ("myself", "feelings", "diary", "heart"),
+                    "detached": ("objectively", "impartial", "outsider", "observers")},
+    "outlook": {"hopeful": ("bright", "cheers", "luckily", "promising"),
+                "sceptical": ("doubt", "dubious", "unproven", "catch")},
+    "structure": {"ordered": ("firstly", "secondly", "numbered", "bullet"),
+                  "rambling": ("anyway", "whatever", "tangent", "besides")},
+}  # fmt: skip
 DIMENSION_OF_POLE = {pole: name for name, poles in WORDINGS.items() for pole in poles}
 POLE_OF_WORDING = {
     wording: pole
@@ -100,37 +78,40 @@ _PLACES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class World:
     """How users and their signals are drawn: a data source.
 
     Users, and the texts of posts, differ between training, validation and test. cold_start and rl
     share the texts of posts, but no user.
 
-    Args:
-        sizes: how many users each split has, of cold_start, rl, validation and test.
-        rounds, signals: the setting; a user has signals for all of its rounds.
-        least_signals: signals that a user has in any setting, so that an evaluation may read more.
-        dimensions_per_user: how many dimensions a user cares about.
+    Attributes:
+        sizes: how many users each split has.
+        rounds, signals: the setting; a user has signals for all of its rounds …
+        least_signals: … and at least so many, so that an evaluation may read more.
+        dimensions_per_user: how many dimensions a user cares about; two more are distractors.
         signal_kind: comparisons, posts with the user's comment, or a mixture of both by halves.
-
-    Raises:
-        UserError: such a world can't be drawn.
     """
 
-    def __init__(
-        self,
-        sizes: Mapping[str, int],
-        rounds: int,
-        signals: int,
-        least_signals: int = 8,
-        dimensions_per_user: int = 3,
-        signal_kind: SignalKind = "comparisons",
-    ) -> None:
-        self.sizes = dict(sizes)
-        self.signals_per_user = max(rounds * signals, least_signals)
-        self.dimensions_per_user = dimensions_per_user
-        self.signal_kind = signal_kind
-        self._check()
+    sizes: dict[Literal["cold_start", "rl", "validation", "test"], int]
+    rounds: PositiveInt
+    signals: PositiveInt
+    least_signals: int = 8
+    dimensions_per_user: Annotated[int, Field(ge=1, le=len(WORDINGS) - 2)] = 3
+    signal_kind: SignalKind = "comparisons"
+
+    def __post_init__(self) -> None:
+        fewest = min(map(len, map(posts_of_split, _TENTHS)))
+        if self.signals_per_user >= fewest:
+            raise ValueError(
+                f"data.rounds, data.signals: {self.signals_per_user} signals of a user found, "
+                f"expected fewer than the {fewest} posts of a split: each has a post of its own"
+            )
+
+    @property
+    def signals_per_user(self) -> int:
+        """Signals of each user, the target pair not counted."""
+        return max(self.rounds * self.signals, self.least_signals)
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """The first users of each split, one case each; there is nothing to leave out."""
@@ -160,32 +141,6 @@ class World:
             self.signal_kind == "mixed" and draw.random() < 0.5
         )
         return (draw_post if as_post else draw_comparison)(draw, directions, post)
-
-    def _check(self) -> None:
-        most_dimensions = len(WORDINGS) - 2
-        most_signals = min(len(posts_of_split(split)) for split in _TENTHS) - 1
-        problems = [
-            f"data.sizes.{split}: no such split; expected {', '.join(_TENTHS)}"
-            for split in self.sizes
-            if split not in _TENTHS
-        ]
-        if not 1 <= self.dimensions_per_user <= most_dimensions:
-            problems.append(
-                f"data.dimensions_per_user: {self.dimensions_per_user} found, expected 1 to "
-                f"{most_dimensions}: two of {len(WORDINGS)} dimensions are left over as distractors"
-            )
-        if not 1 <= self.signals_per_user <= most_signals:
-            problems.append(
-                f"data.rounds, data.signals: {self.signals_per_user} signals a user found, "
-                f"expected 1 to {most_signals}: each has a post of its own"
-            )
-        if self.signal_kind not in get_args(SignalKind):
-            problems.append(
-                f"data.signal_kind: {self.signal_kind!r} found, expected one of "
-                f"{', '.join(get_args(SignalKind))}"
-            )
-        if problems:
-            raise UserError(problems)
 
 
 def draw_directions(draw: random.Random, count: int) -> dict[str, str]:
