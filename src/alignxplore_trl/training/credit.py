@@ -1,0 +1,41 @@
+"""Credit across rounds: a rollout also earns a part of what the next round earned (AlignXplore+)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# What a judge at chance gives.
+CHANCE = 0.5
+
+
+def credited_rewards(
+    rewards: NDArray[np.float64], drawn: NDArray[np.bool_], credit: float
+) -> NDArray[np.float64]:
+    """Add to each round's rewards a part of the next round's, from the last round back (METHOD 7).
+
+    With m the mean credited reward of a case in round k + 1, the rollout of round k that the case
+    went on from earns `credit` x m beside its own reward; each other one the constant `credit` x
+    b(k + 1), where b is what m is at chance: b(last) = 1/2 and b(k) = 1/2 + credit x b(k + 1). So
+    the drawn rollout gains where the next round went better than chance and loses where it went
+    worse. A case that went on from no rollout, or whose next round wasn't scored, counts as at
+    chance.
+
+    Args:
+        rewards: shape (cases, rounds, rollouts), NaN where a rollout was not scored.
+        drawn: of the same shape: whether the next round started from this rollout's description;
+            of a case at most one in a round, and none in the last.
+        credit: the part, 0.9 as published.
+
+    Returns:
+        The credited rewards; NaN stays NaN.
+    """
+    credited, baseline = rewards.copy(), CHANCE
+    for number in reversed(range(rewards.shape[1] - 1)):
+        following = credited[:, number + 1]
+        scored = ~np.isnan(following)
+        total = np.where(scored, following, 0.0).sum(axis=1)
+        mean = np.where(scored.any(axis=1), total / np.maximum(scored.sum(axis=1), 1), baseline)
+        credited[:, number] += credit * np.where(drawn[:, number], mean[:, None], baseline)
+        baseline = CHANCE + credit * baseline
+    return credited

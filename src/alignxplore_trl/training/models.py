@@ -1,0 +1,115 @@
+"""The policy's model: how it is loaded to be trained, and what `model/` holds afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.completions import tags_survive
+
+
+def load_policy(
+    source: str, dtype: str, attn_implementation: str, args: TrainingArguments, adapters: bool
+) -> PreTrainedModel:
+    """The model that is trained, from a folder or by its name on the Hub.
+
+    In bfloat16 alone a step at lr 1e-6 changes hardly any weight. ZeRO and FSDP keep a copy in float32
+    with `bf16`, and adapters are small; otherwise the weights are loaded in float32, and `bf16` computes
+    in bfloat16.
+
+    Raises:
+        UserError: there is no such model, in the words of transformers.
+    """
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # Of accelerate launch.
+    sharded = args.deepspeed_plugin is not None or fsdp
+    if dtype != "float32" and not adapters and not (sharded and args.bf16):
+        say(
+            f"{source}: trained in float32, since nothing here keeps a float32 copy of {dtype} weights"
+        )
+        dtype = "float32"
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation=attn_implementation
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, padding prompts on the left.
+
+    Raises:
+        UserError: there is none, or it loses a tag of the completion format in decoding.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}: {error}") from error
+    if problems := tags_survive(tokenizer):
+        raise UserError([f"{source}: {problem}" for problem in problems])
+    return tokenizer
+
+
+def save_model(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    weights: Literal["merged", "adapters"],
+    dtype: str,
+    sampling: Mapping[str, Any],
+) -> None:
+    """Save weights, tokenizer and how the model is sampled; all processes call it.
+
+    What ZeRO-3 or FSDP has sharded, Trainer gathers. Adapters are merged into a fresh copy of their
+    base, in float32 and rounded once: the base in the trainer may be sharded.
+
+    Args:
+        weights: `adapters` leaves them alone; without adapters it makes no difference.
+        dtype: of the weights that are saved.
+        sampling: arguments of `GenerationConfig`; every token that ends a completion is added.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    merges = isinstance(model, PeftModel) and weights == "merged"
+    saved = target.with_name(f".{target.name}.adapters") if merges else target
+    trainer.save_model(str(saved))
+    if trainer.accelerator.is_main_process:
+        unset_hf_deepspeed_config()  # Or else ZeRO-3 would shard a copy that only this process loads.
+        if merges:
+            whole = AutoPeftModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
+            whole.merge_and_unload(safe_merge=True).to(getattr(torch, dtype)).save_pretrained(
+                target
+            )
+            shutil.rmtree(saved)
+        elif not isinstance(model, PeftModel) and model.dtype != getattr(torch, dtype):
+            AutoModelForCausalLM.from_pretrained(target, dtype=dtype).save_pretrained(target)
+        # The arguments as a pickle, with paths of this machine; config.yaml has them.
+        (target / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        tokenizer.save_pretrained(target)
+        ends = model.generation_config.eos_token_id or []
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        GenerationConfig(
+            do_sample=True,
+            eos_token_id=sorted(ends) if len(ends) > 1 else tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **sampling,
+        ).save_pretrained(target)
+    trainer.accelerator.wait_for_everyone()

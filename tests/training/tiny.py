@@ -1,0 +1,306 @@
+"""A training in seconds: a random Llama, a tokenizer trained here, users of the simulated world.
+
+As a script, on one process or under torchrun, it trains and resumes by itself, and leaves
+`result.pt`: weights, gradients of each step, losses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.distributed.tensor import DTensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+
+from alignxplore_trl.cases import decode_signals
+from alignxplore_trl.data.rounds import round_rows
+from alignxplore_trl.data.world import World
+from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.text.completions import Inference, format_completion
+from alignxplore_trl.text.prompts import Prompts
+from alignxplore_trl.training.callbacks import train
+from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples
+from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
+
+PROMPTS = Prompts("compact")
+BUDGET = 300
+
+
+@cache
+def world_cases() -> list[Any]:
+    return World({"rl": 16}, rounds=3, signals=2).cases(Counter(), seed=1)["rl"]
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, so that no text is unknown to it; the tags are ordinary words of it."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    texts = [PROMPTS.render("inference", signals=case.signals, earlier="x") for case in world_cases()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|pad|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    made.add_tokens(["<think>", "</think>", "<answer>", "</answer>"])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<|pad|>", eos_token="<|end|>")
+
+
+def model(**changes: Any) -> LlamaForCausalLM:
+    """Two layers of width 64; heads of 32, which vLLM's attention on the CPU takes."""
+    torch.manual_seed(0)
+    config = {
+        "vocab_size": len(tokenizer()), "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "max_position_embeddings": 512, "initializer_range": 0.125, "tie_word_embeddings": True,
+        "bos_token_id": None, "eos_token_id": tokenizer().eos_token_id,
+        "pad_token_id": tokenizer().pad_token_id,
+    }  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**config | changes))
+
+
+def fit(signals: Any, earlier: str | None, budget: int = BUDGET) -> FittedPrompt:
+    return fit_prompt(
+        lambda signals, earlier: PROMPTS.render("inference", signals=signals, earlier=earlier),
+        signals,
+        earlier,
+        lambda text: len(tokenizer()(text).input_ids),
+        budget,
+    )
+
+
+def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
+    return fit(decode_signals(row["signals"]), earlier)
+
+
+def rows(cases: int, rounds: int, fewer: int = 0) -> Dataset:
+    """Rows of world users with two signals a round; the last `fewer` have one round less."""
+    drawn = world_cases()[:cases]
+    whole = round_rows(drawn[: cases - fewer], 2, rounds, fit).rows
+    return Dataset.from_list(whole + round_rows(drawn[cases - fewer :], 2, rounds - 1, fit).rows)
+
+
+def number_of(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def reward(completions: list[str], case_id: list[str], **columns: Any) -> list[float | None]:
+    """0, 1 or, for one in eight, `None`: a function of the case and the completion's text."""
+    numbers = [number_of(case, text) for case, text in zip(case_id, completions, strict=True)]
+    return [None if number % 8 == 7 else float(number % 2) for number in numbers]
+
+
+class WritingTrainer(RoundsTrainer):
+    """Completions are a function of the prompt and the place in the group, on any process count."""
+
+    def _generate_single_turn(self, prompt_ids, *arguments, **named):
+        first = self.accelerator.process_index * len(prompt_ids)
+        texts = [
+            written(tokenizer().decode(ids), place % self.args.num_generations)
+            for place, ids in enumerate(prompt_ids, first)
+        ]
+        return [[*tokenizer()(text).input_ids, tokenizer().eos_token_id] for text in texts], None
+
+
+class FramingTrainer(RoundsTrainer):
+    """Puts what the policy sampled between the tags: a random policy is well-formed, mostly."""
+
+    def _generate_single_turn(self, *arguments, **named):
+        sampled, logprobs = super()._generate_single_turn(*arguments, **named)
+        return [ids if sum(ids) % 4 == 0 else framed(ids) for ids in sampled], logprobs
+
+
+def framed(ids: list[int]) -> list[int]:
+    text = tokenizer().decode(ids, skip_special_tokens=True)
+    text = format_completion(Inference("seen", f"prefers {text}"))
+    return [*tokenizer()(text).input_ids, tokenizer().eos_token_id]
+
+
+def written(prompt: str, place: int) -> str:
+    """Under one prompt in three, nothing is well-formed."""
+    number = number_of(prompt, place)
+    if number % 4 == 0 or number_of(prompt) % 3 == 0:
+        return f" no end {number % 97}"
+    return format_completion(Inference(f"seen {number % 7}", f"prefers <post> style {number % 89}"))
+
+
+TRAINERS = {"sampled": RoundsTrainer, "framed": FramingTrainer, "written": WritingTrainer}
+
+
+def arguments(kind: type, folder: str, **changes: Any) -> Any:
+    values = {
+        "output_dir": folder, "learning_rate": 1e-2, "max_grad_norm": 0.0, "logging_steps": 1,
+        "save_steps": 1, "save_total_limit": 2, "seed": 3, "use_cpu": True, "bf16": False,
+        "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
+        "ddp_backend": "gloo" if "WORLD_SIZE" in os.environ else None,
+    }  # fmt: skip
+    if kind is RoundsConfig:
+        values |= {
+            "num_generations": 4, "max_completion_length": 16, "loss_type": "grpo", "beta": 0.0,
+            "completions_every": 1, "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 2,
+        }  # fmt: skip
+    return kind(**values | changes)
+
+
+def rl(
+    folder: str,
+    *,
+    kind: str = "written",
+    cases: int = 9,
+    fewer: int = 0,
+    rounds: int = 2,
+    reward: Any = reward,
+    policy: Any = None,
+    peft_config: Any = None,
+    **changes: Any,
+) -> RoundsTrainer:
+    return TRAINERS[kind](
+        policy or model(),
+        reward,
+        arguments(RoundsConfig, folder, **changes),
+        rows(cases, rounds, fewer),
+        tokenizer(),
+        prompt_with=prompt_with,
+        rounds=rounds,
+        peft_config=peft_config,
+    )
+
+
+def examples(count: int) -> list[dict[str, str]]:
+    """Completions whose lengths differ by a factor of ten."""
+    return [
+        {"prompt": row["prompt"], "completion": " seen" * (1 + 3 * (i % 4)) + f" {i} </answer>"}
+        for i, row in enumerate(rows(count, 1))
+    ]
+
+
+def cold_start(folder: str, *, count: int = 10, **changes: Any) -> ColdStartTrainer:
+    args = arguments(ColdStartConfig, folder, **{"num_train_epochs": 1, **changes})
+    data, _ = fit_examples(examples(count), tokenizer(), max_length=400)
+    return ColdStartTrainer(model(), args, data, processing_class=tokenizer())
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class Gradients(TrainerCallback):
+    """Keeps each step's gradients, averaged over processes; on all processes."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.steps = trainer, []
+
+    def on_train_begin(self, args, state, control, **rest):
+        if not self.trainer.is_deepspeed_enabled:
+            return
+        from deepspeed.utils import safe_get_full_grad
+
+        engine = self.trainer.model_wrapped
+        step = engine.step  # DeepSpeed steps within `backward`.
+
+        def record_and_step(*arguments, **options):
+            if engine.is_gradient_accumulation_boundary():
+                named = engine.module.named_parameters()
+                self.steps.append({n: safe_get_full_grad(p).clone() for n, p in named})
+            return step(*arguments, **options)
+
+        engine.step = record_and_step
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **rest):
+        if not self.trainer.is_deepspeed_enabled:
+            named = getattr(model, "module", model).named_parameters()
+            self.steps.append({n: whole(p.grad).clone() for n, p in named if p.grad is not None})
+
+
+class Kill(TrainerCallback):
+    """SIGKILL after the completions of an update, before its step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **rest):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_in_save(trainer: Any, step: int) -> None:
+    save = trainer._save_optimizer_and_scheduler
+
+    def save_or_die(folder: str) -> None:
+        if trainer.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(folder)
+
+    trainer._save_optimizer_and_scheduler = save_or_die
+
+
+def launch(
+    what: str,
+    folder: Path,
+    processes: int = 1,
+    python: str | Path = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    **run: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run this file with `rl` or `cold_start` and their arguments, under torchrun on several."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [str(python), *(torchrun if processes > 1 else []), __file__, what]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    started = subprocess.Popen(
+        [*command, json.dumps({"folder": str(folder), **run})],
+        env={**env, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = started.communicate(timeout=540)
+    except BaseException:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(command, started.returncode, output)
+
+
+def result(what: str, folder: Path, processes: int = 1, **run: Any) -> dict[str, Any]:
+    finished = launch(what, folder, processes, **run)
+    assert finished.returncode == 0, finished.stdout[-3000:]
+    return torch.load(folder / "result.pt")
+
+
+def main() -> None:
+    what, run = sys.argv[1], json.loads(sys.argv[2])
+    torch.set_num_threads(1)
+    kill, save = run.pop("kill", -1), run.pop("kill_in_save", -1)
+    trainer = {"rl": rl, "cold_start": cold_start}[what](**run)
+    gradients = Gradients(trainer)
+    trainer.add_callback(gradients)
+    trainer.add_callback(Kill(kill))
+    kill_in_save(trainer, save)
+    train(trainer, getattr(trainer.args, "steps_per_checkpoint", 1))
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped, unwrap=True)
+    if PartialState().is_main_process:
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        kept = {"weights": weights, "gradients": gradients.steps, "losses": losses}
+        torch.save(kept, Path(run["folder"]) / "result.pt")
+
+
+if __name__ == "__main__":
+    main()
