@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from alignxplore_trl.judging.asking import Scores, Text
 from alignxplore_trl.shared_prefix import ATTENTION, Branch, row_of, why_not
 
 # A shorter common beginning costs more calls than it saves products.
 SHORTEST_PREFIX = 64
 # Rows of vocabulary size that a pass computes at once, at most.
 _SCORED = 4096
-
-
-class Text(NamedTuple):
-    """Token ids to read, and of which tokens log p is wanted behind each of the last of them."""
-
-    ids: list[int]
-    wanted: list[list[int]]
 
 
 class Reader:
@@ -31,22 +25,21 @@ class Reader:
         model: a causal language model, used without gradients. Its attention is set to
             `shared_prefix` where it may share; it is PyTorch's SDPA in other passes.
         max_batch_tokens: of a forward pass, padding included; one text may exceed it.
-        share: whether prefixes may be shared at all.
     """
 
-    def __init__(self, model: PreTrainedModel, max_batch_tokens: int, share: bool) -> None:
+    def __init__(self, model: PreTrainedModel, max_batch_tokens: int) -> None:
         self.model, self.max_batch_tokens = model, max_batch_tokens
         config = model.config.get_text_config()
         self.context: float = getattr(config, "max_position_embeddings", None) or float("inf")
         # Under such a rotary embedding, a longer neighbour would change a shorter text.
         rope = str(getattr(config, "rope_parameters", None))
         self._pads = "dynamic" not in rope and "longrope" not in rope
-        self.shares = share and _let_share(model)
+        self.shares = _let_share(model)
 
     @torch.inference_mode()
-    def read(self, texts: Sequence[Text]) -> list[list[list[float]]]:
+    def read(self, texts: Sequence[Text]) -> list[Scores]:
         """Of each text log p, in nats, of the tokens wanted behind each of its last tokens."""
-        found: list[list[list[float]]] = [[] for _ in texts]
+        found: list[Scores] = [[] for _ in texts]
         for batch, logits in self._passes(texts):
             for number, own in zip(batch, logits, strict=True):
                 wanted = torch.tensor(texts[number].wanted, device=own.device)

@@ -18,16 +18,8 @@ from alignxplore_trl.run.errors import UserError
 _LOADED: WeakValueDictionary[tuple[object, ...], PreTrainedModel] = WeakValueDictionary()
 
 
-def load_model(
-    model: str, dtype: str, attn_implementation: str | None = None, device: str | None = None
-) -> PreTrainedModel:
-    """Load a causal language model in evaluation mode, or find it where it is loaded already.
-
-    Args:
-        model: a folder, or a name on the Hub.
-        dtype: of its weights.
-        attn_implementation: a name that transformers knows; `None` leaves the choice to it.
-        device: `None` is this process's GPU, or the CPU where there is none.
+def load_model(model: str, dtype: str, attn_implementation: str | None = None) -> PreTrainedModel:
+    """Load a causal language model onto this process's GPU, or the CPU where there is none.
 
     Raises:
         UserError: there is no such model, in the words of transformers.

@@ -1,0 +1,116 @@
+"""A judge read at the letter of its answer, and a generator: what they ask of a model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from alignxplore_trl.judging.encoding import encode_questions, encode_replies
+from alignxplore_trl.judging.protocol import Layout, Question, Verdict, judgement
+from alignxplore_trl.text.prompts import Prompts
+
+
+class Text(NamedTuple):
+    """Token ids to read, and of which tokens log p is wanted behind each of the last of them."""
+
+    ids: tuple[int, ...]
+    wanted: tuple[tuple[int, ...], ...]
+
+
+# Of each position log p of the tokens wanted there, in nats.
+Scores = list[list[float]]
+
+
+class Model(Protocol):
+    """A causal language model, here or on a server."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    def load(self, example: Text) -> None:
+        """Make sure that it can be asked for such a text."""
+        ...
+
+    def score(self, texts: Sequence[Text]) -> list[Scores | str]:
+        """What is wanted of each text, or the reason why there is nothing."""
+        ...
+
+
+class _Asking:
+    """Settings, and how a model is asked; `counts` has what wasn't answered, by reason."""
+
+    def __init__(self, model: Model, chat: bool) -> None:
+        self.model, self.chat = model, chat
+        self.counts: Counter[str] = Counter()
+
+    def _score(self, texts: Sequence[Text]) -> list[Scores | None]:
+        """Ask equal texts once, and count what isn't answered."""
+        distinct = list(dict.fromkeys(texts))
+        found = dict(zip(distinct, self.model.score(distinct), strict=True))
+        self.counts += Counter(own for text in texts if isinstance(own := found[text], str))
+        return [None if isinstance(own := found[text], str) else own for text in texts]
+
+
+class LetterJudge(_Asking):
+    """Reads the probability of naming A against B at the letter of the answer.
+
+    The judge's answer `{"selection": "Response A"}` is teacher-forced up to the letter.
+    """
+
+    def __init__(
+        self, model: Model, chat: bool, prompts: str, layout: Layout, minimum_label_mass: float
+    ) -> None:
+        super().__init__(model, chat)
+        self.prompts, self.layout = Prompts(prompts), layout
+        self.minimum_label_mass = minimum_label_mass
+
+    def load(self) -> None:
+        """Bring weights into memory, or try the servers.
+
+        Raises:
+            UserError: there is no such model, or its answers can't be read.
+        """
+        [(ids, letters)] = encode_questions(self.model.tokenizer, ["?"], self.chat)
+        self.model.load(Text(tuple(ids), (letters,)))
+
+    def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
+        """Answer each question; `None` without an answer, or with too small a label mass."""
+        prompts = [judgement(self.prompts, question, self.layout) for question in questions]
+        encoded = encode_questions(self.model.tokenizer, prompts, self.chat)
+        answers = self._score([Text(tuple(ids), (letters,)) for ids, letters in encoded])
+        return [None if answer is None else self._verdict(*answer[0]) for answer in answers]
+
+    def _verdict(self, log_a: float, log_b: float) -> Verdict | None:
+        a, b = math.exp(log_a), math.exp(log_b)
+        if a + b > 0 and a + b >= self.minimum_label_mass:
+            return Verdict(a / (a + b), a + b)
+        self.counts["label_mass"] += 1
+        return None
+
+
+class ReplyGenerator(_Asking):
+    """Reads log p(reply | prompt), the sum over the reply's own tokens."""
+
+    def load(self) -> None:
+        """Bring weights into memory, or try the servers; raises UserError as a judge does."""
+        [(head, tail)] = encode_replies(self.model.tokenizer, ["?"], ["!"], self.chat)
+        self.model.load(Text(tuple(head), (tuple(tail[:1]),)))
+
+    def log_probabilities(
+        self, prompts: Sequence[str], replies: Sequence[str]
+    ) -> list[float | None]:
+        """log p in nats; `None` without an answer, and for a reply without tokens."""
+        encoded = encode_replies(self.model.tokenizer, prompts, replies, self.chat)
+        texts = [
+            Text((*head, *tail[:-1]), tuple((token,) for token in tail))
+            for head, tail in encoded
+            if tail
+        ]
+        answers = iter(self._score(texts))
+        scores = [next(answers) if tail else None for _, tail in encoded]
+        self.counts["empty"] += len(encoded) - len(texts)
+        return [None if own is None else math.fsum(token for (token,) in own) for own in scores]

@@ -1,0 +1,102 @@
+"""A judge that writes its answer, with or without reasoning before it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from alignxplore_trl.judging.protocol import Layout, Question, Verdict, judgement
+from alignxplore_trl.text.prompts import Prompts
+
+Letter = Literal["A", "B"]
+_START = '{"selection": "Response'
+# What stands behind a key `selection`, up to what ends a value; in time linear in the text.
+_VALUE = re.compile(
+    r"(?:(?<=[{,\"'“‘*`\\])|(?<=[{,\n]\s))selection\b[\"'”’*`\\]{0,4}\s{0,9}[:=]\s{0,9}([^,{}\n]{1,60})",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"(?:the )?(?:(?:response|reply|option)[\s_-]{0,3})?\(?([ab])\)?\.?", re.IGNORECASE
+)
+_JOINING = re.compile(r"\W*(?:(?:or|and|json)\b\W*)*", re.IGNORECASE)
+_MARKS = "\"'“”„«»‘’*`_\\ \t"
+
+
+class SampledJudge:
+    """The share of a judge's answers that name A, among those that name one of the two.
+
+    An answer that can't be read is left out, and is never a vote. The published code is one sample
+    at temperature 1, where an unreadable answer counts as wrong.
+
+    Args:
+        writer: writes the answers, by its own temperature; without `chat`, the answer's JSON is
+            begun for it.
+        prompts: a prompt folder; its judgement template of the layout is used.
+        samples: answers to each question.
+        layout: where the description stands.
+        minimum_label_mass: a verdict is `None` if less than this share of its answers is readable.
+    """
+
+    def __init__(
+        self,
+        writer: Any,
+        prompts: str,
+        samples: int = 1,
+        layout: Layout = "description_first",
+        minimum_label_mass: float = 0.5,
+    ) -> None:
+        self.writer, self.prompts, self.samples = writer, Prompts(prompts), samples
+        self.layout, self.minimum_label_mass = layout, minimum_label_mass
+        self._start = "" if writer.chat else _START
+        self._unreadable = 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Questions without an answer, by reason."""
+        return Counter(self.writer.counts) + Counter(unreadable=self._unreadable)
+
+    def load(self) -> None:
+        """Bring weights into memory, or try the server."""
+        self.writer.load()
+
+    def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
+        """Answer each question, equal ones once; `None` where too few answers can be read."""
+        distinct = list(dict.fromkeys(questions))
+        prompts = [judgement(self.prompts, each, self.layout) + self._start for each in distinct]
+        written = self.writer.write(prompts, samples=self.samples)
+        found = {
+            question: self._verdict([own.text for own in answers if own is not None])
+            for question, answers in zip(distinct, written, strict=True)
+        }
+        return [found[question] for question in questions]
+
+    def _verdict(self, answers: Sequence[str]) -> Verdict | None:
+        letters = [letter for text in answers if (letter := read_selection(self._start + text))]
+        label_mass = len(letters) / self.samples
+        if letters and label_mass >= self.minimum_label_mass:
+            return Verdict(letters.count("A") / len(letters), label_mass)
+        self._unreadable += bool(answers)
+        return None
+
+
+def read_selection(answer: str) -> Letter | None:
+    """The letter that an answer like `{"selection": "Response A"}` names, `None` without one.
+
+    JSON, Python's dicts and what lies between are read, alone or behind reasoning: of several
+    selections the last one counts, but those with nothing except signs or `or` between them are one
+    answer, and must agree. A reasoning block that isn't closed leaves no answer.
+    """
+    text = re.split(r"</think(?:ing)?>", answer)[-1]
+    if "<think" in text:
+        return None
+    found = list(_VALUE.finditer(text))
+    letters: set[str] = set()
+    for place, match in reversed(list(enumerate(found))):
+        named = _NAMED.fullmatch(match[1].strip(_MARKS))
+        letters.add(named[1].upper() if named else "")
+        before = text[found[place - 1].end() : match.start()] if place else "a word"
+        if not _JOINING.fullmatch(before):
+            break
+    return "A" if letters == {"A"} else "B" if letters == {"B"} else None
