@@ -10,8 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -25,8 +24,8 @@ from alignxplore_trl.run.errors import UserError
 
 Numbers = npt.NDArray[np.int64]
 
-# Splits of other names are test sets, and are filled before these.
-FILLED_LAST = ("validation", "cold_start", "rl")
+# Splits of other names are tests, and are filled before these.
+_FILLED_LAST = ("validation", "cold_start", "rl")
 # Estimated Jaccard similarity of their runs of three words from which on two posts are one.
 SIMILARITY = 0.8
 _HASHES, _BAND = 128, 4
@@ -35,26 +34,13 @@ _HASHES, _BAND = 128, 4
 _COMPARED = 8
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Cases of one kind, and the splits that are made of them.
-
-    Attributes:
-        cases: of any number of users.
-        sizes: how many cases each split is to have.
-        needed: a case with fewer signals is of no use.
-    """
-
-    cases: Sequence[Case]
-    sizes: Mapping[str, int]
-    needed: int
-
-
 def split_cases(
-    pools: Sequence[Pool],
+    cases: Sequence[Case],
+    sizes: Mapping[str, int],
+    needed: int,
     seed: int,
     counts: Counter[str],
-    similarity: float = SIMILARITY,
+    filled: Mapping[str, Sequence[Case]] | None = None,
     not_posts: Collection[str] = (),
 ) -> dict[str, list[Case]]:
     """Split cases so that no two splits share a user or a post.
@@ -64,42 +50,55 @@ def split_cases(
     every split is smaller in proportion.
 
     Args:
-        pools: each split's name stands in one of them.
+        cases: of any number of users.
+        sizes: how many cases each split is to have.
+        needed: a case with fewer signals is of no use.
         seed: of the order.
-        counts: is given `cases_missing/<split>` where there are fewer than asked for,
-            `signals_dropped/shared_post`, `cases_dropped/<reason>` and `cases_left_over`.
-        similarity: from which on two posts are the same, see `groups_of_posts`.
+        counts: is given `cases_missing/<split>`, `signals_dropped/shared_post`,
+            `cases_dropped/<reason>` and `cases_left_over`.
+        filled: splits that are there already, and have the first right to users and posts.
         not_posts: texts in the place of posts that say nothing, such as what kind of list items
             stood in: they may be shared.
 
     Raises:
         UserError: a split that is to have cases gets none.
     """
-    cases = [case for pool in pools for case in pool.cases]
-    group_of = groups_of_posts(
-        sorted({key for case in cases for key in _keys(case)} - set(map(post_key, not_posts))),
-        similarity,
-    )
-    filling = _Filling(group_of, counts)
-    queues = _queues(pools, group_of, seed)
-    taken: dict[str, list[Case]] = {}
-    # Pools may hold the same users, of whom each is used once.
-    users = len({case.user_id for case in cases}) if len(pools) > 1 else len(cases)
-    of_all = users / max(1, sum(sum(pool.sizes.values()) for pool in pools))
-    order = sorted(
-        ((split, number) for number, pool in enumerate(pools) for split in pool.sizes),
-        key=lambda place: FILLED_LAST.index(place[0]) if place[0] in FILLED_LAST else -1,
-    )
-    for split, number in order:
-        pool = pools[number]
-        size, of_pool = pool.sizes[split], len(pool.cases) / max(1, sum(pool.sizes.values()))
-        share = min(1.0, of_pool, of_all)
-        taken[split] = filling.fill(split, queues[number], size * share, pool.needed)
-        if len(taken[split]) < size:
-            counts[f"cases_missing/{split}"] = size - len(taken[split])
-    counts["cases_left_over"] += sum(1 for queue in queues for _ in queue)
-    check_none_is_empty(taken, {k: v for pool in pools for k, v in pool.sizes.items()}, counts)
-    return taken
+    filled = filled or {}
+    there = [(split, case) for split, own in filled.items() for case in own]
+    keys = _keys([case for _, case in there] + list(cases), not_posts)
+    # A user or a group of posts -> the split that has it.
+    owner: dict[str | int | None, str] = {
+        key: split
+        for (split, _), own in zip(there, keys, strict=False)
+        for key in own
+        if key is not None
+    }
+    queue = iter(_order(cases, keys := keys[len(there) :], seed))
+    share = min(1.0, len(cases) / max(1, sum(sizes.values())))
+    splits: dict[str, list[Case]] = {}
+    tests = [split for split in sizes if split not in _FILLED_LAST]
+    for split in (*tests, *(split for split in _FILLED_LAST if split in sizes)):
+        taken = splits[split] = []
+        while len(taken) < sizes[split] * share and (number := next(queue, None)) is not None:
+            free = [owner.get(key, split) == split for key in keys[number]]
+            places = [place for place, is_free in enumerate(free[2:]) if is_free]
+            if not free[0]:
+                counts["cases_dropped/user_of_another_split"] += 1
+            elif not free[1] or len(places) < needed:
+                counts["cases_dropped/shared_post"] += 1
+            else:
+                counts["signals_dropped/shared_post"] += len(free) - 2 - len(places)
+                taken.append(with_signals(cases[number], places))
+                owner |= {
+                    key: split
+                    for key, is_free in zip(keys[number], free, strict=True)
+                    if is_free and key is not None
+                }
+        if len(taken) < sizes[split]:
+            counts[f"cases_missing/{split}"] = sizes[split] - len(taken)
+    counts["cases_left_over"] += sum(1 for _ in queue)
+    check_none_is_empty(splits, sizes, counts)
+    return splits
 
 
 def check_none_is_empty(
@@ -115,132 +114,9 @@ def check_none_is_empty(
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()) if count)
         raise UserError(
             f"data.sizes: no case is left for {', '.join(empty)}, of {sum(sizes.values()):,} asked "
-            f"for ({reasons or 'no usable rows'}). Give more rows, ask for fewer (data.sizes), or "
-            "for fewer signals of each user (data.signals, data.rounds)"
+            f"for ({reasons or 'no usable rows'}). Give more rows, or ask for fewer cases "
+            "(data.sizes) or for fewer signals of each user (data.signals, data.rounds)"
         )
-
-
-def post_key(post: str) -> str:
-    """Two posts with the same key are the same: case and white space make no difference."""
-    return " ".join(post.casefold().split())
-
-
-def connected(keys_of_items: Sequence[Iterable[Hashable]]) -> Numbers:
-    """The number of the part that each item is in; items that share a key are connected."""
-    numbers: dict[Hashable, int] = {}
-    count = len(keys_of_items)
-    links = [
-        (item, count + numbers.setdefault(key, len(numbers)))
-        for item, keys in enumerate(keys_of_items)
-        for key in keys
-    ]
-    return parts(np.array(links, np.int64).reshape(-1, 2), count + len(numbers))[:count]
-
-
-def parts(links: Numbers, count: int) -> Numbers:
-    """The number of the connected part that each of `count` nodes is in.
-
-    Args:
-        links: pairs of nodes: [links, 2].
-        count: of nodes.
-    """
-    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
-
-
-def groups_of_posts(keys: Sequence[str], similarity: float = SIMILARITY) -> dict[str, int]:
-    """Each post -> a number that it shares with those which are almost the same.
-
-    MinHash over runs of three words: equal bands make two posts candidates (LSH: Leskovec,
-    Rajaraman and Ullman, Mining of Massive Datasets, chapter 3), and the share of equal entries,
-    which estimates their Jaccard similarity, decides. Of pairs of 0.8, 5 in 10⁸ are missed.
-    """
-    if not keys:
-        return {}
-    digests = RMinHash.digests_from_token_sets([_runs(key) for key in keys], _HASHES, 1)
-    signatures = np.array(digests, np.uint32)
-    links = [np.empty((0, 2), np.int64)]
-    for start in range(0, _HASHES, _BAND):
-        band = np.ascontiguousarray(signatures[:, start : start + _BAND]).view(np.uint64)
-        order = np.lexsort((band[:, 1], band[:, 0]))
-        ordered = band[order]
-        for step in range(1, min(_COMPARED, len(order) - 1) + 1):
-            same = (ordered[step:] == ordered[:-step]).all(axis=1)
-            pairs = np.stack([order[:-step][same], order[step:][same]], axis=1)
-            shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1)
-            links.append(pairs[shares >= similarity])
-    labels = parts(np.concatenate(links), len(keys))
-    return dict(zip(keys, labels.tolist(), strict=True))
-
-
-def _runs(key: str) -> list[str]:
-    words = re.findall(r"\w+", key)
-    return [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
-
-
-def _keys(case: Case) -> list[str]:
-    """The keys of the target's post and of each signal's, in order; attributes have none."""
-    posts = [s.post for s in case.signals if not isinstance(s, Attributes)]
-    return [post_key(post) for post in (case.target.post, *posts)]
-
-
-def _queues(pools: Sequence[Pool], group_of: Mapping[str, int], seed: int) -> list[Iterator[Case]]:
-    """The cases of each pool, connected ones next to each other, otherwise by chance."""
-    cases = [case for pool in pools for case in pool.cases]
-    part_of = connected(
-        [[case.user_id, *(group_of[k] for k in _keys(case) if k in group_of)] for case in cases]
-    ).tolist()
-    draw = random.Random(seed)
-    by_part = [draw.random() for _ in range(max(part_of, default=-1) + 1)]
-    by_user = {user: draw.random() for user in dict.fromkeys(case.user_id for case in cases)}
-    chance = {
-        id(case): (by_part[part], by_user[case.user_id])
-        for case, part in zip(cases, part_of, strict=True)
-    }
-    return [iter(sorted(pool.cases, key=lambda case: chance[id(case)])) for pool in pools]
-
-
-class _Filling:
-    """Fills splits, and remembers which of them has which user and which posts."""
-
-    def __init__(self, group_of: Mapping[str, int], counts: Counter[str]) -> None:
-        self.group_of = group_of
-        self.counts = counts
-        self.split_of_user: dict[str, str] = {}
-        self.split_of_post: dict[int, str] = {}
-
-    def fill(self, split: str, queue: Iterator[Case], size: float, needed: int) -> list[Case]:
-        """Take cases from the queue until there are as many as the size says."""
-        taken: list[Case] = []
-        while len(taken) < size and (case := next(queue, None)) is not None:
-            free = self._with_free_signals(case, split)
-            if self.split_of_user.get(case.user_id, split) != split:
-                self.counts["cases_dropped/user_of_another_split"] += 1
-            elif len(free.signals) < needed or not self._is_free(case.target.post, split):
-                self.counts["cases_dropped/shared_post"] += 1
-            else:
-                self.counts["signals_dropped/shared_post"] += len(case.signals) - len(free.signals)
-                self._take(free, split)
-                taken.append(free)
-        return taken
-
-    def _is_free(self, post: str, split: str) -> bool:
-        group = self.group_of.get(post_key(post))
-        return group is None or self.split_of_post.get(group, split) == split
-
-    def _with_free_signals(self, case: Case, split: str) -> Case:
-        free = [isinstance(s, Attributes) or self._is_free(s.post, split) for s in case.signals]
-        return (
-            case
-            if all(free)
-            else with_signals(case, [i for i, is_free in enumerate(free) if is_free])
-        )
-
-    def _take(self, case: Case, split: str) -> None:
-        self.split_of_user[case.user_id] = split
-        for key in _keys(case):
-            if key in self.group_of:
-                self.split_of_post[self.group_of[key]] = split
 
 
 def with_signals(case: Case, places: Sequence[int]) -> Case:
@@ -251,3 +127,93 @@ def with_signals(case: Case, places: Sequence[int]) -> Case:
         signals=tuple(case.signals[place] for place in places),
         vectors=None if vectors is None else tuple(vectors[place] for place in places),
     )
+
+
+def post_key(post: str) -> str:
+    """Two posts with the same key are the same: case and white space make no difference."""
+    return " ".join(post.casefold().split())
+
+
+def connected(items: npt.ArrayLike, keys: npt.ArrayLike, count: int) -> Numbers:
+    """The number of the connected part that each of `count` items is in.
+
+    Items that have a key in common are connected.
+
+    Args:
+        items, keys: of equal length: an item, and a key that it has.
+        count: of items.
+    """
+    _, numbers = np.unique(np.asarray(keys), return_inverse=True)
+    nodes = count + int(numbers.max(initial=0)) + 1
+    ones = np.ones(len(numbers), bool)
+    graph = coo_array((ones, (np.asarray(items), count + numbers)), shape=(nodes, nodes))
+    return np.asarray(connected_components(graph, directed=False)[1][:count], np.int64)
+
+
+def groups_of_posts(keys: Sequence[str]) -> dict[str, int]:
+    """Each post -> a number that it shares with those which are almost the same.
+
+    MinHash over runs of three words: equal bands make two posts candidates (LSH: Leskovec,
+    Rajaraman and Ullman, Mining of Massive Datasets, chapter 3), and the share of equal entries,
+    which estimates their Jaccard similarity, decides. Of pairs of 0.8, 5 in 10⁸ are missed.
+    """
+    digests = [np.empty((0, _HASHES), np.uint32)]
+    for start in range(0, len(keys), 8192):
+        runs = [_runs(key) for key in keys[start : start + 8192]]
+        digests.append(np.array(RMinHash.digests_from_token_sets(runs, _HASHES, 1), np.uint32))
+    signatures = np.concatenate(digests)
+    links = [np.empty((0, 2), np.int64)]
+    for start in range(0, _HASHES, _BAND):
+        band = np.ascontiguousarray(signatures[:, start : start + _BAND]).view(np.uint64)
+        order = np.lexsort((band[:, 1], band[:, 0]))
+        ordered = band[order]
+        for step in range(1, min(_COMPARED, len(order) - 1) + 1):
+            same = (ordered[step:] == ordered[:-step]).all(axis=1)
+            pairs = np.stack([order[:-step][same], order[step:][same]], axis=1)
+            shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1)
+            links.append(pairs[shares >= SIMILARITY])
+    pairs = np.concatenate(links)
+    numbers = np.tile(np.arange(len(pairs)), 2)
+    labels = connected(pairs.T.ravel(), numbers, len(keys)).tolist()
+    return dict(zip(keys, labels, strict=True))
+
+
+def _runs(key: str) -> list[str]:
+    words = re.findall(r"\w+", key)
+    return [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
+
+
+def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[str | int | None]]:
+    """What no two splits may share, of each case: the user, the target's post, each signal's post.
+
+    Posts are numbered by their groups; what is none, as in attributes, is `None`.
+    """
+    ignored = {post_key(text) for text in not_posts}
+    posts = [
+        [
+            "" if isinstance(signal, Attributes) else post_key(signal.post)
+            for signal in (case.target, *case.signals)
+        ]
+        for case in cases
+    ]
+    group_of = groups_of_posts(sorted({post for own in posts for post in own} - ignored - {""}))
+    return [
+        [case.user_id, *(group_of.get(post) for post in own)]
+        for case, own in zip(cases, posts, strict=True)
+    ]
+
+
+def _order(cases: Sequence[Case], keys: Sequence[Sequence[object]], seed: int) -> list[int]:
+    """The numbers of the cases, connected ones next to each other, otherwise by chance."""
+    numbers: dict[object, int] = {}
+    pairs = [
+        (number, numbers.setdefault(key, len(numbers)))
+        for number, own in enumerate(keys)
+        for key in own
+        if key is not None
+    ]
+    part_of = connected([n for n, _ in pairs], [key for _, key in pairs], len(cases)).tolist()
+    draw = random.Random(seed)
+    by_part = [draw.random() for _ in range(max(part_of, default=-1) + 1)]
+    by_user = {user: draw.random() for user in dict.fromkeys(case.user_id for case in cases)}
+    return sorted(range(len(cases)), key=lambda i: (by_part[part_of[i]], by_user[cases[i].user_id]))
