@@ -18,8 +18,10 @@ from alignxplore_trl.run.errors import UserError
 _LOADED: WeakValueDictionary[tuple[object, ...], PreTrainedModel] = WeakValueDictionary()
 
 
-def load_model(model: str, dtype: str, attn_implementation: str | None = None) -> PreTrainedModel:
-    """Load a causal language model onto this process's GPU, or the CPU where there is none.
+def load_model(
+    model: str, dtype: str, attn_implementation: str | None = None, device: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model; without `device` onto this process's GPU if there is one.
 
     Raises:
         UserError: there is no such model, in the words of transformers.
