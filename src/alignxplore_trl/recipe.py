@@ -10,9 +10,7 @@ if __name__ == "__main__":
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
 import json
 import os
 import pkgutil
@@ -25,11 +23,11 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from alignxplore_trl.config import Experiment, checked, nearest
+from alignxplore_trl.config import Experiment, check_targets, checked, nearest
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import StageFolder
 from alignxplore_trl.run.progress import say
@@ -60,21 +58,6 @@ AFTER: Mapping[str, tuple[str, ...]] = {
 TARGETS = {"synthesis": "synthesize", "cold_start": "cold-start", "judge_report": "judge-report"}
 # These are called again when they are finished, and add what is asked for and isn't there.
 ADDITIVE = ("evaluation", "report", "judge_report")
-
-# Sections that are fields of a trainer's dataclass, and fields of it that the recipe sets.
-TRAINERS: Mapping[str, str] = {
-    "cold_start": "alignxplore_trl.training.cold_start.ColdStartConfig",
-    "rl": "alignxplore_trl.training.rounds.RoundsConfig",
-}
-RESERVED: Mapping[str, str] = {
-    "seed": "set seed", "data_seed": "set seed", "output_dir": "set paths.outputs or run",
-    "run_name": "set run", "project": "set tracking.project", "report_to": "set tracking.mode",
-    "push_to_hub": "set output.push_to_hub", "hub_model_id": "set output.push_to_hub",
-    "shuffle_dataset": "rows are laid out in their order before training",
-    "use_cpu": "choose LAUNCH=cpu",
-    "resume_from_checkpoint": "an interrupted stage resumes by itself",
-    "model_init_kwargs": "set model.dtype or model.attn_implementation",
-}  # fmt: skip
 
 # Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
 _OPEN = {name: OmegaConf.create({}, flags={"struct": False}) for name in ("cold_start", "rl")}
@@ -228,7 +211,7 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
                 run()
             except SystemExit as stopped:
                 if stopped.code == 1 and HydraConfig.instance().cfg is None:
-                    _suggest(sys.argv[1:])
+                    sys.stderr.writelines(f"error: {each}\n" for each in suggestions(sys.argv[1:]))
                 raise
 
         return command
@@ -244,6 +227,9 @@ def _refuse_multirun(name: str) -> None:
 def _run(name: str, main: Main, composed: DictConfig) -> None:
     values = plain(composed)
     stage = Stage(name, checked(values), values)
+    # A stranger's YAML comes with its class: the folders of hydra.searchpath are on Python's, too.
+    places = HydraConfig.get().runtime.config_sources
+    sys.path += [place.path for place in places if place.provider.startswith("hydra.searchpath")]
     if not _rank_0_decides(lambda: _to_be_done(stage)):
         return
     check_targets(values)
@@ -319,81 +305,43 @@ def _rank_0_decides(decide: Callable[[], T]) -> T:
     return typing.cast(T, answer)
 
 
-def check_targets(values: Mapping[str, Any]) -> None:
-    """Bind what has a `_target_`, and the trainers' sections, to the signatures they are for.
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """conf/config.yaml with overrides, for a process that Hydra didn't start.
 
     Raises:
-        UserError: every key that doesn't fit, before anything is loaded.
+        UserError: a key or a choice isn't there; in Hydra's words, with the nearest name.
     """
-    problems = _unbound(values, "")
-    for section, target in TRAINERS.items():
-        problems += _unknown_fields(pkgutil.resolve_name(target), section, values[section])
-    if problems:
-        raise UserError(problems)
-
-
-def _unbound(value: Any, key: str) -> list[str]:
-    if isinstance(value, list):
-        return [p for i, each in enumerate(value) for p in _unbound(each, f"{key}.{i}")]
-    if not isinstance(value, Mapping):
-        return []
-    problems = [
-        p for name, each in value.items() for p in _unbound(each, f"{key}.{name}".lstrip("."))
-    ]
-    if "_target_" not in value:
-        return problems
-    given = {name: each for name, each in value.items() if name not in ("_target_", "_partial_")}
     try:
-        signature = inspect.signature(pkgutil.resolve_name(value["_target_"]))
-        bind = signature.bind_partial if value.get("_partial_") else signature.bind
-        bind(**given)
-    except (ImportError, AttributeError, ValueError) as error:
-        problems.append(f"{key}._target_: {value['_target_']!r}: {str(error).splitlines()[0]}")
-    except TypeError as error:
-        unknown = [name for name in given if name not in signature.parameters]
-        hint = nearest(unknown[0], signature.parameters) if unknown else ""
-        problems.append(f"{key}: {value['_target_']}: {error}{hint}")
-    return problems
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise UserError([str(error), *suggestions(overrides)]) from error
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
-def _unknown_fields(kind: type, section: str, given: Mapping[str, Any]) -> list[str]:
-    fields = {field.name for field in dataclasses.fields(kind) if field.init}
-    hints = typing.get_type_hints(kind)
-    problems = []
-    for name, value in given.items():
-        if name in RESERVED:
-            problems.append(f"{section}.{name}: the recipe sets it; {RESERVED[name]}")
-        elif name not in fields:
-            problems.append(
-                f"{section}.{name}: {kind.__name__} has no such field{nearest(name, fields)}"
-            )
-        else:
-            try:
-                adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
-                adapter.validate_python(value)
-            except ValidationError as error:
-                problems.append(f"{section}.{name}: {value!r} found: {error.errors()[0]['msg']}")
-    return problems
-
-
-def _suggest(arguments: Sequence[str]) -> None:
-    """After Hydra's own message about the command line: the name that was probably meant."""
+def suggestions(overrides: Sequence[str]) -> list[str]:
+    """The names that were probably meant by overrides that Hydra refuses."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         known = hydra.compose("config")
-    for argument in arguments:
-        key, _, value = argument.lstrip("+~").partition("=")
-        if argument.startswith(("-", "+", "hydra", "~")) or not value:
-            continue
-        group = CONF / key
-        if group.is_dir():
-            files = [each.stem for each in group.glob("*.yaml")]
-            if value not in files:
-                sys.stderr.write(f"error: {key}={value}{nearest(value, files)}\n")
-            continue
-        node: Any = known
-        for part in key.split("."):
-            names = list(node) if OmegaConf.is_dict(node) else []
-            if part not in names and OmegaConf.is_struct(node):
-                sys.stderr.write(f"error: {key}: no such key{nearest(part, names)}\n")
-                break
-            node = node._get_node(part) if part in names else None
+    return [said for each in overrides if (said := _suggestion(each, known))]
+
+
+def _suggestion(override: str, known: DictConfig) -> str | None:
+    key, _, value = override.partition("=")
+    if not value or not key[0].isalpha() or key.startswith("hydra"):
+        return None
+    value = value.strip("\"'")
+    if (group := CONF / key).is_dir():
+        choices = [each.stem for each in group.glob("*.yaml")]
+        return None if value in choices else f"{key}={value}{nearest(value, choices)}"
+    node: Any = known
+    for part in key.split("."):
+        if not OmegaConf.is_dict(node) or (part not in node and not OmegaConf.is_struct(node)):
+            return None
+        if part not in node:
+            return f"{key}: no such key{nearest(part, node)}"
+        node = node._get_node(part)
+    return None
