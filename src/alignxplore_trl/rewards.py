@@ -22,7 +22,7 @@ from alignxplore_trl.text.prompts import Prompts
 
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
-Outcome = Inference | FormatProblem
+Both = tuple[float | None, float | None]  # Of the chosen and the rejected reply.
 # Answers that can't be used. The model is there: asking again would bring the same.
 _UNUSABLE = ("label_mass", "unreadable", "too_long", "empty")
 WITHOUT_DESCRIPTION = ("chosen_without_description", "rejected_without_description")
@@ -31,16 +31,12 @@ WITHOUT_DESCRIPTION = ("chosen_without_description", "rejected_without_descripti
 class DescriptionReward(ABC):
     """A score of the description, times R_format: 0 for a malformed completion.
 
-    It is `None` where the model asked gave no answer, and TRL leaves the row out of its group.
-
-    Args:
-        asked: the judge or the generator.
-        outage_share, outage_least: the run ends where more than this share of a batch's well-formed
-            completions, of all processes, and at least so many had no answer. Answers that can't be
-            used don't count.
+    It is `None` where the model asked gave no answer, and TRL leaves the row out of its group. The
+    run ends where more than `outage_share` of a batch's well-formed completions, of all processes,
+    and at least `outage_least` of them got none; answers that can't be used don't count.
 
     Raises:
-        UserError: an outage, on all processes. An error of one is raised on all, too.
+        UserError: an outage, on all processes; so is an error of one of them.
     """
 
     __name__: str
@@ -48,8 +44,7 @@ class DescriptionReward(ABC):
     measured: str
 
     def __init__(self, asked: Any, outage_share: float, outage_least: int) -> None:
-        self.asked = asked
-        self.outage_share, self.outage_least = outage_share, outage_least
+        self.asked, self.outage_share, self.outage_least = asked, outage_share, outage_least
 
     @abstractmethod
     def measure(self, pairs: Mapping[int, JudgedPair], columns: Columns) -> list[float | None]:
@@ -60,7 +55,7 @@ class DescriptionReward(ABC):
         """The reward for what was measured."""
 
     def load(self) -> None:
-        """Bring the weights into memory, where the model asked has any here."""
+        """Bring weights into memory, or try the servers."""
         if hasattr(self.asked, "load"):
             self.asked.load()
 
@@ -85,24 +80,21 @@ class DescriptionReward(ABC):
             if isinstance(outcome, Inference)
         }
         answers = dict(zip(pairs, self._ask(pairs, columns), strict=True))
-        numbers = [answers.get(row) for row in range(len(outcomes))]
+        formats = [
+            own.value if isinstance(own, FormatProblem) else "well_formed" for own in outcomes
+        ]
         if log_metric is not None:
-            for name, value in self._metrics(outcomes, [*answers.values()]).items():
+            words = [len(pair.description.split()) for pair in pairs.values() if pair.description]
+            for name, value in self._metrics(formats, [*answers.values()], words).items():
                 log_metric(name, value)
         if log_extra is not None:
-            log_extra(self.measured, numbers)
-            log_extra("format", [_format_of(outcome) for outcome in outcomes])
-        return [
-            0.0
-            if isinstance(outcome, FormatProblem)
-            else None
-            if number is None
-            else self.score(number)
-            for outcome, number in zip(outcomes, numbers, strict=True)
-        ]
+            log_extra(self.measured, [answers.get(row) for row in range(len(outcomes))])
+            log_extra("format", formats)
+        rewards = {row: None if own is None else self.score(own) for row, own in answers.items()}
+        return [rewards.get(row, 0.0) for row in range(len(outcomes))]
 
     def _ask(self, pairs: Mapping[int, JudgedPair], columns: Columns) -> list[float | None]:
-        """Measure, and end on all processes together where one of them failed, or most got none."""
+        """Measure, and end on all processes together where one failed, or most got no answer."""
         before = Counter(getattr(self.asked, "counts", {}))
         numbers: list[float | None] = []
         failure: Exception | None = None
@@ -111,56 +103,46 @@ class DescriptionReward(ABC):
         except Exception as error:  # The other processes wait for this one: they are told first.
             failure = error
         reasons = Counter(getattr(self.asked, "counts", {})) - before
-        everywhere = gathered(
-            (repr(failure) if failure else "", len(pairs), numbers.count(None), reasons)
-        )
+        tally = Counter(asked=len(pairs), missing=numbers.count(None))
+        everywhere = gathered((failure and repr(failure), tally, reasons))
         if failure is not None:
             raise failure
-        for process, (failed, *_) in enumerate(everywhere):
-            if failed:
-                raise UserError(f"process {process} failed while it asked for rewards: {failed}")
-        asked, missing = (sum(own[1] for own in everywhere), sum(own[2] for own in everywhere))
-        reasons = sum((own[3] for own in everywhere), Counter())
-        unanswered = max(0, missing - sum(reasons[reason] for reason in _UNUSABLE))
-        said = f"of {asked} well-formed completions were not scored: {dict(reasons)}"
-        if unanswered > self.outage_share * asked and unanswered >= self.outage_least:
+        if failed := {rank: each[0] for rank, each in enumerate(everywhere) if each[0]}:
+            raise UserError(f"other processes failed while they asked for rewards: {failed}")
+        tally = sum((each[1] for each in everywhere), Counter())
+        reasons = sum((each[2] for each in everywhere), Counter())
+        said = f"{tally['missing']} of {tally['asked']} well-formed completions were not scored: "
+        said += str(dict(reasons))
+        out = tally["missing"] - sum(reasons[reason] for reason in _UNUSABLE)
+        if out > self.outage_share * tally["asked"] and out >= self.outage_least:
             raise UserError(
-                f"{missing} {said}; make sure that the model asked is there, and give the same "
-                "command again: it goes on from the last checkpoint"
+                f"{said}; see that the model asked is there, and give the same command again: "
+                "it goes on from the last checkpoint"
             )
-        if missing > asked / 2:
-            say(f"{missing} {said}")
+        if 2 * tally["missing"] > tally["asked"]:
+            say(said)
         return numbers
 
     def _metrics(
-        self, outcomes: Sequence[Outcome], numbers: Sequence[float | None]
+        self, formats: Sequence[str], numbers: Sequence[float | None], words: Sequence[int]
     ) -> dict[str, float]:
         """Means of this process; a mean of nothing is left out, for TRL averages over processes."""
-        formats = Counter(map(_format_of, outcomes))
-        names = ("well_formed", *FormatProblem)
-        metrics = {f"format/{name}": formats[name] / len(outcomes) for name in names}
-        words = [len(each.description.split()) for each in outcomes if isinstance(each, Inference)]
-        answered = [number for number in numbers if number is not None]
-        means: dict[str, Sequence[float]] = {
-            "description/words": words,
-            "reward/not_scored": [float(number is None) for number in numbers],
-            f"reward/{self.measured}": answered,
+        lists: dict[str, Sequence[float]] = {
+            f"format/{name}": [float(own == name) for own in formats]
+            for name in ("well_formed", *FormatProblem)
         }
-        return metrics | {k: sum(values) / len(values) for k, values in means.items() if values}
+        lists["description/words"] = words
+        lists["reward/not_scored"] = [float(number is None) for number in numbers]
+        lists[f"reward/{self.measured}"] = [number for number in numbers if number is not None]
+        return {name: sum(values) / len(values) for name, values in lists.items() if values}
 
 
 class JudgedReward(DescriptionReward):
     """R_jud: does a judge, given the description, prefer the reply that the user preferred?
 
-    With P = P_jud(y_w | x, d): `win` is 1[P > 1 - P] (a tie is no win), `probability` is P, as in
-    AlignXplore+.
-
-    Args:
-        judge: the judging model.
-        order: of the replies: `random`, one for each case by the seed, or `both`, averaged.
-        seed: of the random order.
-        score: what the reward is.
-        outage_share, outage_least: as for `DescriptionReward`.
+    With P = P_jud(y_w | x, d), the score `win` is 1[P > 1 - P] (a tie is no win), and `probability`
+    is P, as in AlignXplore+. The order of the replies is `random`, one for each case by the seed,
+    or `both`, averaged.
     """
 
     __name__ = "judged"
@@ -176,63 +158,50 @@ class JudgedReward(DescriptionReward):
         outage_least: int = 8,
     ) -> None:
         super().__init__(judge, outage_share, outage_least)
-        self.judge, self.order, self.seed = judge, order, seed
-        self.is_win = score == "win"
+        self.order, self.seed, self.is_win = order, seed, score == "win"
 
     def measure(self, pairs: Mapping[int, JudgedPair], columns: Columns) -> list[float | None]:
-        return preferences(self.judge, [*pairs.values()], self.order, self.seed)
+        return preferences(self.asked, [*pairs.values()], self.order, self.seed)
 
     def score(self, number: float) -> float:
         return float(number > 0.5) if self.is_win else number
 
 
 class LogProbabilityReward(DescriptionReward):
-    """1[log p(y_w|x,d) > log p(y_l|x,d)]: is the preferred reply the more probable one?
-
-    Args:
-        generator: the frozen model.
-        prompts: a prompt folder; its reply template is used.
-        outage_share, outage_least: as for `DescriptionReward`.
-    """
+    """1[log p(y_w|x,d) > log p(y_l|x,d)], by the reply template of a prompt folder."""
 
     __name__ = "log_probability"
     measured = "difference_of_log_probabilities"
 
     def __init__(
-        self,
-        generator: Generator,
-        prompts: str,
-        outage_share: float = 0.2,
-        outage_least: int = 8,
+        self, generator: Generator, prompts: str, outage_share: float = 0.2, outage_least: int = 8
     ) -> None:
         super().__init__(generator, outage_share, outage_least)
-        self.generator, self.prompts = generator, Prompts(prompts)
+        self.prompts = Prompts(prompts)
 
     def measure(self, pairs: Mapping[int, JudgedPair], columns: Columns) -> list[float | None]:
-        return [_minus(*own) for own in self.log_probabilities([*pairs.values()])]
+        return [_minus(*own) for own in self._log_probabilities([*pairs.values()])]
 
     def score(self, number: float) -> float:
         return float(number > 0)
 
-    def log_probabilities(
-        self, pairs: Sequence[JudgedPair]
-    ) -> list[tuple[float | None, float | None]]:
-        """log p of the chosen and of the rejected reply of each pair, in nats."""
+    def _log_probabilities(self, pairs: Sequence[JudgedPair]) -> list[Both]:
         prompts = [
-            self.prompts.render("reply", post=pair.post, description=pair.description)
-            for pair in pairs
-            for _ in range(2)
+            self.prompts.render("reply", post=own.post, description=own.description)
+            for own in pairs
         ]
-        replies = [reply for pair in pairs for reply in (pair.chosen, pair.rejected)]
-        found = self.generator.log_probabilities(prompts, replies)
+        found = self.asked.log_probabilities(
+            [prompt for prompt in prompts for _ in range(2)],
+            [reply for pair in pairs for reply in (pair.chosen, pair.rejected)],
+        )
         return list(zip(found[::2], found[1::2], strict=True))
 
 
 class GeneratedReward(LogProbabilityReward):
     """R_gen: 1[log p(y_w|x,d) - log p(y_w|x) > log p(y_l|x,d) - log p(y_l|x)].
 
-    The terms without d, which no rollout changes, are columns that `prepare` adds; without these
-    columns they are asked for. The arguments are those of `LogProbabilityReward`.
+    The terms without d, which no rollout changes, are columns that `prepare` adds; where they
+    aren't there they are asked for.
     """
 
     __name__ = "generated"
@@ -240,39 +209,29 @@ class GeneratedReward(LogProbabilityReward):
 
     def prepare(self, rows: Dataset) -> Dataset:
         """Add the log-probabilities without a description; each process computes its share."""
-        keys = list(zip(*(rows[name] for name in ("post", "chosen", "rejected")), strict=True))
-        distinct = list(dict.fromkeys(keys))
+        texts = list(zip(*(rows[name] for name in ("post", "chosen", "rejected")), strict=True))
         parallel = distributed.is_initialized()
-        process, processes = (
-            (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
-        )
-        own = distinct[process::processes]
-        found = self._without_description([JudgedPair("", p, None, w, r) for p, w, r in own])
-        known = {
-            k: v for each in gathered(dict(zip(own, found, strict=True))) for k, v in each.items()
-        }
+        first, step = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
+        own = list(dict.fromkeys(texts))[first::step]
+        pairs = [JudgedPair("", post, None, *replies) for post, *replies in own]
+        known: dict[Any, Both] = {}
+        for part in gathered(list(zip(own, self._log_probabilities(pairs), strict=True))):
+            known |= dict(part)
         for place, name in enumerate(WITHOUT_DESCRIPTION):
-            rows = rows.add_column(name, [known[key][place] for key in keys])
+            rows = rows.add_column(name, [known[text][place] for text in texts])
         return rows
 
     def measure(self, pairs: Mapping[int, JudgedPair], columns: Columns) -> list[float | None]:
-        if all(name in columns for name in WITHOUT_DESCRIPTION):
-            chosen, rejected = (
-                [columns[name][row] for row in pairs] for name in WITHOUT_DESCRIPTION
-            )
-            without = list(zip(chosen, rejected, strict=True))
+        if columns.keys() >= set(WITHOUT_DESCRIPTION):
+            without = [tuple(columns[name][row] for name in WITHOUT_DESCRIPTION) for row in pairs]
         else:
-            without = self._without_description([*pairs.values()])
-        given = self.log_probabilities([*pairs.values()])
-        return [
-            _minus(_minus(own[0], base[0]), _minus(own[1], base[1]))
-            for own, base in zip(given, without, strict=True)
+            bare = [replace(pair, description=None) for pair in pairs.values()]
+            without = self._log_probabilities(bare)
+        gains = [
+            [_minus(*terms) for terms in zip(*both, strict=True)]
+            for both in zip(self._log_probabilities([*pairs.values()]), without, strict=True)
         ]
-
-    def _without_description(
-        self, pairs: Sequence[JudgedPair]
-    ) -> list[tuple[float | None, float | None]]:
-        return self.log_probabilities([replace(pair, description=None) for pair in pairs])
+        return [_minus(chosen, rejected) for chosen, rejected in gains]
 
 
 def gathered(own: T) -> list[T]:
@@ -286,7 +245,3 @@ def gathered(own: T) -> list[T]:
 
 def _minus(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
-
-
-def _format_of(outcome: Outcome) -> str:
-    return outcome.value if isinstance(outcome, FormatProblem) else "well_formed"
