@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from typing_extensions import TypedDict
 
 from alignxplore_trl.run.errors import UserError
 
@@ -95,6 +96,54 @@ class Prompts(Section):
     max_tokens: int = Field(ge=1)
 
 
+class WinRate(TypedDict):
+    """Replies that are written under the descriptions of two methods, and compared."""
+
+    __pydantic_config__ = Section.model_config  # type: ignore[misc]
+    pairs: list[str]
+    cases: int | None
+    writer: Target
+
+
+class Evaluation(TypedDict):
+    """What is scored, and how."""
+
+    __pydantic_config__ = Section.model_config  # type: ignore[misc]
+    benchmarks: list[str]
+    prepared: dict[str, str]
+    cases: Annotated[int, Field(ge=1)] | None
+    settings: list[str]
+    methods: dict[str, Target]
+    policies: dict[str, str]
+    writer: Target
+    generators: dict[str, Target]
+    differences: list[str]
+    win_rate: WinRate
+
+
+class Sweep(Section):
+    """What a point of a sweep runs, and what it is worth."""
+
+    targets: list[str] = Field(min_length=1)
+    metric: str = Field(pattern=r"^\w+/.+$")
+    direction: Literal["maximize", "minimize"]
+    base: str | None = None
+    swept: tuple[str, ...] = ()
+
+
+class Study(Section):
+    """A question that several trainings over several seeds answer."""
+
+    question: str
+    targets: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    overrides: list[str]
+    variants: dict[str, list[str]] = Field(min_length=1)
+    methods: list[str]
+    figures: list[str]
+    pairs: list[tuple[str, str]]
+
+
 class Output(Section):
     """What becomes of the trained weights."""
 
@@ -137,10 +186,14 @@ class Experiment(Section):
     cold_start: dict[str, Any]
     rl: dict[str, Any]
     peft: dict[str, Any] | None
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
+    vpl: Target
     output: Output
     tracking: Tracking
     paths: Paths
+    make: list[str]
+    sweep: Sweep
+    study: Study | None = None
 
 
 def checked(values: Mapping[str, Any]) -> Experiment:

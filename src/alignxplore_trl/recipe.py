@@ -324,24 +324,28 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 def suggestions(overrides: Sequence[str]) -> list[str]:
     """The names that were probably meant by overrides that Hydra refuses."""
+    given = [(key, value.strip("\"'")) for key, _, value in (o.partition("=") for o in overrides)]
+    choices = {key: [each.stem for each in (CONF / key).glob("*.yaml")] for key, _ in given if key}
+    chosen = [f"{key}={value}" for key, value in given if value in choices.get(key, ())]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = hydra.compose("config")
-    return [said for each in overrides if (said := _suggestion(each, known))]
+        known = hydra.compose("config", chosen)
+    said = []
+    for key, value in given:
+        if not key[:1].isalpha() or key.startswith("hydra"):
+            continue
+        if names := choices[key]:
+            said += [] if value in names else [f"{key}={value}{nearest(value, names)}"]
+        else:
+            said += _unknown_part(key, known)
+    return said
 
 
-def _suggestion(override: str, known: DictConfig) -> str | None:
-    key, _, value = override.partition("=")
-    if not value or not key[0].isalpha() or key.startswith("hydra"):
-        return None
-    value = value.strip("\"'")
-    if (group := CONF / key).is_dir():
-        choices = [each.stem for each in group.glob("*.yaml")]
-        return None if value in choices else f"{key}={value}{nearest(value, choices)}"
+def _unknown_part(key: str, known: DictConfig) -> list[str]:
     node: Any = known
     for part in key.split("."):
         if not OmegaConf.is_dict(node) or (part not in node and not OmegaConf.is_struct(node)):
-            return None
+            return []
         if part not in node:
-            return f"{key}: no such key{nearest(part, node)}"
+            return [f"{key}: no such key{nearest(part, node)}"]
         node = node._get_node(part)
-    return None
+    return []
