@@ -10,45 +10,35 @@ from pathlib import Path
 
 import msgspec
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from alignxplore_trl.run.errors import UserError
 
 SETTINGS_FILE = "alignxplore.json"
-_COPIED = "prompts"
-
-
-class Sampling(msgspec.Struct, frozen=True):
-    """How descriptions are sampled; the defaults are the method's at inference."""
-
-    max_new_tokens: int
-    temperature: float = 0.9
-    top_p: float = 0.95
-    top_k: int | None = 10
 
 
 class HowToAsk(msgspec.Struct, frozen=True):
-    """What a model was trained to read and how it is sampled.
+    """What a model was trained to read, and how it is sampled.
 
     Attributes:
         prompts: the prompt folder: one that ships with the project, or a folder beside the weights.
         max_tokens: budget of a prompt, in tokens of this model.
         signals: signals that are read in one round.
         rounds: rounds it was trained on; 1 for a model that never read an earlier description.
-        sampling: how its completions are sampled.
+        sampling: `max_new_tokens`, `temperature`, `top_p` and `top_k` of descriptions.
     """
 
     prompts: str
     max_tokens: int
     signals: int
     rounds: int
-    sampling: Sampling
+    sampling: dict[str, int | float | None]
 
     def save(self, model: Path) -> None:
-        """Write the file into a model's folder, and the templates of a folder of one's own."""
+        """Write the file into a model's folder, and beside it templates that don't ship."""
         if (templates := Path(self.prompts)).is_dir():
-            shutil.copytree(templates, model / _COPIED, dirs_exist_ok=True)
-            self = msgspec.structs.replace(self, prompts=_COPIED)
+            shutil.copytree(templates, model / "prompts", dirs_exist_ok=True)
+            self = msgspec.structs.replace(self, prompts="prompts")
         text = msgspec.json.format(msgspec.json.encode(self), indent=2)
         (model / SETTINGS_FILE).write_bytes(text + b"\n")
 
@@ -59,28 +49,16 @@ class HowToAsk(msgspec.Struct, frozen=True):
         Raises:
             UserError: there is no such model, or it doesn't say how it is asked.
         """
-        folder = Path(model) if Path(model).is_dir() else _download(str(model))
-        file = folder / SETTINGS_FILE
-        if not file.is_file():
-            raise UserError(
-                f"{model}: found no {SETTINGS_FILE}, expected a model that `make cold-start` or "
-                "`make rl` has saved, such as outputs/<run>/rl/model"
-            )
+        folder = Path(model)
         try:
-            asked = msgspec.json.decode(file.read_bytes(), type=cls)
-        except msgspec.DecodeError as error:
+            if not folder.is_dir():
+                wanted = [SETTINGS_FILE, "prompts/*"]
+                folder = Path(snapshot_download(str(model), allow_patterns=wanted))
+            asked = msgspec.json.decode((folder / SETTINGS_FILE).read_bytes(), type=cls)
+        except (HFValidationError, HfHubHTTPError, OSError, msgspec.DecodeError) as error:
             raise UserError(
-                f"{file}: {error}; copy it from the run that trained the model"
+                f"{model}: {' '.join(str(error).split())}; expected a model that `make cold-start` "
+                "or `make rl` has saved, such as outputs/<run>/rl/model, or its name on the Hub"
             ) from error
         beside = folder / asked.prompts
         return msgspec.structs.replace(asked, prompts=str(beside)) if beside.is_dir() else asked
-
-
-def _download(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=[SETTINGS_FILE, f"{_COPIED}/*"]))
-    except HFValidationError:
-        raise UserError(f"{name}: found no such folder, and the Hub has no such name") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name}: found no such folder, and the Hub says: {reason}") from error
