@@ -1,0 +1,155 @@
+"""LMInductReason: rules that a language model proposes, tries on a user's choices, and refines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from alignxplore_trl.baselines.protocol import Method, Said, Setting
+from alignxplore_trl.cases import Case, Comparison, Signal
+from alignxplore_trl.inference.writers import Writer
+from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
+from alignxplore_trl.judging.weights import load_tokenizer
+from alignxplore_trl.text.budget import fit_prompt
+from alignxplore_trl.text.completions import FormatProblem, parse_description
+from alignxplore_trl.text.prompts import Prompts
+
+
+@dataclass
+class _User:
+    """A user's conversation, as one text, and what came of it so far."""
+
+    case: Case
+    choices: list[Comparison]
+    conversation: str
+    rule: str | None = None
+    # Of each choice, whether the rule leads to the chosen reply; `None` where it led to none.
+    outcomes: list[bool | None] = field(default_factory=list)
+    problem: FormatProblem | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.rule is None or not all(self.outcomes)
+
+
+class LMInductReason(Method):
+    """Describe each user by a rule that is refined on the user's own choices.
+
+    Per iteration the model proposes rules. Each is tried on the user's comparisons: a judge is asked
+    with the rule as description, and its more probable answer, as of temperature 0, counts. The rule
+    that gets most of them right is kept, the first of equal ones; the choices that it fails on are
+    told in the same conversation. The rule kept last is the description. Posts and attributes are
+    shown, but no rule can be tried on them. A user for whom the model proposed nothing is left out.
+
+    Args:
+        writer: the model, at the temperature of proposals (published: 0.7).
+        judge: the same model as a judge, which applies rules.
+        prompts: the prompt folder, with rule_proposal and rule_feedback.
+        max_tokens: the budget of each message, to which it is shortened by rule.
+        tokenizer: folder or name of the model whose tokens are counted.
+        iterations: proposals and trials at most.
+        candidates: rules that are proposed in each.
+        seed: of sampling, and of the order in which a choice's two replies are shown.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        judge: Judge,
+        prompts: str,
+        max_tokens: int,
+        tokenizer: str,
+        iterations: int = 3,
+        candidates: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self._writer, self._judge, self._prompts = writer, judge, Prompts(prompts)
+        self._max_tokens, self._tokenizer = max_tokens, tokenizer
+        self._iterations, self._candidates, self._seed = iterations, candidates, seed
+
+    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
+        """See `Method`."""
+        users = [
+            _User(
+                case,
+                [own for own in case.signals if isinstance(own, Comparison)],
+                self._fit("rule_proposal", case.signals),
+            )
+            for case in cases
+        ]
+        for iteration in range(self._iterations):
+            left = [user for user in users if user.is_open]
+            for user in left:
+                self._tell_failures(user)
+            self._keep_best(left, self._propose(left, self._seed + iteration))
+        return [
+            Said(
+                user.case.case_id,
+                description=user.rule,
+                problem=None if user.rule else user.problem,
+            )
+            for user in users
+            if user.rule is not None or user.problem is not None
+        ]
+
+    def close(self) -> None:
+        """See `Method`."""
+        self._writer.close()
+
+    def _fit(
+        self, template: str, signals: Sequence[Signal], decided: Sequence[bool] | None = None
+    ) -> str:
+        tokenizer = load_tokenizer(self._tokenizer)
+
+        def render(kept: Sequence[Signal], _: str | None) -> str:
+            # Those that don't fit are left out from the front.
+            more = {} if decided is None else {"decided": decided[len(decided) - len(kept) :]}
+            return self._prompts.render(template, signals=kept, **more)
+
+        fitted = fit_prompt(
+            render, signals, None, lambda text: len(tokenizer(text)["input_ids"]), self._max_tokens
+        )
+        return fitted.text
+
+    def _propose(self, users: Sequence[_User], seed: int) -> list[list[str]]:
+        """The distinct rules for each user, in the order in which they were proposed."""
+        answers = self._writer.write([user.conversation for user in users], self._candidates, seed)
+        proposed = []
+        for user, own in zip(users, answers, strict=True):
+            read = [parse_description(each.text) for each in own if each is not None]
+            problems = [each for each in read if isinstance(each, FormatProblem)]
+            user.problem = problems[-1] if problems else user.problem
+            rules = [each.description for each in read if not isinstance(each, FormatProblem)]
+            proposed.append(list(dict.fromkeys(rules)))
+        return proposed
+
+    def _keep_best(self, users: Sequence[_User], proposed: Sequence[Sequence[str]]) -> None:
+        pairs = [
+            JudgedPair(f"{user.case.case_id}/{n}", own.post, rule, own.chosen, own.rejected)
+            for user, rules in zip(users, proposed, strict=True)
+            for rule in rules
+            for n, own in enumerate(user.choices)
+        ]
+        answers = iter(preferences(self._judge, pairs, "random", self._seed) if pairs else [])
+        for user, rules in zip(users, proposed, strict=True):
+            tried = {}
+            for rule in rules:
+                own = [next(answers) for _ in user.choices]
+                tried[rule] = [None if each is None else each > 0.5 for each in own]
+            if tried:
+                user.rule = max(tried, key=lambda rule: tried[rule].count(True))
+                user.outcomes = tried[user.rule]
+
+    def _tell_failures(self, user: _User) -> None:
+        """Go on with a conversation: the rule that was kept, and the choices that it fails on."""
+        if user.rule is None:
+            return  # There is no rule to speak of: the same question is asked again.
+        failed = [
+            (choice, outcome is not None)
+            for choice, outcome in zip(user.choices, user.outcomes, strict=True)
+            if not outcome
+        ]
+        choices, decided = zip(*failed, strict=True)
+        rule = self._prompts.guard(user.rule)
+        feedback = self._fit("rule_feedback", choices, decided)
+        user.conversation += f"\n\n<answer> {rule} </answer>\n\n{feedback}"

@@ -1,0 +1,124 @@
+"""What every compared method is asked, and what it says: a description of a user, or a decision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from alignxplore_trl.cases import Case
+from alignxplore_trl.run.errors import UserError
+
+Reading = Literal["nothing", "at_once", "in_rounds"]
+_NAME = re.compile(r"base([1-9]\d*)|streaming([1-9]\d*(?:\+[1-9]\d*)+)")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much of a user's history is read: all at once (base), or in rounds of equal size."""
+
+    per_round: int
+    rounds: int = 1
+
+    @classmethod
+    def from_name(cls, name: str) -> Setting:
+        """Read a name such as `base8` or `streaming4+4`.
+
+        Raises:
+            UserError: the name is not of that form, or its rounds differ in size.
+        """
+        match = _NAME.fullmatch(name)
+        sizes = (match[1] or match[2]).split("+") if match else []
+        if len(set(sizes)) != 1:
+            raise UserError(
+                f"evaluation.settings: {name!r} found, expected base<signals>, such as base8, or "
+                "streaming<signals>+<signals>, such as streaming4+4, with rounds of one size"
+            )
+        return cls(int(sizes[0]), len(sizes))
+
+    @property
+    def name(self) -> str:
+        """Its name in results."""
+        sizes = "+".join([str(self.per_round)] * self.rounds)
+        return f"base{sizes}" if self.rounds == 1 else f"streaming{sizes}"
+
+    @property
+    def signals(self) -> int:
+        """How many signals of a user are read in all rounds together."""
+        return self.per_round * self.rounds
+
+    @property
+    def at_once(self) -> Setting:
+        """The same signals, in one round."""
+        return Setting(self.signals)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a method says of the user of one case.
+
+    Attributes:
+        case_id: the case.
+        round: after which round, where others follow; 0: in the end.
+        description: what judges read; `None` asks them without one, if there is no `problem`.
+        problem: why the completion is no inference; such a completion scores 0.
+        decided: whether the method picks a reply by itself, and no judge is asked.
+        probability: that of such a method for the reply that the user chose; a half is a tie, `None`
+            no decision.
+        reasoning, earlier, completion: what was thought, which description was updated, and all that
+            the model wrote in this round.
+        prompt_tokens, completion_tokens, seconds: of this round; a case's share of the time in which
+            all cases were written.
+        dropped_signals, shortened_texts: what the token budget kept from the model in this round.
+    """
+
+    case_id: str
+    round: int = 0
+    description: str | None = None
+    problem: str | None = None
+    decided: bool = False
+    probability: float | None = None
+    reasoning: str | None = None
+    earlier: str | None = None
+    completion: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+    dropped_signals: int | None = None
+    shortened_texts: int | None = None
+
+
+class Method:
+    """A method that is compared with others: a class with settings only, and a file in conf/method.
+
+    Attributes:
+        reading: what it is shown of a history. `nothing`: it is tried once, in the setting `any`;
+            `at_once`: a setting's signals in one round, whatever the rounds; `in_rounds`: as the
+            setting says.
+        of: the name of another method whose descriptions it is given, see `AnotherUsers`.
+    """
+
+    reading: ClassVar[Reading] = "at_once"
+    of: str | None = None
+
+    def missing(self) -> str | None:
+        """What has to be made before it can be tried, in words; `None` if there is nothing."""
+        return None
+
+    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
+        """What it says of each case; one that it can say nothing of, for now, is left out.
+
+        It may read the signals only, which are cut to those of the setting. `Golden` is the
+        exception.
+        """
+        raise NotImplementedError
+
+    def describe_after(
+        self, cases: Sequence[Case], setting: Setting, others: Sequence[Said]
+    ) -> list[Said]:
+        """As `describe`, given what the method named by `of` said of the cases in the end."""
+        return self.describe(cases, setting)
+
+    def close(self) -> None:
+        """Give the memory of its models back."""

@@ -1,0 +1,208 @@
+"""Policies as compared methods, and the driver that asks one method after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from alignxplore_trl.baselines.protocol import Method, Said, Setting
+from alignxplore_trl.cases import Case, Signal
+from alignxplore_trl.evaluation.benchmarks import ANY, Benchmark
+from alignxplore_trl.evaluation.kept import Table
+from alignxplore_trl.inference.writers import Writer
+from alignxplore_trl.judging.weights import load_tokenizer
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.completions import FormatProblem, parse_completion, parse_description
+from alignxplore_trl.text.prompts import Prompts
+
+# What is written again, at most, after a kill.
+_CASES_AT_ONCE = 1000
+
+
+class Policy(Method):
+    """A language model that reads signals, in rounds, and writes descriptions.
+
+    Round k reads its own signals and the last well-formed description, so that a malformed update
+    doesn't erase what was known. A case to which the model gave no answer in some round is left out
+    for now: that a server didn't answer says nothing of the user, nor of the model.
+
+    Args:
+        writer: the model; with `model`, what makes a writer of it (`_partial_`).
+        prompts: the prompt folder.
+        max_tokens: budget of a prompt, to which it is shortened by rule.
+        tokenizer: folder or name of the model whose tokens are counted.
+        model: folder or name of the weights.
+        made_by: the command that makes that folder; without it the method is left out.
+        template: `inference`, as policies are trained, or `concise`, without reasoning.
+        seed: of sampling; each round has its own.
+    """
+
+    reading = "in_rounds"
+
+    def __init__(
+        self,
+        writer: Any,
+        prompts: str,
+        max_tokens: int,
+        tokenizer: str,
+        model: str | None = None,
+        made_by: str | None = None,
+        template: Literal["inference", "concise"] = "inference",
+        seed: int = 0,
+    ) -> None:
+        self.writer: Writer = writer if model is None else writer(model=model)
+        self.prompts, self.template = Prompts(prompts), template
+        self.max_tokens, self.tokenizer = max_tokens, tokenizer
+        self.model, self.made_by, self.seed = model, made_by, seed
+
+    def missing(self) -> str | None:
+        if self.made_by and not (Path(str(self.model)).parent / "summary.json").is_file():
+            return f"{self.model} isn't there; {self.made_by} makes it"
+        return None
+
+    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
+        self.writer.load()  # Not in the time of the first round.
+        tokenizer = load_tokenizer(self.tokenizer)
+        read = parse_completion if self.template == "inference" else parse_description
+        said: dict[str, list[Said]] = {case.case_id: [] for case in cases}
+        earlier: dict[str, str | None] = dict.fromkeys(said)
+        for number in range(setting.rounds):
+            cases = [case for case in cases if case.case_id in said]
+            fitted = [
+                self._fit(case, setting, number, earlier[case.case_id], tokenizer) for case in cases
+            ]
+            began = time.perf_counter()
+            answers = self.writer.write([own.text for own in fitted], 1, self.seed + number)
+            seconds = (time.perf_counter() - began) / max(1, len(cases))
+            for case, prompt, [written] in zip(cases, fitted, answers, strict=True):
+                if written is None:
+                    del said[case.case_id]
+                    continue
+                inference = read(written.text)
+                malformed = isinstance(inference, FormatProblem)
+                own = Said(
+                    case.case_id,
+                    round=(number + 1) % setting.rounds,
+                    description=None if malformed else inference.description,
+                    problem=inference if malformed else None,
+                    reasoning=None if malformed else inference.reasoning,
+                    earlier=earlier[case.case_id],
+                    completion=written.text,
+                    prompt_tokens=written.prompt_tokens,
+                    completion_tokens=written.completion_tokens,
+                    seconds=seconds,
+                    dropped_signals=prompt.dropped_signals,
+                    shortened_texts=prompt.shortened_texts,
+                )
+                said[case.case_id].append(own)
+                earlier[case.case_id] = own.description or own.earlier
+        return [own for rounds in said.values() for own in rounds]
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def _fit(
+        self, case: Case, setting: Setting, number: int, earlier: str | None, tokenizer: Any
+    ) -> FittedPrompt:
+        def render(signals: Sequence[Signal], before: str | None) -> str:
+            return self.prompts.render(self.template, signals=signals, earlier=before)
+
+        def count_tokens(text: str) -> int:
+            return len(tokenizer(text)["input_ids"])
+
+        signals = case.rounds(setting.per_round, setting.rounds)[number]
+        try:
+            return fit_prompt(render, signals, earlier, count_tokens, self.max_tokens)
+        except PromptTooLongError as error:
+            raise UserError(f"case {case.case_id}: {error}; raise prompts.max_tokens") from error
+
+
+def descriptions_table(folder: Path) -> Table:
+    """What methods said: one row per benchmark, method, setting (`…@k`: after round k) and case."""
+    texts = ("unit", "description", "problem", "reasoning", "earlier", "completion")
+    counts = ("prompt_tokens", "completion_tokens", "dropped_signals", "shortened_texts")
+    types = dict.fromkeys(texts, "string") | dict.fromkeys(counts, "Int64")
+    types |= {"decided": "bool", "probability": "Float64", "seconds": "Float64"}
+    keys = ("benchmark", "method", "setting", "case_id")
+    return Table(folder / "descriptions.parquet", keys, types)
+
+
+def describe_all(
+    methods: Mapping[str, Method],
+    benchmarks: Sequence[Benchmark],
+    settings: Sequence[Setting],
+    table: Table,
+) -> dict[str, str]:
+    """Ask each method about the cases that it has said nothing of; one is in memory at a time.
+
+    Returns:
+        The methods that are left out, with the reason, which is said, too.
+    """
+    left_out: dict[str, str] = {}
+    # Those that are given what another one said come last.
+    for name, method in sorted(methods.items(), key=lambda own: own[1].of is not None):
+        reason, of = method.missing(), method.of
+        if of is not None and (of not in methods or of in left_out):
+            reason = f"{of}, whose descriptions it needs, isn't evaluated"
+        if reason is not None:
+            left_out[name] = reason
+            say(f"{name} is left out: {reason}")
+            continue
+        reading = methods[of].reading if of else method.reading
+        for benchmark in benchmarks:
+            for where, setting in _places(reading, settings).items():
+                cases = benchmark.cases(reading, setting)
+                if fewer := len(benchmark.whole) - len(cases):
+                    say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
+                _describe(
+                    name,
+                    method,
+                    {"benchmark": benchmark.name, "setting": where},
+                    setting,
+                    cases,
+                    table,
+                )
+        method.close()
+    return left_out
+
+
+def _places(reading: str, settings: Sequence[Setting]) -> dict[str, Setting]:
+    """The settings in which a method is tried, by name; one, if it reads no history."""
+    if reading == "nothing":
+        return {ANY: settings[0]}
+    return {
+        each.name: each for each in (s.at_once if reading == "at_once" else s for s in settings)
+    }
+
+
+def _describe(
+    name: str,
+    method: Method,
+    at: Mapping[str, str],
+    setting: Setting,
+    cases: Sequence[Case],
+    table: Table,
+) -> None:
+    known = set(table.at(**at, method=name).case_id)
+    new = [case for case in cases if case.case_id not in known]
+    if new:
+        say(f"{name}: {len(new)} cases of {at['benchmark']}, {at['setting']}")
+    for start in range(0, len(new), _CASES_AT_ONCE):
+        units = {case.case_id: case.unit for case in new[start : start + _CASES_AT_ONCE]}
+        others = table.at(**at, method=method.of or "")
+        others = others[others.case_id.isin(units)].astype(object)
+        others = others.where(others.notna(), None)
+        before = [
+            Said(*row[:1], description=row[1], problem=row[2])
+            for row in others[["case_id", "description", "problem"]].itertuples(index=False)
+        ]
+        said = method.describe_after(new[start : start + _CASES_AT_ONCE], setting, before)
+        rows = [{**asdict(own), **at, "method": name, "unit": units[own.case_id]} for own in said]
+        for row in rows:
+            row["setting"] += f"@{row['round']}" if row["round"] else ""
+        table.add(rows)
