@@ -13,16 +13,15 @@ from alignxplore_trl.judging.encoding import encode_questions, encode_replies
 from alignxplore_trl.judging.protocol import Layout, Question, Verdict, judgement
 from alignxplore_trl.text.prompts import Prompts
 
+# Of each position log p of the tokens wanted there, in nats.
+Scores = list[list[float]]
+
 
 class Text(NamedTuple):
     """Token ids to read, and of which tokens log p is wanted behind each of the last of them."""
 
     ids: tuple[int, ...]
     wanted: tuple[tuple[int, ...], ...]
-
-
-# Of each position log p of the tokens wanted there, in nats.
-Scores = list[list[float]]
 
 
 class Model(Protocol):
@@ -32,7 +31,7 @@ class Model(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
     def load(self, example: Text) -> None:
-        """Make sure that it can be asked for such a text."""
+        """Make sure that it can be asked such a thing; UserError where it can't."""
         ...
 
     def score(self, texts: Sequence[Text]) -> list[Scores | str]:
@@ -41,14 +40,14 @@ class Model(Protocol):
 
 
 class _Asking:
-    """Settings, and how a model is asked; `counts` has what wasn't answered, by reason."""
+    """How a model is asked; `counts` has what wasn't answered, by reason."""
 
     def __init__(self, model: Model, chat: bool) -> None:
         self.model, self.chat = model, chat
         self.counts: Counter[str] = Counter()
 
     def _score(self, texts: Sequence[Text]) -> list[Scores | None]:
-        """Ask equal texts once, and count what isn't answered."""
+        """Ask equal texts once."""
         distinct = list(dict.fromkeys(texts))
         found = dict(zip(distinct, self.model.score(distinct), strict=True))
         self.counts += Counter(own for text in texts if isinstance(own := found[text], str))
@@ -56,10 +55,7 @@ class _Asking:
 
 
 class LetterJudge(_Asking):
-    """Reads the probability of naming A against B at the letter of the answer.
-
-    The judge's answer `{"selection": "Response A"}` is teacher-forced up to the letter.
-    """
+    """Reads the probability of naming A against B, the answer's JSON forced up to the letter."""
 
     def __init__(
         self, model: Model, chat: bool, prompts: str, layout: Layout, minimum_label_mass: float
@@ -96,7 +92,7 @@ class ReplyGenerator(_Asking):
     """Reads log p(reply | prompt), the sum over the reply's own tokens."""
 
     def load(self) -> None:
-        """Bring weights into memory, or try the servers; raises UserError as a judge does."""
+        """Bring weights into memory, or try the servers; raises as a judge does."""
         [(head, tail)] = encode_replies(self.model.tokenizer, ["?"], ["!"], self.chat)
         self.model.load(Text(tuple(head), (tuple(tail[:1]),)))
 
@@ -105,12 +101,9 @@ class ReplyGenerator(_Asking):
     ) -> list[float | None]:
         """log p in nats; `None` without an answer, and for a reply without tokens."""
         encoded = encode_replies(self.model.tokenizer, prompts, replies, self.chat)
-        texts = [
-            Text((*head, *tail[:-1]), tuple((token,) for token in tail))
-            for head, tail in encoded
-            if tail
-        ]
-        answers = iter(self._score(texts))
-        scores = [next(answers) if tail else None for _, tail in encoded]
+        wanted = [tuple((token,) for token in tail) for _, tail in encoded]
+        texts = [Text((*h, *t[:-1]), w) for (h, t), w in zip(encoded, wanted, strict=True) if w]
         self.counts["empty"] += len(encoded) - len(texts)
+        answers = iter(self._score(texts))
+        scores = [next(answers) if own else None for own in wanted]
         return [None if own is None else math.fsum(token for (token,) in own) for own in scores]

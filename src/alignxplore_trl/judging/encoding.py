@@ -8,8 +8,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from alignxplore_trl.run.errors import UserError
 
-ANSWER = '{{"selection": "Response {letter}"}}'
-_REASONING = "<think>\n\n</think>\n\n"
+_CLOSED = "<think>\n\n</think>\n\n"
 
 
 def before_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> str:
@@ -26,9 +25,8 @@ def before_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
-        raise UserError(
-            f"{tokenizer.name_or_path}: it has no chat template; choose chat: false"
-        ) from error
+        found = f"{tokenizer.name_or_path}: it has no chat template; choose chat: false"
+        raise UserError(found) from error
     if "<|channel|>" in template or "to=self" in template:
         raise UserError(
             f"{tokenizer.name_or_path}: it answers in channels, reasoning first, so that no answer "
@@ -45,10 +43,8 @@ def before_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -
     )
     start = text.rstrip()
     if start.endswith("<think>"):
-        return start.removesuffix("<think>") + _REASONING
-    if "</think>" in template and not start.endswith("</think>"):
-        return text + _REASONING
-    return text
+        return start.removesuffix("<think>") + _CLOSED
+    return text if "</think>" not in template or start.endswith("</think>") else text + _CLOSED
 
 
 def encode_questions(
@@ -56,23 +52,30 @@ def encode_questions(
 ) -> list[tuple[list[int], tuple[int, int]]]:
     """Of each prompt the token ids up to where the answers A and B part, and the two tokens there.
 
-    Both answers are tokenized behind the prompt, so that the letters' tokens are those that this
-    tokenizer makes of them there.
+    Both answers are tokenized behind the prompt: the letters' tokens are those they are there.
 
     Raises:
-        UserError: A and B aren't one token each, or are unknown to the tokenizer; the chat template
-            doesn't allow it.
+        UserError: the answers aren't told apart by one token each, or `before_answer` refuses.
     """
     texts = [before_answer(tokenizer, prompt, chat) for prompt in prompts]
-    if not texts:
-        return []
     with_a, with_b = (
-        tokenizer(
-            [text + ANSWER.format(letter=letter) for text in texts], add_special_tokens=not chat
-        )["input_ids"]
+        _ids(tokenizer, [f'{text}{{"selection": "Response {letter}"}}' for text in texts], not chat)
         for letter in "AB"
     )
-    return [_part(tokenizer, a, b) for a, b in zip(with_a, with_b, strict=True)]
+    found = []
+    for a, b in zip(with_a, with_b, strict=True):
+        differing = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+        # Of a token that only begins a letter, the probability would be that of other words, too.
+        if len(differing) != 1 or len(a) != len(b) or tokenizer.unk_token_id in (
+            letters := (a[differing[0]], b[differing[0]])
+        ):  # fmt: skip
+            ends = [tokenizer.convert_ids_to_tokens(ids[-8:]) for ids in (a, b)]
+            raise UserError(
+                f"{tokenizer.name_or_path}: the answers A and B aren't told apart by one token "
+                f"each: {ends[0]}, {ends[1]}; choose another model, or judge=sampled"
+            )
+        found.append((a[: differing[0]], letters))
+    return found
 
 
 def encode_replies(
@@ -82,25 +85,14 @@ def encode_replies(
 
     They are tokenized apart, so that a reply has the same tokens whatever stands before it.
     """
-    if not prompts:
-        return []
-    texts = [before_answer(tokenizer, prompt, chat) for prompt in prompts]
-    heads = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
-    blank = "" if chat else " "
-    tails = tokenizer([blank + reply for reply in replies], add_special_tokens=False)["input_ids"]
+    heads = _ids(tokenizer, [before_answer(tokenizer, own, chat) for own in prompts], not chat)
+    tails = _ids(tokenizer, [reply if chat else f" {reply}" for reply in replies], False)
     return list(zip(heads, tails, strict=True))
 
 
-def _part(
-    tokenizer: PreTrainedTokenizerBase, a: list[int], b: list[int]
-) -> tuple[list[int], tuple[int, int]]:
-    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
-    # Of a token that only begins a letter, the probability would be that of other words, too.
-    if len(a) != len(b) or at == len(a) or a[at + 1 :] != b[at + 1 :]:
-        raise UserError(
-            f"{tokenizer.name_or_path}: the answers A and B aren't told apart by one token each: "
-            f"{tokenizer.convert_ids_to_tokens(a[at:])}, {tokenizer.convert_ids_to_tokens(b[at:])}"
-        )
-    if tokenizer.unk_token_id in (a[at], b[at]):
-        raise UserError(f"{tokenizer.name_or_path}: its tokenizer doesn't know the letters A and B")
-    return a[:at], (a[at], b[at])
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[list[int]]:
+    """Token ids; a chat template has written the special tokens itself."""
+    ids: list[list[int]] = (
+        tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
+    )
+    return ids

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from statsmodels.stats.proportion import proportion_confint
 
-from alignxplore_trl.data.world import OPPOSITE, POLE_OF_WORDING
+from alignxplore_trl.data.world import OPPOSITE, WORDINGS
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
 
 _POSTS = ("buying boots online", "painting chairs upstairs", "fixing bikes together")
-_WORDINGS = {
-    pole: [wording for wording, own in POLE_OF_WORDING.items() if own == pole] for pole in OPPOSITE
-}
+_WORDINGS = {pole: words for poles in WORDINGS.values() for pole, words in poles.items()}
 # Two wordings of the pole that the description names against two of its opposite, in words that
 # the small judges of the simulated world know, too.
 LABELLED = [
     JudgedPair(
-        key=f"{pole}-{number}",
+        key=f"{pole}-{n}",
         post=post,
         description=f"prefers {pole}",
-        chosen=", ".join(_WORDINGS[pole][number : number + 2]),
-        rejected=", ".join(_WORDINGS[OPPOSITE[pole]][number : number + 2]),
+        chosen=", ".join(_WORDINGS[pole][n : n + 2]),
+        rejected=", ".join(_WORDINGS[opposite][n : n + 2]),
     )
-    for pole in OPPOSITE
-    for number, post in enumerate(_POSTS)
+    for pole, opposite in OPPOSITE.items()
+    for n, post in enumerate(_POSTS)
 ]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """How many of the labelled questions a judge answered rightly, as the mean of both orders.
+class Answers(NamedTuple):
+    """How many labelled questions a judge answered rightly, by the mean of both orders.
 
-    `low` and `high` are the ends of Wilson's 95 % interval of the share of right answers.
+    `low` and `high` end Wilson's 95 % interval of that share; a judge whose `low` isn't above one
+    half may be a coin.
     """
 
     asked: int
@@ -41,15 +39,9 @@ class Answers:
     low: float
     high: float
 
-    @property
-    def is_above_chance(self) -> bool:
-        return self.low > 0.5
-
     def __str__(self) -> str:
-        return (
-            f"{self.right} of {self.asked} labelled questions right, {self.answered} answered "
-            f"(95 % interval {self.low:.0%} to {self.high:.0%})"
-        )
+        counts = f"{self.right} of {self.asked} labelled questions right, {self.answered} answered"
+        return f"{counts} (95 % interval {self.low:.0%} to {self.high:.0%})"
 
 
 def ask_labelled(judge: Judge) -> Answers:
