@@ -301,6 +301,7 @@ class _Users:
         self.rows: list[str] = []
         # One behind the other, the hashes of what connects rows, and the row of each.
         self.keys, self.rows_of_keys = array("q"), array("q")
+        self.nameless = 0
 
     def add(self, name: str, row: AlignxRow) -> int:
         """Note a row, and give its number."""
@@ -309,6 +310,7 @@ class _Users:
         self.keys.extend(keys)
         self.rows_of_keys.extend([len(self.rows)] * len(keys))
         self.rows.append(name)
+        self.nameless += row.user is None
         return len(self.rows) - 1
 
     def names(self, counts: Counter[str]) -> list[str]:
@@ -320,10 +322,11 @@ class _Users:
             parts, return_index=True, return_inverse=True, return_counts=True
         )
         counts["users"] = len(first)
-        if len(first) < len(self.rows):
+        if self.nameless and len(first) < len(self.rows):
             say(
-                f"{len(self.rows):,} rows are of {len(first):,} users, the largest with "
-                f"{sizes.max():,}: rows without a user are joined where they share a signal"
+                f"{self.nameless:,} rows have no user, and are joined where they share a signal: "
+                f"{len(self.rows):,} rows are of {len(first):,} users, the largest has "
+                f"{sizes.max():,}"
             )
         return [f"{self.rows[row]}-user" for row in first[user]]
 

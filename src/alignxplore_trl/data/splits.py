@@ -73,13 +73,20 @@ def split_cases(
         for key in own
         if key is not None
     }
-    queue = iter(_order(cases, keys := keys[len(there) :], seed))
+    keys = keys[len(there) :]
+    queue = _order(cases, keys, seed)[::-1]
     share = min(1.0, len(cases) / max(1, sum(sizes.values())))
     splits: dict[str, list[Case]] = {}
     tests = [split for split in sizes if split not in _FILLED_LAST]
     for split in (*tests, *(split for split in _FILLED_LAST if split in sizes)):
         taken = splits[split] = []
-        while len(taken) < sizes[split] * share and (number := next(queue, None)) is not None:
+        # A user who is begun is taken whole, as far as there is room.
+        while (
+            queue
+            and len(taken) < sizes[split]
+            and (len(taken) < sizes[split] * share or owner.get(keys[queue[-1]][0]) == split)
+        ):
+            number = queue.pop()
             free = [owner.get(key, split) == split for key in keys[number]]
             places = [place for place, is_free in enumerate(free[2:]) if is_free]
             if not free[0]:
@@ -89,14 +96,11 @@ def split_cases(
             else:
                 counts["signals_dropped/shared_post"] += len(free) - 2 - len(places)
                 taken.append(with_signals(cases[number], places))
-                owner |= {
-                    key: split
-                    for key, is_free in zip(keys[number], free, strict=True)
-                    if is_free and key is not None
-                }
+                own = zip(keys[number], free, strict=True)
+                owner |= {key: split for key, is_free in own if is_free and key is not None}
         if len(taken) < sizes[split]:
             counts[f"cases_missing/{split}"] = sizes[split] - len(taken)
-    counts["cases_left_over"] += sum(1 for _ in queue)
+    counts["cases_left_over"] += len(queue)
     check_none_is_empty(splits, sizes, counts)
     return splits
 
