@@ -60,6 +60,7 @@ PYTHON = $(VENV)/bin/python
 PROCESSES = $(if $(GPUS),--num_processes $(GPUS) $(if $(filter-out 1,$(GPUS)),$(if $(filter cpu gpu,$(LAUNCH)),--multi_gpu)))
 ACCELERATE = $(VENV)/bin/accelerate launch --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
 POINTS = $(TOLD) $(call texts,make,LAUNCH=$(LAUNCH)$(,)GPUS=$(GPUS)$(,)VENV=$(VENV))
+STUDY = $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME)))
 ENV = $(filter .venv/stamp .venv-vllm/stamp,$(VENV)/stamp)
 
 help: ; @sed -nE 's/^([A-Z_]+) += ?(\$$?)([^\#]*)\# *(.*)/\1|\4 [\3]\2/p; s/^([a-z-]+):.* \#\# (.*)/make \1|\2/p' Makefile | \
@@ -96,8 +97,8 @@ report:       $(ENV)     ; $(PYTHON) recipes/report.py $(TOLD) ## A page about t
 judge-report: data       ; $(PYTHON) recipes/judge_report.py $(TOLD) ## What the judge is worth, before anything is trained against it
 vpl:          data       ; $(PYTHON) recipes/vpl.py $(TOLD) ## VPL, trained on the RL users
 sweep:        $(ENV)     ; $(PYTHON) recipes/sweep.py --multirun $(POINTS) ## RL at many points: ARGS="rl.learning_rate=1.0e-6,5.0e-7"
-study:        $(ENV)     ; $(PYTHON) recipes/study.py $(POINTS) $(call text,+study,$(value NAME)) ## A question that several trainings answer
-results:      $(ENV)     ; $(PYTHON) recipes/results.py $(POINTS) ## The tables of docs/results: three seeds, both settings
+study:        $(ENV)     ; $(PYTHON) recipes/study.py $(POINTS) $(STUDY) ## A question that several trainings answer
+results:      $(ENV)     ; $(MAKE) study NAME=results ## The tables of docs/results: three seeds, both settings
 rehearse: RUN := $(SCALE)-rehearsal
 rehearse: override ARGS += synthesis.cases=64 cold_start.max_steps=2 rl.max_steps=4 evaluation.cases=16
 rehearse:     rl-streaming ## The whole chain in a few steps, before it takes days

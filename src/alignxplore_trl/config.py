@@ -163,6 +163,7 @@ class Paths(Section):
     """The only place that names directories."""
 
     outputs: str
+    results: str
     assets: str
 
 

@@ -49,6 +49,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("seed", "data", "prompts"),
     "judge_report": ("seed", "data", "prompts", "judge"),
     "report": ("seed",),
+    "study": ("study",),
 }
 # The stages whose folders a stage reads, and the make target that makes each.
 AFTER: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +58,7 @@ AFTER: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 TARGETS = {"synthesis": "synthesize", "cold_start": "cold-start", "judge_report": "judge-report"}
 # These are called again when they are finished, and add what is asked for and isn't there.
-ADDITIVE = ("evaluation", "report", "judge_report")
+ADDITIVE = ("evaluation", "report", "judge_report", "study")
 
 # Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
 _OPEN = {name: OmegaConf.create({}, flags={"struct": False}) for name in ("cold_start", "rl")}
@@ -343,9 +344,9 @@ def suggestions(overrides: Sequence[str]) -> list[str]:
 def _unknown_part(key: str, known: DictConfig) -> list[str]:
     node: Any = known
     for part in key.split("."):
-        if not OmegaConf.is_dict(node) or (part not in node and not OmegaConf.is_struct(node)):
-            return []
-        if part not in node:
-            return [f"{key}: no such key{nearest(part, node)}"]
-        node = node._get_node(part)
+        names = list(node) if OmegaConf.is_dict(node) else [part]
+        if part not in names:
+            open_node = not OmegaConf.is_struct(node)
+            return [] if open_node else [f"{key}: no such key{nearest(part, names)}"]
+        node = node._get_node(part) if OmegaConf.is_dict(node) else None
     return []
