@@ -92,14 +92,10 @@ def tables(name: str, study: Study, values: Any, differences: Any) -> str:
     if len(differences):
         lines += ["| difference | of | 95 % interval | holds |", "|---|---:|---|---|"]
         for row in differences.dropna(subset=["value"]).to_dict("records"):
-            ends = " to ".join(
-                "?" if row[end] is None else shown(row["figure"], row[end])
-                for end in ("low", "high")
-            )
-            lines.append(
-                f"| {row['figure']}: {row['first']} - {row['second']} "
-                f"| {shown(row['figure'], row['value'])} | {ends} | {'yes' if row['holds'] else 'no'} |"
-            )
+            figure, holds = row["figure"], "yes" if row["holds"] else "no"
+            value, low, high = (shown(figure, row[name]) for name in ("value", "low", "high"))
+            of = f"{figure}: {row['first']} - {row['second']}"
+            lines.append(f"| {of} | {value} | {low} to {high} | {holds} |")
     return "\n".join(lines) + "\n"
 
 
