@@ -121,6 +121,28 @@ class Evaluation(TypedDict):
     win_rate: WinRate
 
 
+class Inspection(Section):
+    """Cases that are shown: the first ones of a split, also as a page."""
+
+    split: str
+    cases: int = Field(ge=1)
+    html: str | None
+
+
+class Report(Section):
+    """The page about an evaluation, with so many cases, drawn by a hash of their names."""
+
+    cases: int = Field(ge=0)
+
+
+class Demo(Section):
+    """The page to try a model on: `model`, or the one that this run has trained."""
+
+    model: str | None
+    host: str
+    port: int
+
+
 class Sweep(Section):
     """What a point of a sweep runs, and what it is worth."""
 
@@ -192,6 +214,9 @@ class Experiment(Section):
     output: Output
     tracking: Tracking
     paths: Paths
+    inspection: Inspection
+    report: Report
+    demo: Demo
     make: list[str]
     sweep: Sweep
     study: Study | None = None

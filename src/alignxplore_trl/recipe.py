@@ -57,7 +57,7 @@ AFTER: Mapping[str, tuple[str, ...]] = {
     "vpl": ("data",),
 }  # fmt: skip
 TARGETS = {"synthesis": "synthesize", "cold_start": "cold-start", "judge_report": "judge-report"}
-# These are called again when they are finished, and add what is asked for and isn't there.
+# Other recipes, such as the page of a demo, have no folder. These are called again when they are finished, and add what is asked for and isn't there.
 ADDITIVE = ("evaluation", "report", "judge_report", "study")
 
 # Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
@@ -231,9 +231,12 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
     # A stranger's YAML comes with its class: the folders of hydra.searchpath are on Python's, too.
     places = HydraConfig.get().runtime.config_sources
     sys.path += [place.path for place in places if place.provider.startswith("hydra.searchpath")]
-    if not _rank_0_decides(lambda: _to_be_done(stage)):
+    if name in READS and not _rank_0_decides(lambda: _to_be_done(stage)):
         return
     check_targets(values)
+    if name not in READS:
+        main(stage.experiment, stage)
+        return
     _rank_0_decides(lambda: stage.folder.begin(stage.sections()))
     with stage.folder.held():
         stage.folder.finish(main(stage.experiment, stage))
