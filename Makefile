@@ -36,6 +36,8 @@ $(if $(filter cpu,$(LAUNCH)),$(eval export OMP_NUM_THREADS := 1))
 VARIABLES := $(shell sed -nE 's/^([A-Z_]+) +=[^\#]*\#.*/\1/p' Makefile)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES),$(GIVEN)),$(error $(name): no such variable; there are $(VARIABLES)))
+$(if $(wildcard conf/accelerate/$(LAUNCH).yaml),,$(error LAUNCH=$(LAUNCH): no such launch; there are \
+  $(basename $(notdir $(wildcard conf/accelerate/*.yaml)))))
 for = $(if $(filter $(1),$(GIVEN)),$(if $(filter $(2),$(MAKECMDGOALS)),,$(error $(1) is for: make $(2))))
 $(call for,NAME,study benchmark)$(call for,FILE,describe)$(call for,N,inspect)$(call for,HTML,inspect)
 $(call for,MODEL,describe demo serve-judge serve-teacher serve-rollouts)
@@ -57,8 +59,8 @@ TOLD = $(strip $(call text,scale,$(value SCALE)) $(call text,setting,$(value SET
   $(call text,upstream,$(value FROM)) $(call number,$(LIMITED),$(value LIMIT)) \
   $(call texts,method,$(value METHODS)) $(call texts,evaluation.benchmarks,$(value BENCHMARKS)) $(ARGS))
 PYTHON = $(VENV)/bin/python
-PROCESSES = $(if $(GPUS),--num_processes $(GPUS) $(if $(filter-out 1,$(GPUS)),$(if $(filter cpu gpu,$(LAUNCH)),--multi_gpu)))
-ACCELERATE = $(VENV)/bin/accelerate launch --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
+PROCESSES = --num_cpu_threads_per_process $(if $(filter zero3_offload,$(LAUNCH)),8,1) $(if $(GPUS),--num_processes $(GPUS) $(if $(filter-out 1,$(GPUS)),$(if $(filter cpu gpu,$(LAUNCH)),--multi_gpu)))
+ACCELERATE = $(VENV)/bin/accelerate launch --quiet --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
 POINTS = $(TOLD) $(call texts,make,LAUNCH=$(LAUNCH)$(,)GPUS=$(GPUS)$(,)VENV=$(VENV))
 STUDY = $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME)))
 ENV = $(filter .venv/stamp .venv-vllm/stamp,$(VENV)/stamp)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import json
-import pkgutil
-import typing
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
@@ -16,28 +11,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 from typing_extensions import TypedDict
 
 from alignxplore_trl.run.errors import UserError
-
-# Sections that are fields of a trainer's dataclass, and fields of it that the recipe sets.
-TRAINERS: Mapping[str, str] = {
-    "cold_start": "alignxplore_trl.training.cold_start.ColdStartConfig",
-    "rl": "alignxplore_trl.training.rounds.RoundsConfig",
-}
-RESERVED: Mapping[str, str] = {
-    "seed": "set seed", "data_seed": "set seed", "output_dir": "set paths.outputs or run",
-    "run_name": "set run", "project": "set tracking.project", "report_to": "set tracking.mode",
-    "push_to_hub": "set output.push_to_hub", "hub_model_id": "set output.push_to_hub",
-    "shuffle_dataset": "rows are laid out in their order before training",
-    "use_cpu": "choose LAUNCH=cpu",
-    "resume_from_checkpoint": "an interrupted stage resumes by itself",
-    "model_init_kwargs": "set model.dtype or model.attn_implementation",
-}  # fmt: skip
 
 
 def _target(value: Any) -> Any:
@@ -46,7 +25,6 @@ def _target(value: Any) -> Any:
     return value
 
 
-_OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
 # What hydra.utils.instantiate makes an object from. Its keys are those of the class.
 Target = Annotated[dict[str, Any], BeforeValidator(_target)]
 
@@ -252,65 +230,3 @@ def _in_words(values: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
     if problem["type"] in ("missing", "value_error"):
         return f"{key}: {said}" if key else said
     return f"{key}: {problem['input']!r} found: {said}"
-
-
-def check_targets(values: Mapping[str, Any]) -> None:
-    """Bind what has a `_target_`, and the trainers' sections, to the signatures they are for.
-
-    Raises:
-        UserError: every key that doesn't fit, before anything is loaded.
-    """
-    problems = _unbound(values, "", {})
-    for section, target in TRAINERS.items():
-        problems += _unknown_fields(pkgutil.resolve_name(target), section, values[section])
-    if problems:
-        raise UserError(problems)
-
-
-def _unbound(value: Any, key: str, seen: dict[str, str]) -> list[str]:
-    if isinstance(value, list):
-        return [p for i, each in enumerate(value) for p in _unbound(each, f"{key}.{i}", seen)]
-    if not isinstance(value, Mapping):
-        return []
-    inner = ((f"{key}.{name}".lstrip("."), each) for name, each in value.items())
-    problems = [problem for name, each in inner for problem in _unbound(each, name, seen)]
-    # A description that stands in several places, by reference, is reported once.
-    if "_target_" not in value or seen.setdefault(json.dumps(value, sort_keys=True), key) != key:
-        return problems
-    target, partial, given = split_target(value)
-    try:
-        signature = inspect.signature(pkgutil.resolve_name(target))
-        (signature.bind_partial if partial else signature.bind)(**given)
-    except (ImportError, AttributeError, ValueError) as error:
-        problems.append(f"{key}._target_: {target!r}: {error}")
-    except TypeError as error:
-        unknown = [name for name in given if name not in signature.parameters]
-        hint = nearest(unknown[0], signature.parameters) if unknown else ""
-        problems.append(f"{key}: {target}: {error}{hint}")
-    return problems
-
-
-def split_target(spec: Mapping[str, Any]) -> tuple[str, bool, dict[str, Any]]:
-    """The target, whether it is `_partial_`, and its arguments."""
-    given = {name: each for name, each in spec.items() if name not in _OF_HYDRA}
-    return spec["_target_"], bool(spec.get("_partial_")), given
-
-
-def _unknown_fields(kind: type, section: str, given: Mapping[str, Any]) -> list[str]:
-    fields = {field.name for field in dataclasses.fields(kind) if field.init}
-    hints = typing.get_type_hints(kind)
-    problems = []
-    for name, value in given.items():
-        if name in RESERVED:
-            problems.append(f"{section}.{name}: the recipe sets it; {RESERVED[name]}")
-        elif name not in fields:
-            problems.append(
-                f"{section}.{name}: {kind.__name__} has no such field{nearest(name, fields)}"
-            )
-        else:
-            try:
-                adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
-                adapter.validate_python(value)
-            except ValidationError as error:
-                problems.append(f"{section}.{name}: {value!r} found: {error.errors()[0]['msg']}")
-    return problems

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from alignxplore_trl.config import Experiment, check_targets, checked, nearest
+from alignxplore_trl.config import Experiment, checked, nearest
+from alignxplore_trl.preflight import check_targets, split_target
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import StageFolder
 from alignxplore_trl.run.progress import say
@@ -57,7 +57,8 @@ AFTER: Mapping[str, tuple[str, ...]] = {
     "vpl": ("data",),
 }  # fmt: skip
 TARGETS = {"synthesis": "synthesize", "cold_start": "cold-start", "judge_report": "judge-report"}
-# Other recipes, such as the page of a demo, have no folder. These are called again when they are finished, and add what is asked for and isn't there.
+# Recipes that aren't in READS have no folder. These are called again when they are finished, and
+# add what is asked for and isn't there.
 ADDITIVE = ("evaluation", "report", "judge_report", "study")
 
 # Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
@@ -94,8 +95,7 @@ class Stage:
         Raises:
             UserError: it was made with other values.
         """
-        upstream = self.upstream(name)
-        for folder in (StageFolder(self._run / name), upstream):
+        for folder in (StageFolder(self._run / name), self.upstream(name)):
             if folder is not None and folder.finished:
                 _refuse(folder, folder.differences(self.sections(name)))
                 return folder.path
@@ -109,19 +109,18 @@ class Stage:
         """
         found = self.find(name)
         if found is None:
-            places = [self._run / name] + ([u.path] if (u := self.upstream(name)) else [])
+            upstream = f" or {folder.path}" if (folder := self.upstream(name)) else ""
             raise UserError(
-                f"{self.name}: found nothing finished in {' or '.join(map(str, places))}; "
+                f"{self.name}: found nothing finished in {self._run / name}{upstream}; "
                 f"`make {TARGETS.get(name, name)}` makes it, FROM=<run> reads another run's"
             )
         return found
 
     def upstream(self, name: str) -> StageFolder | None:
         """The folder of a stage in the run that `upstream` names, if it names one."""
-        run = self.experiment.upstream
-        return (
-            None if run is None else StageFolder(Path(self.experiment.paths.outputs) / run / name)
-        )
+        if self.experiment.upstream is None:
+            return None
+        return StageFolder(Path(self.experiment.paths.outputs, self.experiment.upstream, name))
 
     def build(self, spec: str | Mapping[str, Any]) -> Any:
         """The object that a section describes; the same description twice is the same object.
@@ -145,18 +144,12 @@ class Stage:
         """
         from alignxplore_trl.run.tracking import set_up_tracking
 
-        tracking, seed = self.experiment.tracking, self.experiment.seed
-        report_to = set_up_tracking(
-            tracking.mode,
-            tracking.project,
-            tracking.group,
-            f"{self.experiment.run}/{self.name}",
-            self.folder.path,
-        )
+        run, tracking = f"{self.experiment.run}/{self.name}", self.experiment.tracking
+        where = tracking.mode, tracking.project, tracking.group, run, self.folder.path
         ours = {
             "output_dir": str(self.folder.checkpoints),
-            "seed": seed,
-            "report_to": report_to,
+            "seed": self.experiment.seed,
+            "report_to": set_up_tracking(*where),
             "use_cpu": os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"),
         }
         try:
@@ -180,13 +173,12 @@ class Stage:
             return made
         spec = json.dumps(value, sort_keys=True)
         if spec not in self._made:
-            target, partial = (
-                pkgutil.resolve_name(made.pop("_target_")),
-                made.pop("_partial_", False),
-            )
+            target, partial, arguments = split_target(made)
+            if partial:
+                target = functools.partial(target, **arguments)
             try:
-                self._made[spec] = functools.partial(target, **made) if partial else target(**made)
-            except (ValueError, TypeError) as error:
+                self._made[spec] = target if partial else target(**arguments)
+            except ValueError as error:
                 raise UserError(f"{key}: {error}") from error
         return self._made[spec]
 
@@ -242,20 +234,6 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
         stage.folder.finish(main(stage.experiment, stage))
 
 
-def plain(composed: DictConfig) -> dict[str, Any]:
-    """The composed configuration as Python's own values, every reference resolved.
-
-    Raises:
-        UserError: a value is missing, or a reference leads nowhere.
-    """
-    try:
-        return dict(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "configuration")
-        advice = "; give DATA_PATH=<file, folder or owner/name>" if key == "data.path" else ""
-        raise UserError(f"{key}: {str(error).splitlines()[0]}{advice}") from error
-
-
 def _to_be_done(stage: Stage) -> bool:
     """Whether there is anything to do; says why not, or refuses a folder made otherwise."""
     name, own, sections = stage.name, stage.folder, stage.sections()
@@ -296,17 +274,29 @@ def _rank_0_decides(decide: Callable[[], T]) -> T:
 
     PartialState()
     told: list[Any] = [None]
-    error = None
     if is_main_process():
         try:
-            told = [(True, decide())]
+            told = [decide()]
         except UserError as refused:
-            told, error = [(False, None)], refused
+            told = [refused]
     broadcast_object_list(told)
-    decided, answer = told[0]
-    if not decided:
-        raise error if error else SystemExit(2)
-    return typing.cast(T, answer)
+    if isinstance(told[0], UserError):
+        raise told[0] if is_main_process() else SystemExit(2)
+    return typing.cast(T, told[0])
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as Python's own values, every reference resolved.
+
+    Raises:
+        UserError: a value is missing, or a reference leads nowhere.
+    """
+    try:
+        return dict(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "configuration")
+        advice = "; give DATA_PATH=<file, folder or owner/name>" if key == "data.path" else ""
+        raise UserError(f"{key}: {str(error).splitlines()[0]}{advice}") from error
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

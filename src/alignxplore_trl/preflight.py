@@ -1,0 +1,181 @@
+"""What can be said before anything is loaded, and what `make preflight` tries before a training."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from alignxplore_trl.config import nearest
+from alignxplore_trl.run.errors import UserError
+
+_OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
+# Sections that are fields of a trainer's dataclass, and fields of it that the recipe sets.
+TRAINERS: Mapping[str, str] = {
+    "cold_start": "alignxplore_trl.training.cold_start.ColdStartConfig",
+    "rl": "alignxplore_trl.training.rounds.RoundsConfig",
+}
+RESERVED: Mapping[str, str] = {
+    "seed": "set seed", "data_seed": "set seed", "output_dir": "set paths.outputs or run",
+    "run_name": "set run", "project": "set tracking.project", "report_to": "set tracking.mode",
+    "push_to_hub": "set output.push_to_hub", "hub_model_id": "set output.push_to_hub",
+    "shuffle_dataset": "rows are laid out in their order before training",
+    "use_cpu": "choose LAUNCH=cpu",
+    "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "model_init_kwargs": "set model.dtype or model.attn_implementation",
+}  # fmt: skip
+
+
+def check_targets(values: Mapping[str, Any]) -> None:
+    """Bind what has a `_target_`, and the trainers' sections, to the signatures they are for.
+
+    Raises:
+        UserError: every key that doesn't fit, before anything is loaded.
+    """
+    problems = _unbound(values, "", {})
+    for section, target in TRAINERS.items():
+        problems += _unknown_fields(_resolved(target), section, values[section])
+    if problems:
+        raise UserError(problems)
+
+
+def _unbound(value: Any, key: str, seen: dict[str, str]) -> list[str]:
+    if isinstance(value, list):
+        return [p for i, each in enumerate(value) for p in _unbound(each, f"{key}.{i}", seen)]
+    if not isinstance(value, Mapping):
+        return []
+    inner = ((f"{key}.{name}".lstrip("."), each) for name, each in value.items())
+    problems = [problem for name, each in inner for problem in _unbound(each, name, seen)]
+    # A description that stands in several places, by reference, is reported once.
+    if "_target_" not in value or seen.setdefault(json.dumps(value, sort_keys=True), key) != key:
+        return problems
+    try:
+        target, partial, given = split_target(value)
+        signature = inspect.signature(target)
+        (signature.bind_partial if partial else signature.bind)(**given)
+    except (ImportError, AttributeError, ValueError) as error:
+        problems.append(f"{key}._target_: {value['_target_']!r}: {error}")
+    except TypeError as error:
+        unknown = [name for name in given if name not in signature.parameters]
+        hint = nearest(unknown[0], signature.parameters) if unknown else ""
+        problems.append(f"{key}: {value['_target_']}: {error}{hint}")
+    return problems
+
+
+def split_target(spec: Mapping[str, Any]) -> tuple[Callable[..., Any], bool, dict[str, Any]]:
+    """The class or function of a `_target_`, whether it is `_partial_`, and its arguments."""
+    given = {name: each for name, each in spec.items() if name not in _OF_HYDRA}
+    return _resolved(spec["_target_"]), bool(spec.get("_partial_")), given
+
+
+def _resolved(name: str) -> Any:
+    """What a dotted name means; what goes wrong inside of its module is said as it is."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return getattr(_resolved(module), attribute)  # Of a class.
+
+
+def _unknown_fields(kind: type, section: str, given: Mapping[str, Any]) -> list[str]:
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}
+    hints = typing.get_type_hints(kind)
+    problems = []
+    for name, value in given.items():
+        if name in RESERVED:
+            problems.append(f"{section}.{name}: the recipe sets it; {RESERVED[name]}")
+        elif name not in fields:
+            problems.append(
+                f"{section}.{name}: {kind.__name__} has no such field{nearest(name, fields)}"
+            )
+        else:
+            try:
+                adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+                adapter.validate_python(value)
+            except ValidationError as error:
+                problems.append(f"{section}.{name}: {value!r} found: {error.errors()[0]['msg']}")
+    return problems
+
+
+def cards(bf16: bool) -> str:
+    """What this process computes on.
+
+    Raises:
+        UserError: it has no card of its own, or one that can't what is asked.
+    """
+    import torch
+
+    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"):
+        return "computes on the CPU"
+    rank, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= found:
+        raise UserError(
+            f"GPUS: process {rank} of this machine found {found} cards; give GPUS={found}"
+        )
+    if bf16 and not torch.cuda.is_bf16_supported():
+        raise UserError("rl.bf16: this card doesn't compute in bfloat16; give rl.bf16=false")
+    return f"{torch.cuda.get_device_name(rank)} for process {rank}"
+
+
+def batches(arguments: Any, cases: int, rounds: int) -> str:
+    """What a generation batch and an epoch are.
+
+    Raises:
+        UserError: there are fewer cases than a block of a round holds.
+    """
+    completions = arguments.generation_batch_size
+    prompts = completions // arguments.num_generations
+    blocks = cases // prompts
+    said = f"{prompts} prompts x {arguments.num_generations} rollouts = {completions} completions"
+    if not blocks:
+        raise UserError(f"rl: {said} in a generation batch, but there are only {cases} cases")
+    return f"{said} in a generation batch; {cases} cases: {blocks * rounds} of them an epoch"
+
+
+def model(name: str, tokens: int, tags: bool) -> str:
+    """Whether a model is there, can hold what it is to read and write, and can spell the format.
+
+    Raises:
+        UserError: it isn't, or can't.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    from alignxplore_trl.text.completions import tags_survive
+
+    try:
+        config = AutoConfig.from_pretrained(name).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from error
+    room = getattr(config, "max_position_embeddings", None)
+    if room is not None and room < tokens:
+        raise UserError(
+            f"{name}: reads {room} tokens, but prompts.max_tokens and model.max_completion_tokens "
+            f"are {tokens} together; lower one of them"
+        )
+    if tags and (lost := tags_survive(tokenizer)):
+        raise UserError([f"{name}: {problem}" for problem in lost])
+    return f"{name} is there, with {room} tokens of context"
+
+
+def labelled_questions(judge: Any) -> str:
+    """How many questions with known answers a judge gets right.
+
+    Raises:
+        UserError: it may as well be a coin.
+    """
+    from alignxplore_trl.judging.questions import ask_labelled
+
+    answers = ask_labelled(judge)
+    if answers.low <= 0.5:
+        raise UserError(f"judge: {answers}; choose another judge, model, or layout, or `chat`")
+    return str(answers)
