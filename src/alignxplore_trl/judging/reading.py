@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from alignxplore_trl.judging.asking import Scores, Text
 from alignxplore_trl.shared_prefix import ATTENTION, Branch, row_of, why_not
@@ -32,9 +32,10 @@ class Reader:
         self.model, self.max_batch_tokens = model, max_batch_tokens
         config = model.config.get_text_config()
         self.context: float = getattr(config, "max_position_embeddings", None) or float("inf")
-        # Under such a rotary embedding, a longer neighbour would change a shorter text.
-        rope = str(getattr(config, "rope_parameters", None))
-        self._pads = "dynamic" not in rope and "longrope" not in rope
+        # Under such a rotary embedding or choice of tokens, padding would change a shorter text.
+        layers = [type(layer).__name__ for layer in DynamicCache(config=config).layers]
+        kinds = f"{getattr(config, 'rope_parameters', None)} {layers}"
+        self._pads = not any(kind in kinds for kind in ("dynamic", "longrope", "Indexed"))
         self.shares = False
         if (before := config._attn_implementation) in ("sdpa", ATTENTION):
             model.set_attn_implementation(ATTENTION)
