@@ -74,6 +74,16 @@ class Prompts(Section):
     max_tokens: int = Field(ge=1)
 
 
+class Synthesis(TypedDict):
+    """What the teacher writes, and which of it is kept."""
+
+    __pydantic_config__ = Section.model_config  # type: ignore[misc]
+    candidates: Annotated[int, Field(ge=1)]
+    dimensions: Literal["known", "teacher", "none"]
+    cases: Annotated[int, Field(ge=1)] | None
+    verification: Target
+
+
 class WinRate(TypedDict):
     """Replies that are written under the descriptions of two methods, and compared."""
 
@@ -183,7 +193,7 @@ class Experiment(Section):
     generator: Target
     reward: Target
     teacher: Target
-    synthesis: dict[str, Any]
+    synthesis: Synthesis
     cold_start: dict[str, Any]
     rl: dict[str, Any]
     peft: dict[str, Any] | None

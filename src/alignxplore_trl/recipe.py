@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import sys
+import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -149,7 +150,7 @@ class Stage:
         ours = {
             "output_dir": str(self.folder.checkpoints),
             "seed": self.experiment.seed,
-            "report_to": set_up_tracking(*where),
+            "report_to": set_up_tracking(*where) if self.name in READS else [],
             "use_cpu": os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"),
         }
         try:
@@ -191,8 +192,11 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
     """
 
     def decorate(main: Main) -> Callable[[], None]:
+        composed_by_hydra = threading.Event()
+
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         def run(composed: DictConfig) -> None:
+            composed_by_hydra.set()
             with user_errors_exit():
                 _run(name, main, composed)
 
@@ -203,7 +207,7 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
                     _refuse_multirun(name)
                 run()
             except SystemExit as stopped:
-                if stopped.code == 1 and HydraConfig.instance().cfg is None:
+                if stopped.code == 1 and not composed_by_hydra.is_set():
                     sys.stderr.writelines(f"error: {each}\n" for each in suggestions(sys.argv[1:]))
                 raise
 
@@ -325,7 +329,7 @@ def suggestions(overrides: Sequence[str]) -> list[str]:
         known = hydra.compose("config", chosen)
     said = []
     for key, value in given:
-        if not key[:1].isalpha() or key.startswith("hydra"):
+        if not key[:1].isalpha() or key.startswith("hydra") or value.startswith("["):
             continue
         if names := choices[key]:
             said += [] if value in names else [f"{key}={value}{nearest(value, names)}"]
