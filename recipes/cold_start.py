@@ -21,14 +21,13 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.reporting.model_card import write_card
     from alignxplore_trl.training.callbacks import Log, train
     from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples
-    from alignxplore_trl.training.models import load_policy, load_tokenizer, save_model
+    from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
 
     set_seed(experiment.seed)
     model, folder = experiment.model, stage.folder
     bars = sys.stderr.isatty()
     arguments = stage.arguments(ColdStartConfig, "cold_start", disable_tqdm=not bars)
-    tokenizer = load_tokenizer(model.backbone)
-    tokenizer.padding_side = "right"
+    tokenizer = policy_tokenizer(model.backbone)
     file = {"verified": "examples.jsonl", "unverified": "unverified.jsonl"}[arguments.examples]
     written = Dataset.from_json(str(stage.read("synthesis") / file))
     examples, counts = fit_examples(written, tokenizer, arguments.max_length)

@@ -25,7 +25,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.reporting.model_card import write_card
     from alignxplore_trl.text.prompts import Prompts
     from alignxplore_trl.training.callbacks import Log, train
-    from alignxplore_trl.training.models import load_policy, load_tokenizer, save_model
+    from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
     from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
 
     set_seed(experiment.seed)
@@ -35,7 +35,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     arguments = stage.arguments(RoundsConfig, "rl", disable_tqdm=not bars)
     from_backbone = arguments.start == "backbone"
     start = model.backbone if from_backbone else str(stage.read("cold_start") / "model")
-    tokenizer = load_tokenizer(start)
+    tokenizer = policy_tokenizer(start)
     prompts, budget = Prompts(experiment.prompts.folder), experiment.prompts.max_tokens
 
     def render(signals: Sequence[Signal], earlier: str | None) -> str:

@@ -50,7 +50,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    texts = [PROMPTS.render("inference", signals=case.signals, earlier="x") for case in world_cases()]
+    texts = [
+        PROMPTS.render("inference", signals=case.signals, earlier="x") for case in world_cases()
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<|pad|>", "<|end|>"],
@@ -115,7 +117,7 @@ class WritingTrainer(RoundsTrainer):
             written(tokenizer().decode(ids), place % self.args.num_generations)
             for place, ids in enumerate(prompt_ids, first)
         ]
-        return [[*tokenizer()(text).input_ids, tokenizer().eos_token_id] for text in texts], None
+        return [ended(text) for text in texts], None
 
 
 class FramingTrainer(RoundsTrainer):
@@ -128,8 +130,13 @@ class FramingTrainer(RoundsTrainer):
 
 def framed(ids: list[int]) -> list[int]:
     text = tokenizer().decode(ids, skip_special_tokens=True)
-    text = format_completion(Inference("seen", f"prefers {text}"))
-    return [*tokenizer()(text).input_ids, tokenizer().eos_token_id]
+    return ended(format_completion(Inference("seen", f"prefers {text}")))
+
+
+def ended(text: str) -> list[int]:
+    """What is malformed was cut off."""
+    end = [tokenizer().eos_token_id] if text.endswith("</answer>") else []
+    return tokenizer()(text).input_ids + end
 
 
 def written(prompt: str, place: int) -> str:

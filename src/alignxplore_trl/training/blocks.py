@@ -74,7 +74,8 @@ def in_blocks(rows: Dataset, args: GRPOConfig, rounds: int, together: bool) -> D
     epochs: list[int] = []
     for epoch in range(math.ceil(batches / per_epoch)):
         for block in _blocks(used, size, random.Random(f"{args.seed}/{epoch}")):
-            order += sum(block if together else zip(*block, strict=True), start=())
+            parts = block if together else zip(*block, strict=True)
+            order += [row for part in parts for row in part]
         epochs += [epoch] * (len(order) - len(epochs))
     laid_out = {"row": order[: batches * prompts], "epoch": epochs[: batches * prompts]}
     # Looked up when a batch is loaded: copied out, four epochs would take four times the memory.

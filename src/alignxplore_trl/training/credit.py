@@ -1,4 +1,4 @@
-"""Credit across rounds: a rollout also earns a part of what the next round earned (AlignXplore+)."""
+"""Credit across rounds: a rollout also earns a part of what the next round earned."""
 
 from __future__ import annotations
 

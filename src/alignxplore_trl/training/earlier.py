@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from alignxplore_trl.text.completions import Inference, parse_completion
@@ -69,8 +69,6 @@ class EarlierDescriptions(TrainerCallback, ExportableState):
         """What a checkpoint keeps."""
         return {"args": {"seed": self.seed}, "attributes": {"drawn": self.drawn}}
 
-    def on_train_begin(
-        self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Go on from what the checkpoint has kept."""
         self.drawn = state.stateful_callbacks[type(self).__name__]["attributes"]["drawn"]

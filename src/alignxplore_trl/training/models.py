@@ -12,16 +12,15 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from alignxplore_trl.judging.weights import load_tokenizer, outside_zero3
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.text.completions import tags_survive
@@ -32,19 +31,16 @@ def load_policy(
 ) -> PreTrainedModel:
     """The model that is trained, from a folder or by its name on the Hub.
 
-    In bfloat16 alone a step at lr 1e-6 changes hardly any weight. ZeRO and FSDP keep a copy in float32
-    with `bf16`, and adapters are small; otherwise the weights are loaded in float32, and `bf16` computes
-    in bfloat16.
+    A step at lr 1e-6 changes hardly any weight that is kept in bfloat16. With `bf16`, ZeRO and FSDP
+    keep a float32 copy, and adapters are small; elsewhere the weights are loaded in float32.
 
     Raises:
         UserError: there is no such model, in the words of transformers.
     """
     fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # Of accelerate launch.
-    sharded = args.deepspeed_plugin is not None or fsdp
-    if dtype != "float32" and not adapters and not (sharded and args.bf16):
-        say(
-            f"{source}: trained in float32, since nothing here keeps a float32 copy of {dtype} weights"
-        )
+    copied = args.bf16 and (args.deepspeed_plugin is not None or fsdp)
+    if dtype != "float32" and not adapters and not copied:
+        say(f"{source}: trained in float32, since nothing keeps a copy of {dtype} weights in it")
         dtype = "float32"
     try:
         return AutoModelForCausalLM.from_pretrained(
@@ -54,18 +50,16 @@ def load_policy(
         raise UserError(f"{source}: {error}") from error
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, padding prompts on the left.
+def policy_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, which pads prompts on the left.
 
     Raises:
         UserError: there is none, or it loses a tag of the completion format in decoding.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: {error}") from error
+    tokenizer = load_tokenizer(source)
     if problems := tags_survive(tokenizer):
         raise UserError([f"{source}: {problem}" for problem in problems])
+    tokenizer.padding_side = "left"
     return tokenizer
 
 
@@ -79,8 +73,8 @@ def save_model(
 ) -> None:
     """Save weights, tokenizer and how the model is sampled; all processes call it.
 
-    What ZeRO-3 or FSDP has sharded, Trainer gathers. Adapters are merged into a fresh copy of their
-    base, in float32 and rounded once: the base in the trainer may be sharded.
+    Trainer gathers what ZeRO-3 or FSDP has sharded. Adapters are merged into a fresh copy of their
+    base, in float32 and rounded once.
 
     Args:
         weights: `adapters` leaves them alone; without adapters it makes no difference.
@@ -92,15 +86,13 @@ def save_model(
     saved = target.with_name(f".{target.name}.adapters") if merges else target
     trainer.save_model(str(saved))
     if trainer.accelerator.is_main_process:
-        unset_hf_deepspeed_config()  # Or else ZeRO-3 would shard a copy that only this process loads.
-        if merges:
-            whole = AutoPeftModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
-            whole.merge_and_unload(safe_merge=True).to(getattr(torch, dtype)).save_pretrained(
-                target
-            )
-            shutil.rmtree(saved)
-        elif not isinstance(model, PeftModel) and model.dtype != getattr(torch, dtype):
-            AutoModelForCausalLM.from_pretrained(target, dtype=dtype).save_pretrained(target)
+        with outside_zero3():  # Only this process loads what is written anew.
+            if merges:
+                whole = AutoPeftModelForCausalLM.from_pretrained(saved, dtype=dtype).float()
+                whole.merge_and_unload().to(getattr(torch, dtype)).save_pretrained(target)
+                shutil.rmtree(saved)
+            elif not isinstance(model, PeftModel) and model.dtype != getattr(torch, dtype):
+                AutoModelForCausalLM.from_pretrained(target, dtype=dtype).save_pretrained(target)
         # The arguments as a pickle, with paths of this machine; config.yaml has them.
         (target / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         tokenizer.save_pretrained(target)

@@ -7,11 +7,12 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -23,13 +24,14 @@ from transformers import (
     TopPLogitsWarper,
     TrainerCallback,
 )
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
-from alignxplore_trl.text.completions import Inference, parse_completion
 from alignxplore_trl.training.blocks import in_blocks, micro_batches
+from alignxplore_trl.training.cold_start import refuse_others
 from alignxplore_trl.training.credit import credited_rewards
 from alignxplore_trl.training.earlier import EarlierDescriptions
+from alignxplore_trl.training.share_prompts import Batch, SharesPrompts
 from alignxplore_trl.training.throughput import Throughput
 from alignxplore_trl.training.vllm_lora import keep_base_weights
 
@@ -42,27 +44,22 @@ class RoundsConfig(GRPOConfig):
 
     `num_train_epochs` is how often the cases are gone through; TRL is given them laid out, as one.
 
+    Attributes:
+        start: the model that is trained.
+        round_credit: part of the next round's mean reward that the rollout it started from earns,
+            too, see `credit`; 0: none. With it a generation batch holds all rounds of its cases.
+        share_prompts: whether the update computes the prompt of a group once, see `share_prompts`.
+        completions_every: optimizer steps between two tables of rollouts; each time they are those
+            of a block in all its rounds.
+
     Raises:
-        ValueError: values that TRL or transformers refuse, or under which rounds would be wrong.
+        ValueError: TRL or transformers refuses a value, or rounds or a resume would be wrong.
     """
 
-    start: Literal["cold_start", "backbone"] = field(
-        default="cold_start", metadata={"help": "The model that is trained."}
-    )
-    round_credit: float = field(
-        default=0.0,
-        metadata={"help": "Part of the next round's mean reward that its rollout earns too."},
-    )
-    share_prompts: Literal["auto"] | bool = field(
-        default="auto",
-        metadata={"help": "Compute the prompt of a group once in the update."},
-    )
-    completions_every: int = field(
-        default=10,
-        metadata={
-            "help": "Optimizer steps between two tables of rollouts, of a block's rounds each."
-        },
-    )
+    start: Literal["cold_start", "backbone"] = "cold_start"
+    round_credit: float = 0.0
+    share_prompts: Literal["auto"] | bool = "auto"
+    completions_every: int = 10
     log_completions: bool = True
     # Nothing that users wrote is printed.
     num_completions_to_print: int | None = 0
@@ -71,7 +68,7 @@ class RoundsConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Asked here, since transformers says it only when the first completion is sampled.
+        # Asked now: transformers says it only when the first completion is sampled.
         TemperatureLogitsWarper(self.temperature)
         TopPLogitsWarper(self.top_p)
         if self.top_k:
@@ -79,32 +76,17 @@ class RoundsConfig(GRPOConfig):
         if self.min_p is not None:
             MinPLogitsWarper(self.min_p)
         expected = {
-            "eval_strategy": "no",
-            "eval_on_start": False,
-            "remove_unused_columns": False,
+            "eval_strategy": "no", "eval_on_start": False, "remove_unused_columns": False,
             "shuffle_dataset": False,
-        }
-        problems = [
-            f"{name}={getattr(self, name)}, expected {value}"
-            for name, value in expected.items()
-            if getattr(self, name) != value
-        ]
-        if self.save_strategy not in ("no", "steps"):
-            problems.append(
-                f"save_strategy={self.save_strategy}, expected steps: there is one long epoch"
-            )
-        if self.save_total_limit == 1:
-            problems.append(
-                "save_total_limit=1, expected 2 or more: a kill while saving leaves none"
-            )
+        }  # fmt: skip
+        refuse_others(self, expected)
         if self.max_steps > 0 and self.max_steps % self.steps_per_checkpoint:
-            problems.append(
-                f"max_steps={self.max_steps}, expected a multiple of {self.steps_per_checkpoint}: "
-                f"{micro_batches(self)} micro-batches (steps_per_generation x num_iterations) of a "
-                f"generation batch, gradient_accumulation_steps={self.gradient_accumulation_steps}"
+            raise ValueError(
+                f"max_steps={self.max_steps} ends inside a generation batch: it is trained on in "
+                f"{micro_batches(self)} micro-batches (steps_per_generation x num_iterations), a "
+                f"step takes gradient_accumulation_steps={self.gradient_accumulation_steps}; "
+                f"expected a multiple of {self.steps_per_checkpoint}"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
 
     @property
     def steps_per_checkpoint(self) -> int:
@@ -114,22 +96,21 @@ class RoundsConfig(GRPOConfig):
         )
 
 
-class RoundsTrainer(GRPOTrainer):
+class RoundsTrainer(SharesPrompts):
     """`GRPOTrainer` in which the prompt of round k+1 holds a description of round k.
 
     It is drawn among the case's own well-formed rollouts; without one, or where it doesn't fit, the
     case goes on without.
 
     Args:
-        reward: TRL's reward callable; the only one, since beside a second TRL counts a missing
-            judgement as 0.
+        reward: TRL's reward callable, the only one: beside another, TRL counts `None` as 0.
         rows: one per case and round, see `data.rounds.round_rows`.
-        prompt_with: a row and an earlier description -> the prompt that holds it, within its budget.
+        prompt_with: a row and an earlier description -> the prompt that holds it.
         rounds: the most rounds of a case.
         Others as for `GRPOTrainer`.
 
     Raises:
-        UserError: too few cases for a generation batch, or batches that can't hold what they have to.
+        UserError: there are too few cases, or batches can't hold what they have to.
     """
 
     args: RoundsConfig
@@ -153,10 +134,11 @@ class RoundsTrainer(GRPOTrainer):
         def rewarded(**columns: Any) -> list[float | None]:
             return self._rewards(**columns)
 
-        rewarded.__name__ = _name(reward)
+        named = getattr(reward, "func", reward)  # Of a partial.
+        rewarded.__name__ = getattr(named, "__name__", type(named).__name__)
         laid_out = in_blocks(rows, args, rounds, together=args.round_credit > 0)
         args = copy.copy(args)
-        args.num_train_epochs = 1.0
+        args.num_train_epochs = 1
         super().__init__(
             model=model,
             reward_funcs=rewarded,
@@ -169,9 +151,9 @@ class RoundsTrainer(GRPOTrainer):
         self.throughput = Throughput(self)
         if args.use_vllm:
             keep_base_weights(self.vllm_generation)
-        logging.getLogger("trl.trainer.grpo_trainer").addFilter(_no_user_text)
+        logging.getLogger("trl.trainer.grpo_trainer").addFilter(_has_no_user_text)
 
-    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+    def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
         self._rows = [dict(row) for row in inputs]
         return super()._generate_and_score_completions(self._rows)
 
@@ -183,74 +165,69 @@ class RoundsTrainer(GRPOTrainer):
         parts = []
         for _, own in sorted(places.items()):
             rows = [self._rows[place] for place in own]
-            self._start(rows)
+            starts = {row["case_id"]: row for row in rows}
+            starts = {case: self._start_of(row) for case, row in starts.items()}
             for place, row in zip(own, rows, strict=True):
+                row.update(starts[row["case_id"]])
                 prompts[place] = row["prompt"]
             parts.append(super()._generate([row["prompt"] for row in rows]))
-            self.throughput.count_written(parts[-1][1])
             for row, drawn in zip(rows, self.earlier.draw(rows, parts[-1][3]), strict=True):
                 row["drawn"] = drawn
         return _together(parts, [place for _, own in sorted(places.items()) for place in own])
 
-    def _start(self, rows: list[Row]) -> None:
-        """Fill in the description that each row starts from and the prompt that holds it."""
-        starts: dict[str, Row] = {}
-        for row in rows:
-            if row["case_id"] not in starts:
-                starts[row["case_id"]] = self._start_of(row)
-            row.update(starts[row["case_id"]])
-
     def _start_of(self, row: Row) -> Row:
+        """What a case starts a round from, the prompt that holds it, and whether that was cut."""
         earlier = self.earlier.of(row)
         if earlier is None:
-            return {"d_prev": None, "cut": False}
+            return {"d_prev": None, "prompt": row["prompt"], "shortened": False}
         try:
             fitted = self.prompt_with(row, earlier)
         except PromptTooLongError:
-            return {"d_prev": None, "cut": True}
-        cut = bool(fitted.dropped_signals or fitted.shortened_texts)
-        return {"prompt": fitted.text, "d_prev": earlier, "cut": cut}
+            return {"d_prev": None, "prompt": row["prompt"], "shortened": True}
+        cut = fitted.dropped_signals + fitted.shortened_texts > 0
+        return {"d_prev": earlier, "prompt": fitted.text, "shortened": cut}
 
     def _rewards(self, **columns: Any) -> list[float | None]:
         """The reward's own, with credit where that is asked for; what becomes of them is logged."""
         with self.throughput.judge():
             own = self.reward(**columns)
-        log_metric, log_extra = columns["log_metric"], columns["log_extra"]
         for name in ("case_id", "round", "d_prev"):
-            log_extra(name, columns[name])
-        told = ("case_id", "round", "d_prev", "cut", "completions")
-        seen = list(zip(own, *(columns[name] for name in told), strict=True))
-        for name, value in _metrics(gather_object(seen)).items():
-            log_metric(name, value)
+            columns["log_extra"](name, columns[name])
+        told = {name: columns[name] for name in ("case_id", "round", "d_prev", "shortened")}
+        rows = pd.DataFrame({"reward": np.array(own, dtype=float), **told}).to_dict("records")
+        for name, value in _metrics(pd.DataFrame(gather_object(rows))).items():
+            columns["log_metric"](name, value)
         if not self.args.round_credit:
             return own
-        log_extra("own_reward", own)
-        shape = (-1, self.rounds, self.args.num_generations)
-        rewards = np.array(own, dtype=float).reshape(shape)
+        columns["log_extra"]("own_reward", own)
+        # A process has its cases one after the other, each in all rounds.
+        shape = (-1, self.rounds, self.num_generations)
         drawn = np.array(columns["drawn"]).reshape(shape)
+        # What was too long for the next prompt was drawn, and yet not read; nothing reads the last.
         read = np.array([each is not None for each in columns["d_prev"]]).reshape(shape)
-        # What was too long for the next prompt was drawn, and yet not read.
-        drawn[:, :-1] &= read[:, 1:]
-        credited = credited_rewards(rewards, drawn, self.args.round_credit)
-        return [None if np.isnan(each) else float(each) for each in credited.ravel()]
+        drawn &= np.roll(read, -1, axis=1)
+        rewards = np.array(own, dtype=float).reshape(shape)
+        credited = credited_rewards(rewards, drawn, self.args.round_credit).ravel()
+        return [None if np.isnan(each) else float(each) for each in credited]
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any
-    ) -> torch.Tensor:
+    def compute_loss(self, model: Any, inputs: Batch, *rest: Any, **named: Any) -> torch.Tensor:
         """TRL's loss of a micro-batch; its tokens are counted."""
-        self.throughput.count(inputs["prompt_mask"].sum(1) + inputs["completion_mask"].sum(1))
+        prompts, completions = (inputs[f"{part}_mask"].sum(-1) for part in ("prompt", "completion"))
+        shared = prompts[:, 1:].flatten() if self.shares else None
+        self.throughput.count((prompts + completions).flatten(), shared)
         return super().compute_loss(model, inputs, *rest, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As TRL's; tables of rollouts as often as asked for, and the throughput since last time."""
-        apart = self.rounds * self.args.steps_per_checkpoint
-        due = -self.state.global_step % self.args.completions_every < apart
-        self.log_completions = self.args.log_completions and due and "loss" in logs
-        super().log(logs | self.throughput.measured() if "loss" in logs else logs, start_time)
+        """As TRL's, with the throughput since the line before, and tables when they are due."""
+        is_line = "loss" in logs
+        block = self.rounds * self.args.steps_per_checkpoint
+        due = -self.state.global_step % self.args.completions_every < block
+        self.log_completions = self.args.log_completions and is_line and due
+        super().log(logs | self.throughput.measured() if is_line else logs, start_time)
 
 
 def _together(parts: Sequence[tuple[Any, ...]], places: Sequence[int]) -> tuple[Any, ...]:
-    """The columns of what several rounds have written as one, each row in its place."""
+    """What TRL generated in several rounds as one, each row in its place."""
     if len(parts) == 1:
         return parts[0]
 
@@ -263,37 +240,19 @@ def _together(parts: Sequence[tuple[Any, ...]], places: Sequence[int]) -> tuple[
     return tuple(map(column, zip(*parts, strict=True)))
 
 
-def _metrics(
-    seen: Sequence[tuple[float | None, str, int, str | None, bool, str]],
-) -> dict[str, float]:
-    """What a generation batch came to, of all processes; per round where rounds differ."""
-    well_formed = [isinstance(parse_completion(text), Inference) for *_, text in seen]
-    found = {
-        "completions/well_formed": sum(well_formed) / len(seen),
-        "completions/unscored": sum(own is None for own, *_ in seen) / len(seen),
-    }
-    for number in sorted({each[2] for each in seen}):
-        of_round = [each for each in seen if each[2] == number]
-        groups: dict[str, list[float]] = defaultdict(list)
-        for own, case, *_ in of_round:
-            groups[case] += [] if own is None else [own]
-        scored = [own for group in groups.values() for own in group]
-        if scored:
-            found[f"reward/round_{number}"] = sum(scored) / len(scored)
-        flat = [len(set(group)) < 2 for group in groups.values()]
-        found[f"groups_that_teach_nothing/round_{number}"] = sum(flat) / len(flat)
-        if number > 1:
-            missing, cut = ([each[i] for each in of_round] for i in (3, 4))
-            found["earlier_description/missing"] = sum(d is None for d in missing) / len(missing)
-            found["earlier_description/prompt_shortened"] = sum(cut) / len(cut)
+def _metrics(seen: pd.DataFrame) -> dict[str, float]:
+    """What each round of a generation batch came to, over all processes; NaN where nothing did."""
+    found: dict[str, float] = {}
+    for number, of_round in seen.groupby("round"):
+        spread = of_round.groupby("case_id")["reward"].nunique()
+        found[f"groups_that_teach_nothing/round_{number}"] = (spread < 2).mean()
+        found[f"reward/round_{number}"] = of_round["reward"].mean()
+        if number != 1:
+            found["earlier_description/missing"] = of_round["d_prev"].isna().mean()
+            found["earlier_description/prompt_shortened"] = of_round["shortened"].mean()
     return found
 
 
-def _name(reward: Any) -> str:
-    function = getattr(reward, "func", reward)  # Of a partial.
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
-def _no_user_text(record: logging.LogRecord) -> bool:
-    """TRL warns of a row without a reward by logging all of it, what users wrote included."""
+def _has_no_user_text(record: logging.LogRecord) -> bool:
+    """TRL logs all of a row without a reward, what its user wrote included."""
     return "All reward functions returned None" not in record.getMessage()
