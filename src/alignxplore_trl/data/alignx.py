@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Literal
 
@@ -21,7 +21,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Attributes, Case, Comparison, Post, Signal
-from alignxplore_trl.data.rows import Problems, convert, read_rows
+from alignxplore_trl.data.rows import Problems, read_as
 from alignxplore_trl.data.splits import connected, split_cases
 from alignxplore_trl.data.world import SignalKind
 from alignxplore_trl.run.progress import progress, say
@@ -29,12 +29,12 @@ from alignxplore_trl.run.progress import progress, say
 PAIRS, DIRECTIONS = "Pair-wise Comparative Feedback", "Preference Direction"
 NEUTRAL = 0.5
 TEST_POSTS = "test_posts"
-# Of rows that pass, so many times as many as splits need are kept in memory, drawn by chance.
+# Of the rows that pass, so many times as many as splits need are kept in memory, drawn by chance.
 _KEPT = 4
 # The values of a direction vector, one object each however many vectors there are.
 _EXACT = {0: 0.0, NEUTRAL: NEUTRAL, 1: 1.0}
 Vector = list[float] | None
-Numbers = npt.NDArray[np.float64]
+Told = tuple[Signal, Vector]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -62,15 +62,12 @@ class PairItem(msgspec.Struct):
         return Comparison(self.prompt, self.chosen, self.rejected)
 
 
-class PostItem(msgspec.Struct):
-    """A comment as it stands in a row."""
-
+class _PostItem(msgspec.Struct):
     prompt: str
     comment: str
     direction: Vector = msgspec.field(default=None, name=DIRECTIONS)
 
     def signal(self) -> Post:
-        """The comment."""
         return Post(self.prompt, self.comment)
 
 
@@ -79,20 +76,20 @@ class AlignxRow(PairItem):
 
     user: str | int | None = None
     about: str | None = msgspec.field(default=None, name="Demographic Information")
-    posts: list[PostItem] | None = msgspec.field(default=None, name="User-Generated Content")
+    posts: list[_PostItem] | None = msgspec.field(default=None, name="User-Generated Content")
     pairs: list[PairItem] | None = msgspec.field(default=None, name=PAIRS)
 
     def __post_init__(self) -> None:
-        """What the format asks for beside types; msgspec reports it as a mistake in the row."""
-        target = self.signal()
-        if not says_something(target):
-            raise ValueError(
-                "expected a post and two different replies in prompt, chosen, rejected"
-            )
-        if any(pair.signal().shows_pair_of(target) for pair in self.pairs or ()):
-            raise ValueError(f"{PAIRS} holds the target pair, which gives it away; remove it there")
+        """What the format asks for beside types; a `ValueError` is reported with the row."""
+        check_target(self.signal(), self.pairs or ())
+        if not _EXACT.keys() >= set().union(*(item.direction or () for item in self.items())):
+            raise ValueError(f"{DIRECTIONS}: expected no other numbers than 0, 0.5 and 1")
 
-    def history(self, kind: SignalKind) -> Iterator[tuple[Signal, Vector]]:
+    def items(self) -> Iterator[PairItem | _PostItem]:
+        """The target and the history."""
+        yield from (self, *(self.posts or ()), *(self.pairs or ()))
+
+    def history(self, kind: SignalKind) -> Iterator[Told]:
         """The signals of a kind; mixed are the attributes, then posts, then comparisons."""
         if kind == "mixed" and self.about:
             yield Attributes(self.about), None
@@ -102,27 +99,12 @@ class AlignxRow(PairItem):
             yield from ((item.signal(), item.direction) for item in self.pairs or ())
 
 
-COLUMNS = frozenset(field.encode_name for field in msgspec.structs.fields(AlignxRow))
-
-
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AlignX:
-    """A data source.
+    """A data source, with the keys of conf/data/alignx.yaml.
 
-    Attributes:
-        path: see `read_rows`.
-        sizes: cases of each split. `test_posts` is a further test, of users whose history is posts;
-            it may stay empty.
-        rounds, signals: the setting; a case has signals for all of its rounds.
-        dimensions: the entries of a direction vector, in order.
-        signal_kind: what a history is made of; mixed has the user's attributes, too.
-        refine: whether rows are refined; `None`: if the first one has a direction vector.
-        minimum_dimensions: non-neutral dimensions that a target pair must have.
-        agreement: an item agrees with the target on `minimum_dimensions` of the target's
-            non-neutral ones (`some`, which keeps more rows), or on all of them (`all`).
-        test_posts_signals: posts that a case of `test_posts` has at least.
-        bad_rows: whether rows that aren't in the format end the run (`refuse`), or are reported,
-            counted and left out (`leave_out`).
+    `test_posts` among the sizes is a further test, of users whose history is posts. It may stay
+    empty.
     """
 
     path: str
@@ -139,89 +121,70 @@ class AlignX:
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, refine and split; see `data.prepare.Source`."""
-        sizes = {split: size for split, size in self.sizes.items() if split != TEST_POSTS}
-        asked, of_posts = sum(self.sizes.values()), self.sizes.get(TEST_POSTS, 0)
-        samples = {"": _Sample(_KEPT * asked, seed), TEST_POSTS: _Sample(_KEPT * of_posts, seed)}
-        needed = self.rounds * self.signals
+        sizes, of_posts = dict(self.sizes), self.sizes.get(TEST_POSTS, 0)
+        sizes.pop(TEST_POSTS, None)
+        most, needed = _KEPT * sum(self.sizes.values()), self.rounds * self.signals
+        own = _Sample(self.signal_kind, needed, most, seed)
+        others = _Sample("posts", self.test_posts_signals, most, seed)
         users, refine = _Users(), self.refine
         for name, row in self._rows(counts):
-            number = users.add(name, row)
+            user = users.add(name, row)
             if refine is None:
                 refine = row.direction is not None
-                if not refine:
-                    say("the first row has no direction vector: rows aren't refined")
-            case = self._case(name, row, self.signal_kind, needed, refine, counts)
-            samples[""].add(number, case)
+                say(
+                    f"the first row has {'a' if refine else 'no'} direction vector: rows are "
+                    f"{'' if refine else 'not '}refined"
+                )
+            own.add(user, self._case(name, row, own, refine, counts))
             if of_posts:
-                unused: Counter[str] = Counter()
-                case = self._case(name, row, "posts", self.test_posts_signals, refine, unused)
-                samples[TEST_POSTS].add(number, case)
+                others.add(user, self._case(name, row, others, refine, Counter()))
         names = users.names(counts)
-        own, others = (
-            [_of_user(case, names[number]) for number, case in sample.kept]
-            for sample in samples.values()
-        )
-        counts["rows_passed"] = samples[""].seen
+        cases, with_posts = own.named(names), others.named(names)
+        counts.update(rows_passed=own.seen, rows_passed_with_posts=others.seen)
         splits: dict[str, list[Case]] = {}
-        if others:
-            counts["rows_passed_with_posts"] = samples[TEST_POSTS].seen
+        if with_posts:
             # A user is in one split alone: with few, each split has its share of them.
-            usable = len({case.user_id for case in (*own, *others)})
-            some = {TEST_POSTS: ceil(of_posts * min(1.0, usable / asked))}
-            splits = split_cases(others, some, self.test_posts_signals, seed, Counter())
+            usable = len({case.user_id for case in (*cases, *with_posts)})
+            some = {TEST_POSTS: ceil(of_posts * min(1.0, usable / sum(self.sizes.values())))}
+            splits = split_cases(with_posts, some, others.needed, seed, Counter())
             taken = {case.user_id for case in splits[TEST_POSTS]}
-            own = [case for case in own if case.user_id not in taken]
-        return splits | split_cases(own, sizes, needed, seed, counts, filled=splits)
+            cases = [case for case in cases if case.user_id not in taken]
+        return splits | split_cases(cases, sizes, needed, seed, counts, filled=splits)
 
     def _rows(self, counts: Counter[str]) -> Iterator[tuple[str, AlignxRow]]:
         """The rows that are in the format, with their names."""
-        problems = Problems()
-        for source in progress(read_rows(self.path, COLUMNS, problems), "reading rows"):
-            row = convert(source, AlignxRow, problems)
-            if row is None:
-                continue
-            items = (row, *(row.posts or ()), *(row.pairs or ()))
-            if wrong := [item.direction for item in items if not self._is_vector(item.direction)]:
+        problems, length = Problems(), len(self.dimensions)
+        for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
+            lengths = {len(item.direction) for item in row.items() if item.direction is not None}
+            if lengths <= {length}:
+                counts["rows"] += 1
+                yield source.name, row
+            else:
                 problems.add(
-                    f"{source.place}, {DIRECTIONS}: {len(wrong[0] or ())} numbers found, expected "
-                    f"{len(self.dimensions)}, each 0, 0.5 or 1, one for each of data.dimensions"
+                    f"{source.place}, {DIRECTIONS}: {sorted(lengths - {length})[0]} numbers found, "
+                    f"expected {length}, one for each of data.dimensions"
                 )
-                continue
-            counts["rows"] += 1
-            yield source.name, row
         if self.bad_rows == "refuse":
-            problems.raise_if_any("mend them, or leave such rows out by data.bad_rows=leave_out")
+            problems.raise_if_any("mend them, or leave them out by data.bad_rows=leave_out")
         for problem in problems.shown:
             say(f"left out: {problem}")
         counts["rows_dropped/bad"] = problems.count
 
-    def _is_vector(self, vector: Vector) -> bool:
-        return vector is None or (
-            len(vector) == len(self.dimensions) and _EXACT.keys() >= set(vector)
-        )
-
     def _case(
-        self,
-        name: str,
-        row: AlignxRow,
-        kind: SignalKind,
-        needed: int,
-        refine: bool,
-        counts: Counter[str],
+        self, name: str, row: AlignxRow, sample: _Sample, refine: bool, counts: Counter[str]
     ) -> Case | None:
         """The case of a row; what is left out is counted, by reason."""
         direction = row.direction or []
         if refine and len(direction) - direction.count(NEUTRAL) < self.minimum_dimensions:
-            counts[f"rows_dropped/{'few' if direction else 'no'}_directions"] += 1
+            counts[f"rows_dropped/{'few_dimensions' if direction else 'no_directions'}"] += 1
             return None
-        history = list(_telling(row.history(kind), counts))
+        history = list(_telling(row.history(sample.kind), counts))
         if refine:
             history = list(self._refined(np.array(direction), history, counts))
-        if len(history) < needed:
+        if len(history) < sample.needed:
             counts["rows_dropped/too_few_signals"] += 1
             return None
         poles = preferred_poles(direction, self.dimensions)
-        vectors = tuple(tuple(map(_EXACT.__getitem__, vector or ())) for _, vector in history)
         return Case(
             case_id=name,
             user_id="" if row.user is None else str(row.user),
@@ -229,12 +192,12 @@ class AlignX:
             target=row.signal(),
             directions=poles or None,
             description=describe(poles),
-            vectors=vectors if any(vectors) else None,
+            vectors=exact_vectors(vector for _, vector in history),
         )
 
     def _refined(
-        self, target: Numbers, history: Iterable[tuple[Signal, Vector]], counts: Counter[str]
-    ) -> Iterator[tuple[Signal, Vector]]:
+        self, target: npt.NDArray[np.float64], history: Iterable[Told], counts: Counter[str]
+    ) -> Iterator[Told]:
         """The items that agree with the target and don't conflict with an earlier one.
 
         An item without a vector stays, since nothing speaks against it.
@@ -252,6 +215,18 @@ class AlignX:
                 yield signal, vector
 
 
+def check_target(target: Comparison, pairs: Iterable[PairItem]) -> None:
+    """Refuse a target pair that is none, or that its own history gives away.
+
+    Raises:
+        ValueError: in words for the row.
+    """
+    if not says_something(target):
+        raise ValueError("expected a post and two different replies as the target pair")
+    if any(pair.signal().shows_pair_of(target) for pair in pairs):
+        raise ValueError(f"{PAIRS} holds the target pair, which gives it away; remove it there")
+
+
 def preferred_poles(direction: Iterable[float], dimensions: Sequence[Dimension]) -> dict[str, str]:
     """The non-neutral entries of a direction vector: dimension -> the preferred pole."""
     return {
@@ -261,9 +236,15 @@ def preferred_poles(direction: Iterable[float], dimensions: Sequence[Dimension])
     }
 
 
-def describe(poles: dict[str, str]) -> str | None:
+def describe(poles: Mapping[str, str]) -> str | None:
     """The description that states these poles, the true one; `None` without any."""
     return f"This user {'; '.join(poles.values())}." if poles else None
+
+
+def exact_vectors(vectors: Iterable[Vector]) -> tuple[tuple[float, ...], ...] | None:
+    """`Case.vectors`: empty for a signal without one, `None` if no signal has one."""
+    found = tuple(tuple(map(_EXACT.__getitem__, vector or ())) for vector in vectors)
+    return found if any(found) else None
 
 
 def says_something(signal: Signal) -> bool:
@@ -273,9 +254,7 @@ def says_something(signal: Signal) -> bool:
     return all(text.strip() for text in msgspec.structs.astuple(signal))
 
 
-def _telling(
-    history: Iterable[tuple[Signal, Vector]], counts: Counter[str]
-) -> Iterator[tuple[Signal, Vector]]:
+def _telling(history: Iterable[Told], counts: Counter[str]) -> Iterator[Told]:
     seen: set[Signal] = set()
     for signal, vector in history:
         if signal in seen:
@@ -287,8 +266,29 @@ def _telling(
             counts["signals_dropped/no_text_or_equal_replies"] += 1
 
 
-def _of_user(case: Case, user: str) -> Case:
-    return case if case.user_id else msgspec.structs.replace(case, user_id=user)
+class _Sample:
+    """Cases with one kind of history: as many as are wanted at most, of more by chance."""
+
+    def __init__(self, kind: SignalKind, needed: int, most: int, seed: int) -> None:
+        self.kind, self.needed, self.most = kind, needed, most
+        self.draw = random.Random(seed)
+        self.seen = 0
+        self.kept: list[tuple[int, Case]] = []
+
+    def add(self, user: int, case: Case | None) -> None:
+        """Keep a case, or leave it out (reservoir sampling)."""
+        if case is not None:
+            self.seen += 1
+            place = len(self.kept) if self.seen <= self.most else self.draw.randrange(self.seen)
+            if place < self.most:
+                self.kept[place : place + 1] = [(user, case)]
+
+    def named(self, names: Sequence[str]) -> list[Case]:
+        """The cases; those without a user with the name of theirs."""
+        return [
+            case if case.user_id else msgspec.structs.replace(case, user_id=names[user])
+            for user, case in self.kept
+        ]
 
 
 class _Users:
@@ -305,12 +305,11 @@ class _Users:
 
     def add(self, name: str, row: AlignxRow) -> int:
         """Note a row, and give its number."""
-        items = (row, *(row.posts or ()), *(row.pairs or ()))
-        keys = [hash(i.signal()) for i in items] if row.user is None else [hash(str(row.user))]
-        self.keys.extend(keys)
+        self.nameless += row.user is None
+        keys = [str(row.user)] if row.user is not None else [item.signal() for item in row.items()]
+        self.keys.extend(map(hash, keys))
         self.rows_of_keys.extend([len(self.rows)] * len(keys))
         self.rows.append(name)
-        self.nameless += row.user is None
         return len(self.rows) - 1
 
     def names(self, counts: Counter[str]) -> list[str]:
@@ -329,22 +328,3 @@ class _Users:
                 f"{sizes.max():,}"
             )
         return [f"{self.rows[row]}-user" for row in first[user]]
-
-
-class _Sample:
-    """As many cases as are wanted at most, of more by chance (reservoir sampling)."""
-
-    def __init__(self, most: int, seed: int) -> None:
-        self.most = most
-        self.draw = random.Random(seed)
-        self.seen = 0
-        self.kept: list[tuple[int, Case]] = []
-
-    def add(self, number: int, case: Case | None) -> None:
-        """Keep the case of a row, or leave it out."""
-        if case is None:
-            return
-        self.seen += 1
-        place = len(self.kept) if self.seen <= self.most else self.draw.randrange(self.seen)
-        if place < self.most:
-            self.kept[place : place + 1] = [(number, case)]

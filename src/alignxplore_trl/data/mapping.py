@@ -47,30 +47,10 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Mapping:
-    """A data source, and what the columns of its file hold.
+    """A data source, and what the columns of its file hold: the keys of conf/data/mapping.yaml.
 
     A column is a key of a row, or a path into lists and objects such as `messages.-1.content`.
     Values are compared by what they mean: `true`, `1`, `1.0` and the texts of a CSV file are one.
-
-    Attributes:
-        path: see `read_rows`.
-        sizes: cases of each split.
-        rounds, signals: the setting; the history of a case is as many of the latest choices before
-            its target as the rounds need.
-        user: column: who chose.
-        post, post_text: the column of what the replies answer, or words for all rows, such as what
-            kind of list items stood in (which is no post that splits may not share).
-        replies: columns of the replies, or items, that a row has.
-        winner: column that says which of them was chosen; `None`: the first.
-        wins: for each of the replies, the values of `winner` by which it was chosen.
-        group: column; what has the same value there was shown together. `None`: what is in a row.
-        pairs_per_group: how many pairs of one chosen and one not are drawn from what was shown
-            together.
-        order: column that a user's rows are sorted by, numbers or ISO dates; `None` keeps the order
-            of the file.
-        keep: column -> values; rows with another one are left out.
-        at_least: column -> number; rows with a smaller one, or none, are left out.
-        cases_per_user: choices of a user that are targets at most, the latest ones.
     """
 
     path: str

@@ -17,32 +17,31 @@ class Source(Protocol):
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """The cases of each split, which share no user and no post.
 
-        Args:
-            counts: is given what was kept and left out, by reason.
-            seed: of everything that is drawn.
+        `counts` is given what was kept and left out, by reason; all that is drawn is a function of
+        the seed.
         """
         ...
 
 
 def prepare(source: Source, folder: Path, seed: int) -> dict[str, int]:
-    """Write `<split>.jsonl` for each split of a source.
+    """Write `<split>.jsonl` for each split of a source, and give the counts for the summary.
 
-    A source that has more than cases says so by a method `published() -> {name: rows}`, which is
-    called after `cases` and whose rows are written to `<name>.jsonl` (see `data.release`). The same
-    source gives the same bytes, and no file is ever half written.
-
-    Returns:
-        Counts for the summary: the source's own, `cases/<split>` and `rows/<name>`.
+    A source that has more than cases says so by a method `published(counts, splits)`, whose rows
+    are written to `<name>.jsonl` (see `data.release`). The same source gives the same bytes, and no
+    file is ever half written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
-    for split, cases in source.cases(counts, seed).items():
+    splits = source.cases(counts, seed)
+    published: dict[str, list[dict[str, Any]]] = {}
+    if hasattr(source, "published"):
+        published = source.published(counts, splits)
+    for split, cases in splits.items():
         write_cases(folder / f"{split}.jsonl", cases)
         counts[f"cases/{split}"] = len(cases)
-    published: dict[str, list[dict[str, Any]]] = getattr(source, "published", dict)()
     for name, rows in published.items():
         part = folder / f"{name}.part"
-        part.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        part.write_bytes(msgspec.json.Encoder().encode_lines(rows))
         part.replace(folder / f"{name}.jsonl")
         counts[f"rows/{name}"] = len(rows)
     return dict(sorted(counts.items()))

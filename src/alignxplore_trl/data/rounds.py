@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from alignxplore_trl.cases import Case, Signal, encode_signals
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
@@ -35,11 +37,8 @@ def round_rows(
 ) -> RoundRows:
     """Lay out cases by round: for each case in order, its rounds ascending.
 
-    Args:
-        cases: in the order in which the rows are to be.
-        per_round: signals in a round.
-        rounds: asked for. A case with signals for fewer rounds has fewer rows, or none.
-        fit: signals and the earlier description -> prompt, see `fit_prompt`.
+    A case with signals for fewer rounds than asked for has fewer rows, or none. `fit` makes a
+    prompt of signals and the earlier description, see `fit_prompt`.
 
     Raises:
         UserError: the instruction alone is above the token budget.
@@ -55,25 +54,16 @@ def round_rows(
                 fitted = fit(signals, None)
             except PromptTooLongError as error:
                 raise UserError(
-                    f"prompts.max_tokens: the prompt of case {case.case_id} in round {number} "
-                    f"can't be made short enough: {error}; raise the budget"
+                    f"prompts.max_tokens: case {case.case_id}, round {number}: {error}; raise it"
                 ) from error
             counts["prompts_with_dropped_signals"] += fitted.dropped_signals > 0
             counts["dropped_signals"] += fitted.dropped_signals
             counts["prompts_with_shortened_texts"] += fitted.shortened_texts > 0
             counts["shortened_texts"] += fitted.shortened_texts
-            target = case.target
+            about = {"case_id": case.case_id, "user_id": case.user_id, "round": number}
+            target = msgspec.structs.asdict(case.target)
             rows.append(
-                {
-                    "prompt": fitted.text,
-                    "case_id": case.case_id,
-                    "user_id": case.user_id,
-                    "round": number,
-                    "signals": encode_signals(signals),
-                    "post": target.post,
-                    "chosen": target.chosen,
-                    "rejected": target.rejected,
-                }
+                {"prompt": fitted.text, **about, "signals": encode_signals(signals), **target}
             )
     counts["rows"] = len(rows)
     return RoundRows(rows, dict(sorted(counts.items())))

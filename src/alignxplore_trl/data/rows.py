@@ -1,6 +1,6 @@
 """The rows of a file, a folder or a data set on the Hub, each with the words for where it stands.
 
-JSON is read here, one row after the other, because readers that infer a schema refuse rows that are
+JSON is read here, one row after the other: readers that infer a schema refuse rows that are
 well-formed (a number here, a text there). What is on the Hub is loaded by `datasets`.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
@@ -22,9 +24,8 @@ R = TypeVar("R")
 _JSON = (".jsonl", ".ndjson", ".json")
 # Of a folder, the files of the first of these kinds that it has.
 _KINDS = ((".parquet",), _JSON, (".csv", ".tsv"))
-# Characters of JSON that are read at once, and the longest row.
+# Characters of JSON that are read at once, and that no row is longer than.
 _CHUNK, _LONGEST = 2**22, 2**26
-_BETWEEN = " \t\r\n,"
 _MOST_SHOWN = 20
 
 
@@ -49,16 +50,10 @@ class Problems:
         if self.count <= _MOST_SHOWN:
             self.shown.append(problem)
 
-    def raise_if_any(self, advice: str = "") -> None:
-        """Report what was found, and what may be done beside mending it.
-
-        Raises:
-            UserError: there is something.
-        """
-        more = self.count - len(self.shown)
-        rest = [f"{more:,} more mistakes like these"] if more else []
+    def raise_if_any(self, advice: str = "mend them") -> None:
+        """Report what was found as a `UserError`, if there is anything."""
         if self.count:
-            raise UserError([*self.shown, *rest, *([advice] if advice else [])])
+            raise UserError([*self.shown, f"mistakes in rows: {self.count:,}; {advice}"])
 
 
 def read_rows(source: str | Path, columns: Collection[str], problems: Problems) -> Iterator[Row]:
@@ -90,14 +85,23 @@ def read_rows(source: str | Path, columns: Collection[str], problems: Problems) 
         if isinstance(row.value, dict):
             wanted = {name: row.value[name] for name in columns if name in row.value}
             row = row._replace(value=wanted)
-        if fault := _text_that_is_none(row.value):
-            problems.add(f"{row.place}{fault}")
+        if fault := _not_unicode(row.value):
+            problems.add(f"{row.place}, {fault}")
         else:
             yield row
 
 
+def read_as(source: str | Path, to: type[R], problems: Problems) -> Iterator[tuple[Row, R]]:
+    """The rows of a source as msgspec structs; for others, a problem that names row and field."""
+    columns = {field.encode_name for field in msgspec.structs.fields(to)}  # type: ignore[arg-type]
+    for row in read_rows(source, columns, problems):
+        value = convert(row, to, problems)
+        if value is not None:
+            yield row, value
+
+
 def convert(row: Row, to: type[R], problems: Problems) -> R | None:
-    """The row as a msgspec struct, or a problem that names row and field."""
+    """The value of a row as a type, or a problem that names row and field."""
     try:
         return msgspec.convert(row.value, to)
     except msgspec.ValidationError as error:
@@ -106,26 +110,20 @@ def convert(row: Row, to: type[R], problems: Problems) -> R | None:
 
 
 def _files_of(folder: Path, columns: Collection[str]) -> list[Path]:
+    wanted = ", ".join(sorted(columns))
     for suffixes in _KINDS:
-        inside = sorted(file for file in folder.rglob("*") if file.suffix in suffixes)
-        files = [file for file in inside if suffixes is not _JSON or _has_rows(file, columns)]
+        files = sorted(file for file in folder.rglob("*") if file.suffix in suffixes)
+        for file in list(files) if suffixes is _JSON else ():
+            first: Any = next(_json_values(file), {})
+            # What can't be read is a mistake, and reported when its turn comes.
+            if not isinstance(first, ValueError) and not (
+                isinstance(first, dict) and first.keys() & set(columns)
+            ):
+                say(f"passed over: {file} (its first row has none of {wanted})")
+                files.remove(file)
         if files:
             return files
-    raise UserError(
-        f"data.path: the folder {folder} has no Parquet, JSON, CSV or TSV file with rows that have "
-        f"{', '.join(sorted(columns))}"
-    )
-
-
-def _has_rows(file: Path, columns: Collection[str]) -> bool:
-    """Whether a file's first row has one of the columns; one that can't be read is a mistake."""
-    first: Any = next(_json_values(file), {})
-    is_one = isinstance(first, ValueError) or (
-        isinstance(first, dict) and bool(first.keys() & columns)
-    )
-    if not is_one:
-        say(f"passed over: {file} (its first row has none of {', '.join(sorted(columns))})")
-    return is_one
+    raise UserError(f"data.path: no file of {folder} has rows with {wanted}")
 
 
 def _rows_of_file(
@@ -133,10 +131,8 @@ def _rows_of_file(
 ) -> Iterator[Row]:
     if file.suffix == ".parquet":
         values = _parquet_values(file, columns)
-    elif file.suffix in (".csv", ".tsv"):
-        values = _separated_values(file)
     else:
-        values = _json_values(file)
+        values = _separated_values(file) if file.suffix in _KINDS[2] else _json_values(file)
     name = file.stem if file == source else "-".join(file.relative_to(source).with_suffix("").parts)
     for number, value in enumerate(values, 1):
         place = f"{file}, row {number:,}"
@@ -157,7 +153,7 @@ def _json_values(file: Path) -> Iterator[Any]:
         is_array = text.startswith("[")
         start = int(is_array)
         while True:
-            while start < len(text) and text[start] in _BETWEEN:
+            while start < len(text) and text[start] in " \t\r\n,":
                 start += 1
             if is_array and text.startswith("]", start):
                 return
@@ -177,20 +173,13 @@ def _json_values(file: Path) -> Iterator[Any]:
 
 
 def _parquet_values(file: Path, columns: Collection[str]) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(file) as parquet:
             names = [name for name in parquet.schema_arrow.names if name in columns]
-            if len(names) > len(set(names)):
-                raise UserError(
-                    f"{file}: two columns of one name among {', '.join(names)}; rename one"
-                )
             for batch in parquet.iter_batches(batch_size=256, columns=names):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {error}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{file}: can't be read as Parquet: {error}") from error
 
 
 def _separated_values(file: Path) -> Iterator[Any]:
@@ -198,54 +187,44 @@ def _separated_values(file: Path) -> Iterator[Any]:
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
         try:
-            names = reader.fieldnames or []
-            if len(names) > len(set(names)):
-                raise UserError(f"{file}: two columns of one name in its header; rename one")
             for value in reader:
-                # What stands beyond the header's columns is kept under `None`, and what is missing
-                # is `None`.
+                # What stands beyond the header's columns is kept under `None`.
                 if None in value or None in value.values():
-                    raise csv.Error(f"expected {len(names)} columns, as in the header")
+                    raise csv.Error("another number of columns than in the header")
                 yield value
         except csv.Error as error:
             raise UserError(
-                f"{file}, line {reader.line_num}: {error}; quote texts that contain the separator"
+                f"{file}, line {reader.line_num}: {error}; quote texts that hold the separator"
             ) from error
 
 
 def _rows_of_hub(name: str, columns: Collection[str]) -> Iterator[Row]:
-    # Imported here, since it takes two seconds. Only its streaming would import torch.
+    # Imported here, since it takes two seconds. Its streaming would import torch.
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
         splits = load_dataset(name)
     except (DatasetsError, OSError, ValueError) as error:
-        raise UserError(
-            f"data.path: no file or folder {name}, and as a data set it can't be had from the Hub: "
-            f"{error}"
-        ) from error
+        raise UserError(f"data.path: no file or folder {name}, and no data set: {error}") from error
     for split, rows in splits.items():
         wanted = rows.select_columns([column for column in rows.column_names if column in columns])
         for number, value in enumerate(wanted, 1):
             yield Row(f"{split}-{number}", f"{name}, {split}, row {number:,}", value)
 
 
-def _text_that_is_none(value: Any) -> str:
-    """Where a value has text that can't be written as UTF-8, in words; empty if it has none."""
+def _not_unicode(value: Any) -> str:
+    """What in a value can't be written as UTF-8, in words; empty if nothing."""
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError as error:
         if isinstance(value, dict) and len(value) > 1:
-            return next(
-                f", {key}{fault}"
-                for key, part in value.items()
-                if (fault := _text_that_is_none({key: part}))
-            )
+            return next(filter(None, (_not_unicode({key: value[key]}) for key in value)))
+        where = f"{next(iter(value))}: " if isinstance(value, dict) else ""
         found = error.object[error.start]
-        return (
-            f": {found!a} found, which is half of a surrogate pair"
-            if not "\udc80" <= found <= "\udcff"
-            else f": byte 0x{ord(found) - 0xDC00:02x} found, which isn't UTF-8"
-        ) + "; save the file as UTF-8, and mend the row"
+        if "\udc80" <= found <= "\udcff":
+            return f"{where}byte {ord(found) - 0xDC00:#04x} found, which isn't UTF-8; save it so"
+        return f"{where}{found!a} found, which is half of a surrogate pair; mend the text"
+    except OverflowError:
+        return "a whole number of more than 64 bits found; give it as a text"
     return ""

@@ -69,8 +69,9 @@ _ACTIVITIES = (
     "storing", "sharing", "lending", "washing", "drawing", "filming", "mending", "naming",
 )  # fmt: skip
 _OBJECTS = (
-    "bikes", "boats", "chairs", "lamps", "tents", "pianos", "kites", "clocks", "shelves", "carpets",
-    "mirrors", "gates", "fences", "ovens", "radios", "maps", "boots", "hats", "puzzles", "ponds",
+    "bikes", "boats", "chairs", "lamps", "tents", "pianos", "kites", "clocks", "shelves",
+    "carpets", "mirrors", "gates", "fences", "ovens", "radios", "maps", "boots", "hats", "puzzles",
+    "ponds",
 )  # fmt: skip
 _PLACES = (
     "indoors", "outside", "abroad", "upstairs", "downtown", "nearby", "overnight", "alone",
@@ -80,17 +81,10 @@ _PLACES = (
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class World:
-    """How users and their signals are drawn: a data source.
+    """How users and their signals are drawn: a data source, with the keys of conf/data/world.yaml.
 
     Users, and the texts of posts, differ between training, validation and test. cold_start and rl
     share the texts of posts, but no user.
-
-    Attributes:
-        sizes: how many users each split has.
-        rounds, signals: the setting; a user has signals for all of its rounds …
-        least_signals: … and at least so many, so that an evaluation may read more.
-        dimensions_per_user: how many dimensions a user cares about; two more are distractors.
-        signal_kind: comparisons, posts with the user's comment, or a mixture of both by halves.
     """
 
     sizes: dict[Literal["cold_start", "rl", "validation", "test"], int]
