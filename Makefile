@@ -22,6 +22,7 @@ MODEL      =#           of describe, demo and serve-*: model/ of a stage, or a n
 FILE       =#           of describe: the user's signals
 N          =#           of inspect: cases that are shown
 HTML       =#           of inspect: a page that is written, too
+SRUN       =#           of slurm/train.sbatch: what starts a training on all of its nodes
 VENV       = .venv#     the environment; .venv-vllm has vLLM and DeepSpeed
 
 .DEFAULT_GOAL := help
@@ -60,7 +61,7 @@ TOLD = $(strip $(call text,scale,$(value SCALE)) $(call text,setting,$(value SET
   $(call texts,method,$(value METHODS)) $(call texts,evaluation.benchmarks,$(value BENCHMARKS)) $(ARGS))
 PYTHON = $(VENV)/bin/python
 PROCESSES = --num_cpu_threads_per_process $(if $(filter zero3_offload,$(LAUNCH)),8,1) $(if $(GPUS),--num_processes $(GPUS) $(if $(filter-out 1,$(GPUS)),$(if $(filter cpu gpu,$(LAUNCH)),--multi_gpu)))
-ACCELERATE = $(VENV)/bin/accelerate launch --quiet --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
+ACCELERATE = $(or $(SRUN),$(VENV)/bin/accelerate launch) --quiet --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
 POINTS = $(TOLD) $(call texts,make,LAUNCH=$(LAUNCH)$(,)GPUS=$(GPUS)$(,)VENV=$(VENV))
 STUDY = $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME)))
 ENV = $(filter .venv/stamp .venv-vllm/stamp,$(VENV)/stamp)
