@@ -21,8 +21,6 @@ _KEPT = (
     "Your choices stay in the memory of this page's server for this visit alone: nothing is "
     "written to a disk, and all is gone when you start over or an hour after you close the page."
 )
-# What a click makes of the pair that is shown: a choice, or none.
-Act = Callable[[Comparison], Comparison | None]
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,11 @@ class Visit:
 
 @dataclass(frozen=True)
 class Demo:
-    """What all visitors share.
-
-    Attributes:
-        pairs: what is chosen from, in order.
-        per_round: choices that are read at once.
-        describer: describes the visitor.
-        reply: replies to a post, given a description or none.
-        about: which models these are, in words.
-    """
+    """What all visitors share: pairs in their order, choices that are read at once, the model."""
 
     pairs: Sequence[Comparison]
     per_round: int
     describer: PreferenceDescriber
-    reply: Callable[[str, str | None], str]
-    about: str
     _turn: Lock = field(default_factory=Lock)
 
     def pair(self, visit: Visit) -> Comparison | None:
@@ -68,12 +56,12 @@ class Demo:
         ready = len(visit.chosen) < self.per_round and visit.place < len(self.pairs)
         return self.pairs[visit.place] if ready else None
 
-    def choose(self, visit: Visit, act: Act) -> Visit:
-        """A visit with one more choice; without a pair nothing changes."""
+    def choose(self, visit: Visit, side: str) -> Visit:
+        """A visit with the choice of `left` or `right`; `neither` is no signal."""
         if (pair := self.pair(visit)) is None:
             return visit
-        chosen = (*visit.chosen, choice) if (choice := act(pair)) else visit.chosen
-        return replace(visit, place=visit.place + 1, chosen=chosen)
+        choice = {"left": (pair,), "right": (pair.reversed(),), "neither": ()}[side]
+        return replace(visit, place=visit.place + 1, chosen=(*visit.chosen, *choice))
 
     def read(self, visit: Visit) -> Visit:
         """A visit whose choices have been read; or one that says why they could not be."""
@@ -89,16 +77,6 @@ class Demo:
         versions = (*visit.versions, outcome.description)
         return Visit(visit.place, (), visit.read + visit.chosen, versions)
 
-    def replies(self, visit: Visit, post: str) -> tuple[str, str]:
-        """A reply to the visitor, and one to anybody."""
-        if not visit.versions:
-            return "There is no description yet: choose first.", ""
-        try:
-            with self._turn:
-                return self.reply(post, visit.versions[-1]), self.reply(post, None)
-        except UserError as error:
-            return str(error), ""
-
 
 def meaning(choice: Comparison) -> str | None:
     """The pole that a choice stands for in the simulated world; `None` outside it."""
@@ -110,28 +88,32 @@ def meaning(choice: Comparison) -> str | None:
 
 
 def truth(visit: Visit) -> str:
-    """What choices in the simulated world stand for, and which words of the description are right."""
+    """What choices in the simulated world stand for, and what a description got right of it."""
     poles = Counter(pole for choice in visit.read + visit.chosen if (pole := meaning(choice)))
-    chosen = ", ".join(f"{pole} ({count})" for pole, count in poles.most_common())
-    if not visit.versions:
-        return chosen
-    said = [
-        f"{pole} {'✓' if poles[pole] > poles[OPPOSITE[pole]] else '✗'}"
-        for pole in stated_poles(visit.versions[-1])
-    ]
-    return f"{chosen}\nThe description says: {', '.join(said) or 'none of them'}"
+    lines = [", ".join(f"{pole} ({count})" for pole, count in poles.most_common())]
+    for version in visit.versions[-1:]:
+        right = {pole: poles[pole] > poles[OPPOSITE[pole]] for pole in stated_poles(version)}
+        said = ", ".join(f"{pole} {'✓' if own else '✗'}" for pole, own in right.items())
+        lines.append(f"The description says: {said or 'none of them'}")
+    return "\n".join(lines)
 
 
-def serve(demo: Demo, host: str, port: int) -> tuple[gr.Blocks, str]:
+def serve(demo: Demo, about: str, host: str, port: int) -> tuple[gr.Blocks, str]:
     """Serve the page from threads of this process; it loads nothing from elsewhere.
+
+    Args:
+        demo: what visitors share.
+        about: which model describes, in words.
+        host: 0.0.0.0 lets other machines open it.
+        port: of the page.
 
     Returns:
         The page, which `close` ends, and its address.
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        _lay_out(demo, page)
+        _lay_out(demo, about, page)
     page.queue(default_concurrency_limit=None)  # Choices are taken while others' are being read.
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    fonts: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=False, ssr_mode=False, quiet=True,
         prevent_thread_lock=True, footer_links=[], theme=gr.themes.Default(**fonts),
@@ -139,7 +121,7 @@ def serve(demo: Demo, host: str, port: int) -> tuple[gr.Blocks, str]:
     return page, address
 
 
-def _lay_out(demo: Demo, page: gr.Blocks) -> None:
+def _lay_out(demo: Demo, about: str, page: gr.Blocks) -> None:
     """The components, and which click does what."""
     visits, is_world = gr.State(Visit()), meaning(demo.pairs[0]) is not None
 
@@ -147,29 +129,21 @@ def _lay_out(demo: Demo, page: gr.Blocks) -> None:
         return gr.Textbox(label=label, elem_id=name, interactive=False, **more)
 
     gr.Markdown(f"# {TITLE}\n\n{_KEPT}")
-    text("Models", "about", value=demo.about)
+    text("Model", "about", value=about)
     progress, post = text("Which reply do you prefer?", "progress"), text("Post", "post")
     with gr.Row():
         replies = [text("This reply", "left-text"), text("Or this one", "right-text")]
     with gr.Row():
-        names = {"left": "The left one", "neither": "Neither", "right": "The right one"}
-        buttons = [gr.Button(label, elem_id=name) for name, label in names.items()]
-    again = gr.Button("Try again", variant="primary", elem_id="again")
+        sides = {"left": "The left one", "neither": "Neither", "right": "The right one"}
+        buttons = {side: gr.Button(label, elem_id=side) for side, label in sides.items()}
     description = text("What the model makes of your choices", "description", lines=2)
     known = text("What your choices stand for here", "truth", lines=2, visible=is_world)
-    earlier = text("Earlier versions", "earlier", lines=2)
-    with gr.Accordion("What the words of the replies stand for", open=False, visible=is_world):
-        rows = [
-            [pole, dimension, ", ".join(words)]
-            for dimension, poles in WORDINGS.items()
-            for pole, words in poles.items()
-        ]
-        gr.Dataframe(rows, headers=["preference", "dimension", "words"], interactive=False)
-    own_post = gr.Textbox(demo.pairs[-1].post, label="A post to reply to", elem_id="own-post")
-    reply = gr.Button("Reply", elem_id="reply")
-    with gr.Row():
-        answers = [text("Told the description", "told"), text("Told nothing", "untold")]
+    earlier = text("Earlier versions, newest first", "earlier", lines=2)
     start_over = gr.Button("Start over", size="sm", elem_id="start-over")
+    with gr.Accordion("What the words of the replies stand for", open=False, visible=is_world):
+        poles = {pole: (name, words) for name, of in WORDINGS.items() for pole, words in of.items()}
+        rows = [[pole, name, ", ".join(words)] for pole, (name, words) in poles.items()]
+        gr.Dataframe(rows, headers=["preference", "dimension", "words"], interactive=False)
 
     def show(visit: Visit, busy: bool = False) -> dict[Any, Any]:
         pair = None if busy else demo.pair(visit)
@@ -178,22 +152,22 @@ def _lay_out(demo: Demo, page: gr.Blocks) -> None:
         if busy:
             where = f"Reading {len(visit.chosen)} choices …"
         elif visit.problem:
-            where = f"No description: {visit.problem}. Nothing is lost."
+            where = f"No description: {visit.problem}. Nothing is lost: any button tries again."
         texts = (pair.post, pair.chosen, pair.rejected) if pair else ("", "", "")
+        can_click = pair is not None or (bool(visit.problem) and not busy)
         return {
             visits: visit,
             progress: where,
             **dict(zip((post, *replies), texts, strict=True)),
-            **{button: gr.update(interactive=pair is not None) for button in buttons},
-            again: gr.update(visible=bool(visit.problem) and not busy),
+            **{button: gr.update(interactive=can_click) for button in buttons.values()},
             description: visit.versions[-1] if visit.versions else "Nothing yet.",
             known: truth(visit),
             earlier: "\n".join(reversed(visit.versions[:-1])),
         }
 
-    def on_click(act: Act | None) -> Callable[[Visit], Iterator[dict[Any, Any]]]:
+    def on_click(side: str) -> Callable[[Visit], Iterator[dict[Any, Any]]]:
         def go_on(visit: Visit) -> Iterator[dict[Any, Any]]:
-            visit = demo.choose(visit, act) if act else visit
+            visit = demo.choose(visit, side)
             if visit.chosen and demo.pair(visit) is None:
                 yield show(visit, busy=True)
                 visit = demo.read(visit)
@@ -201,14 +175,13 @@ def _lay_out(demo: Demo, page: gr.Blocks) -> None:
 
         return go_on
 
-    acts = (lambda pair: pair, lambda pair: None, Comparison.reversed, None)
     shown = list(show(Visit()))
-    under_way = [
-        button.click(on_click(act), visits, shown, show_progress="hidden")
-        for button, act in zip((*buttons, again), acts, strict=True)
+    under_way: list[Any] = [
+        button.click(on_click(side), visits, shown, show_progress="hidden")
+        for side, button in buttons.items()
     ]
-    under_way.append(reply.click(demo.replies, [visits, own_post], answers))
     # What is under way is cancelled: what comes of it would be there again.
-    fresh = {"fn": lambda: show(Visit()), "outputs": shown, "show_progress": "hidden"}
-    start_over.click(**fresh, cancels=under_way)
-    page.load(**fresh)
+    start_over.click(
+        lambda: show(Visit()), outputs=shown, show_progress="hidden", cancels=under_way
+    )
+    page.load(lambda: show(Visit()), outputs=shown, show_progress="hidden")

@@ -17,7 +17,6 @@ from alignxplore_trl.inference.writers import (
     Writer,
     Written,
 )
-from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
 from alignxplore_trl.text.completions import FormatProblem, parse_completion
 from alignxplore_trl.text.prompts import Prompts
@@ -71,7 +70,7 @@ class PreferenceDescriber:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, temperature: float | None = None, seed: int = 0, **where: Any
+        cls, model: str | Path, temperature: float | None = None, seed: int = 0, **where: Any
     ) -> PreferenceDescriber:
         """Open a model that this project has trained, with the prompts it was trained on.
 
@@ -86,18 +85,16 @@ class PreferenceDescriber:
         """
         from alignxplore_trl.judging.weights import load_tokenizer
 
-        asked = HowToAsk.read(model)
-        sampling = asked.sampling | ({} if temperature is None else {"temperature": temperature})
-        writer = open_writer(str(model), chat=False, **sampling, **where)
-        tokenizer = load_tokenizer(str(model))
-        return cls(
-            writer,
-            Prompts(asked.prompts),
-            asked.max_tokens,
-            lambda text: len(tokenizer(text)["input_ids"]),
-            str(model),
-            seed,
-        )
+        asked, name = HowToAsk.read(model), str(model)
+        sampling = msgspec.structs.asdict(asked.sampling)
+        if temperature is not None:
+            sampling["temperature"] = temperature
+        writer, tokenizer = open_writer(name, chat=False, **sampling, **where), load_tokenizer(name)
+
+        def count_tokens(text: str) -> int:
+            return len(tokenizer(text)["input_ids"])
+
+        return cls(writer, Prompts(asked.prompts), asked.max_tokens, count_tokens, name, seed)
 
     def describe(self, signals: Sequence[Signal]) -> Description:
         """Describe a user of whom nothing is known but these signals.
@@ -119,10 +116,7 @@ class PreferenceDescriber:
     def write(
         self, requests: Sequence[tuple[str | None, Sequence[Signal]]]
     ) -> list[Description | NotDescribedError]:
-        """What became of each request, an earlier description or `None` with new signals.
-
-        All of them are asked at once.
-        """
+        """What became of each earlier description (or `None`) with new signals, all at once."""
         fitted = [self._fit(earlier, signals) for earlier, signals in requests]
         texts = [own.text for own in fitted if isinstance(own, FittedPrompt)]
         answers = iter(self.writer.write(texts, seed=self.seed) if texts else [])
@@ -140,8 +134,8 @@ class PreferenceDescriber:
     def _fit(
         self, earlier: str | None, signals: Sequence[Signal]
     ) -> FittedPrompt | NotDescribedError:
-        def render(signals: Sequence[Signal], earlier: str | None) -> str:
-            return self.prompts.render("inference", signals=signals, earlier=earlier)
+        def render(own: Sequence[Signal], known: str | None) -> str:
+            return self.prompts.render("inference", signals=own, earlier=known)
 
         try:
             return fit_prompt(render, signals, earlier, self.count_tokens, self.max_tokens)
@@ -163,7 +157,6 @@ class PreferenceDescriber:
 
 def open_writer(
     model: str,
-    *,
     urls: Sequence[str] = (),
     served_as: str | None = None,
     key_variable: str | None = None,
@@ -183,27 +176,8 @@ def open_writer(
         how: `chat` and the sampling, see the writers.
     """
     if urls:
-        return EndpointWriter(
-            urls=urls, served_as=served_as or model, key_variable=key_variable, **how
-        )
+        served_as = served_as or model
+        return EndpointWriter(urls=urls, served_as=served_as, key_variable=key_variable, **how)
     if vllm:
         return VllmWriter(model=model, engine={}, **how)
     return TransformersWriter(model=model, dtype="auto", batch_size=64, device=device, **how)
-
-
-def reply_to(
-    writer: Writer, prompts: Prompts, post: str, description: str | None, seed: int = 0
-) -> str:
-    """A reply to a post as the described user would like it, by the prompt of R_gen.
-
-    Raises:
-        UserError: the model gave no answer.
-    """
-    [[written]] = writer.write(
-        [prompts.render("reply", post=post, description=description)], 1, seed
-    )
-    # Of a model that thinks, what it wrote behind its thoughts.
-    text = written.text.rpartition("</think>")[2].strip() if written else ""
-    if not text:
-        raise UserError(f"the model gave no reply {dict(writer.counts)}")
-    return text

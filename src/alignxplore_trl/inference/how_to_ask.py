@@ -17,6 +17,15 @@ from alignxplore_trl.run.errors import UserError
 SETTINGS_FILE = "alignxplore.json"
 
 
+class Sampling(msgspec.Struct, frozen=True):
+    """How descriptions are sampled; the defaults are the method's at inference."""
+
+    max_new_tokens: int
+    temperature: float = 0.9
+    top_p: float = 0.95
+    top_k: int | None = 10
+
+
 class HowToAsk(msgspec.Struct, frozen=True):
     """What a model was trained to read, and how it is sampled.
 
@@ -25,14 +34,14 @@ class HowToAsk(msgspec.Struct, frozen=True):
         max_tokens: budget of a prompt, in tokens of this model.
         signals: signals that are read in one round.
         rounds: rounds it was trained on; 1 for a model that never read an earlier description.
-        sampling: `max_new_tokens`, `temperature`, `top_p` and `top_k` of descriptions.
+        sampling: how its descriptions are sampled.
     """
 
     prompts: str
     max_tokens: int
     signals: int
     rounds: int
-    sampling: dict[str, int | float | None]
+    sampling: Sampling
 
     def save(self, model: Path) -> None:
         """Write the file into a model's folder, and beside it templates that don't ship."""
@@ -49,16 +58,15 @@ class HowToAsk(msgspec.Struct, frozen=True):
         Raises:
             UserError: there is no such model, or it doesn't say how it is asked.
         """
-        folder = Path(model)
         try:
-            if not folder.is_dir():
-                wanted = [SETTINGS_FILE, "prompts/*"]
-                folder = Path(snapshot_download(str(model), allow_patterns=wanted))
-            asked = msgspec.json.decode((folder / SETTINGS_FILE).read_bytes(), type=cls)
+            wanted = [SETTINGS_FILE, "prompts/*"]
+            is_here = Path(model).is_dir()
+            folder = model if is_here else snapshot_download(str(model), allow_patterns=wanted)
+            asked = msgspec.json.decode((Path(folder) / SETTINGS_FILE).read_bytes(), type=cls)
         except (HFValidationError, HfHubHTTPError, OSError, msgspec.DecodeError) as error:
             raise UserError(
                 f"{model}: {' '.join(str(error).split())}; expected a model that `make cold-start` "
                 "or `make rl` has saved, such as outputs/<run>/rl/model, or its name on the Hub"
             ) from error
-        beside = folder / asked.prompts
+        beside = Path(folder) / asked.prompts
         return msgspec.structs.replace(asked, prompts=str(beside)) if beside.is_dir() else asked

@@ -8,7 +8,7 @@ meantime, and still each signal is read once.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,6 @@ CREATE TABLE IF NOT EXISTS versions (
 class Version(NamedTuple):
     """One version of a user's description; numbers count from 1, times are in UTC."""
 
-    user: str
     number: int
     written: str
     content: Description
@@ -53,9 +52,7 @@ class UserStates:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(
-            path, timeout=_SECONDS_TO_WAIT, isolation_level="IMMEDIATE"
-        )
+        self._database = sqlite3.connect(path, _SECONDS_TO_WAIT, isolation_level="IMMEDIATE")
         self._database.executescript(_TABLES)
 
     def __enter__(self) -> UserStates:
@@ -64,16 +61,13 @@ class UserStates:
     def __exit__(self, *error: object) -> None:
         self._database.close()
 
-    def add(self, user: str, signals: Sequence[tuple[str | None, Signal]]) -> int:
+    def add(self, user: str, signals: Sequence[tuple[str, Signal]]) -> int:
         """Put down signals with their ids, oldest first, and return how many are new.
 
-        One that has the id and the content of another is the same signal.
+        One that has the id and the content of another is the same signal; ids may be empty.
         """
         insert = "INSERT OR IGNORE INTO signals (user, id, signal, added) VALUES (?, ?, ?, ?)"
-        rows = [
-            (user, name or "", msgspec.json.encode(signal).decode(), _now())
-            for name, signal in signals
-        ]
+        rows = [(user, name, msgspec.json.encode(own).decode(), _now()) for name, own in signals]
         with self._database as database:
             return database.executemany(insert, rows).rowcount
 
@@ -92,21 +86,21 @@ class UserStates:
 
     def versions(self, user: str) -> list[Version]:
         """All versions of a user's description, oldest first; the last one holds."""
-        query = "SELECT * FROM versions WHERE user = ? ORDER BY version"
+        query = "SELECT version, written, content FROM versions WHERE user = ? ORDER BY version"
         rows = self._database.execute(query, (user,))
-        return [Version(*own, msgspec.json.decode(text, type=Description)) for *own, text in rows]
+        return [Version(n, at, msgspec.json.decode(text, type=Description)) for n, at, text in rows]
 
-    def commit(self, version: Version, read: Sequence[int]) -> bool:
-        """Add a version and mark the signals it has read; neither if one of them was read before.
+    def commit(self, user: str, base: int, read: Sequence[int], content: Description) -> bool:
+        """Add the version behind `base` and mark the signals it has read, by their numbers.
 
         Returns:
-            Whether it was done.
+            Whether it was done: neither is if one of them was read before.
         """
         mark = "UPDATE signals SET version = ? WHERE number = ? AND version IS NULL"
-        row = (*version[:3], msgspec.json.encode(version.content).decode())
+        row = (user, base + 1, _now(), msgspec.json.encode(content).decode())
         with self._database as database:
-            marked = database.executemany(mark, [(version.number, number) for number in read])
-            if marked.rowcount < len(read):
+            marked = database.executemany(mark, [(base + 1, number) for number in read]).rowcount
+            if marked < len(read):
                 database.rollback()
                 return False
             database.execute("INSERT INTO versions VALUES (?, ?, ?, ?)", row)
@@ -146,31 +140,20 @@ class UserStates:
 
 
 def catch_up(
-    states: UserStates,
-    describer: PreferenceDescriber,
-    users: Sequence[str],
-    per_round: int,
-    report: Callable[[Version], None],
-) -> dict[str, NotDescribedError]:
+    states: UserStates, describer: PreferenceDescriber, users: Sequence[str], per_round: int
+) -> Iterator[tuple[str, int, Description | NotDescribedError]]:
     """Read what is pending of some users, all of them together, round by round until nothing is.
 
-    Args:
-        states: where signals are pending and versions are kept.
-        describer: reads the signals.
-        users: whose.
-        per_round: signals of one update, at most.
-        report: called with each version once it is kept.
-
-    Returns:
-        Users whose signals stay pending, each with the reason.
+    Yields:
+        Each user with the number and content of a version, once it is kept; or, of signals that
+        stay pending, with 0 and the reason.
     """
-    failed = dict[str, NotDescribedError]()
+    waiting = list(users)
     while True:
-        open_users = [user for user in users if user not in failed]
-        found = {user: states.pending(user, per_round) for user in open_users}
+        found = {user: states.pending(user, per_round) for user in waiting}
         rounds = {user: own for user, own in found.items() if own[1]}
         if not rounds:
-            return failed
+            return
         requests = [
             (states.versions(user)[base - 1].content.description if base else None, [*own.values()])
             for user, (base, own) in rounds.items()
@@ -178,11 +161,10 @@ def catch_up(
         outcomes = zip(rounds.items(), describer.write(requests), strict=True)
         for (user, (base, signals)), outcome in outcomes:
             if isinstance(outcome, NotDescribedError):
-                failed[user] = outcome
-                continue
-            version = Version(user, base + 1, _now(), outcome)
-            if states.commit(version, list(signals)):
-                report(version)
+                waiting.remove(user)
+                yield user, 0, outcome
+            elif states.commit(user, base, list(signals), outcome):
+                yield user, base + 1, outcome
 
 
 def _now() -> str:

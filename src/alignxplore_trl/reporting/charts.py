@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib import rc_context
@@ -15,12 +15,12 @@ from wordcloud import STOPWORDS, WordCloud
 # Told apart by those who don't see red and green (Okabe and Ito), on light and dark ground.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _INK = "#7d848c"
-_STYLE = {
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "alignxplore", "font.family": "sans-serif",
-    "font.size": 9, "savefig.transparent": True, "axes.facecolor": "none", "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
-                    _INK),
+    "font.size": 9, "savefig.transparent": True, "axes.facecolor": "none",
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    **dict.fromkeys(_INKED, _INK),
 }  # fmt: skip
 # Words of every description, whomever it describes.
 _COMMON = {"prefer", "prefers", "user", "users", "likes", "like", "dislike", "dislikes"}

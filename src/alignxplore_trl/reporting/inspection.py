@@ -20,7 +20,7 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True)
 class Example:
-    """What the cold start trains on: a prompt, which is masked from the loss, and its completion."""
+    """What the cold start trains on: a prompt, masked from the loss, and its completion."""
 
     prompt: str
     completion: str
@@ -28,7 +28,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of a case: its prompt, the completion if there is one, and what is known of both."""
+    """One round of a case: its prompt, a completion if there is one, and facts about both."""
 
     number: int
     prompt: str
@@ -119,7 +119,7 @@ def render_html(cases: Sequence[Inspected], title: str) -> str:
 def _round(
     number: int, prompt: str, example: Example | None, facts: list[str], count_tokens: CountTokens
 ) -> Round:
-    completion = example and example.completion
+    completion = example.completion if example else None
     trained = f"{count_tokens(completion)} trained on" if completion else "no example of it"
     return Round(
         number, prompt, completion, [*facts, f"{count_tokens(prompt)} tokens read, {trained}"]

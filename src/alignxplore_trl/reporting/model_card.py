@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,8 @@ def publish(folder: StageFolder, repository: str, endpoint: str | None = None) -
         api.create_repo(repository, private=True, exist_ok=True)
         if not api.repo_info(repository).private:
             raise UserError(
-                f"output.push_to_hub: {repository} is there already, and public; make it private in "
-                "its settings, or name another one"
+                f"output.push_to_hub: {repository} is there already, and public; make it private "
+                "in its settings, or name another one"
             )
         commit = api.upload_folder(
             repo_id=repository,
@@ -90,8 +89,8 @@ def publish(folder: StageFolder, repository: str, endpoint: str | None = None) -
         )
     except (HTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"output.push_to_hub: {repository} could not be sent: {_reason(error)}. {folder.model} is "
-            "complete; the same command sends it"
+            f"output.push_to_hub: {repository} could not be sent: {_reason(error)}. {folder.model} "
+            "is complete; the same command sends it"
         ) from error
     return str(commit.commit_url)
 
