@@ -86,7 +86,7 @@ def read_rows(source: str | Path, columns: Collection[str], problems: Problems) 
             wanted = {name: row.value[name] for name in columns if name in row.value}
             row = row._replace(value=wanted)
         if fault := _not_unicode(row.value):
-            problems.add(f"{row.place}, {fault}")
+            problems.add(f"{row.place}{fault}")
         else:
             yield row
 
@@ -214,17 +214,19 @@ def _rows_of_hub(name: str, columns: Collection[str]) -> Iterator[Row]:
 
 
 def _not_unicode(value: Any) -> str:
-    """What in a value can't be written as UTF-8, in words; empty if nothing."""
-    try:
-        msgspec.json.encode(value)
-    except UnicodeEncodeError as error:
-        if isinstance(value, dict) and len(value) > 1:
-            return next(filter(None, (_not_unicode({key: value[key]}) for key in value)))
-        where = f"{next(iter(value))}: " if isinstance(value, dict) else ""
-        found = error.object[error.start]
-        if "\udc80" <= found <= "\udcff":
-            return f"{where}byte {ord(found) - 0xDC00:#04x} found, which isn't UTF-8; save it so"
-        return f"{where}{found!a} found, which is half of a surrogate pair; mend the text"
-    except OverflowError:
-        return "a whole number of more than 64 bits found; give it as a text"
+    """What in a value can't be written as UTF-8, and where, in words; empty if nothing."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if fault := _not_unicode(part):
+                return f", {key}{fault}"
+    elif isinstance(value, list) and value and not isinstance(value[-1], int | float):
+        return next(filter(None, map(_not_unicode, value)), "")
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = value[error.start]
+            if "\udc80" <= found <= "\udcff":
+                return f": byte {ord(found) - 0xDC00:#04x} found, which isn't UTF-8; save it so"
+            return f": {found!a} found, which is half of a surrogate pair; mend the text"
     return ""
