@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
+from alignxplore_trl.run.errors import UserError
 
 
 @recipe("cold_start")
 def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Train and save the model; an interrupted run goes on from its last checkpoint."""
     # Imported here, so that a mistake in the command line is answered at once.
-    from datasets import Dataset
     from msgspec.structs import asdict
     from transformers import set_seed
 
     from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
-    from alignxplore_trl.reporting.model_card import write_card
+    from alignxplore_trl.reporting.model_card import publish, write_card
     from alignxplore_trl.training.callbacks import Log, train
     from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples
     from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
 
     set_seed(experiment.seed)
-    model, folder = experiment.model, stage.folder
+    model, setting, folder = experiment.model, experiment.setting, stage.folder
+    # Before any weight is loaded, so that what TRL refuses is said first.
     bars = sys.stderr.isatty()
     arguments = stage.arguments(ColdStartConfig, "cold_start", disable_tqdm=not bars)
     tokenizer = policy_tokenizer(model.backbone)
-    file = {"verified": "examples.jsonl", "unverified": "unverified.jsonl"}[arguments.examples]
-    written = Dataset.from_json(str(stage.read("synthesis") / file))
-    examples, counts = fit_examples(written, tokenizer, arguments.max_length)
+    name = {"verified": "examples", "unverified": "unverified"}[arguments.examples]
+    file = stage.read("synthesis") / f"{name}.jsonl"
+    if not file.is_file():
+        raise UserError(f"cold_start.examples: {name} found, but published ones are verified")
+    lines = file.read_text("utf-8").splitlines()
+    examples, counts = fit_examples([*map(json.loads, lines)], tokenizer, arguments.max_length)
     adapters = stage.build("peft") or None
     trainer = ColdStartTrainer(
         model=load_policy(
@@ -45,15 +50,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     figures = train(trainer)
     summary = {f"examples/{name}": count for name, count in counts.items()} | figures
     sampling = Sampling(model.max_completion_tokens)
-    weights = experiment.output.weights
-    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
+    output, prompts = experiment.output, experiment.prompts
+    save_model(trainer, tokenizer, folder.model, output.weights, model.dtype, asdict(sampling))
     if trainer.is_world_process_zero():
-        asked = experiment.prompts
-        setting = experiment.setting
-        HowToAsk(asked.folder, asked.max_tokens, setting.signals, setting.rounds, sampling).save(
-            folder.model
-        )
+        asked = (prompts.folder, prompts.max_tokens, setting.signals, setting.rounds)
+        HowToAsk(*asked, sampling).save(folder.model)
         write_card(folder, summary)
+        if output.push_to_hub:
+            publish(folder, output.push_to_hub)
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +21,10 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from msgspec.structs import asdict
     from transformers import set_seed
 
+    from alignxplore_trl.data import release
     from alignxplore_trl.data.rounds import round_rows
     from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
-    from alignxplore_trl.reporting.model_card import write_card
+    from alignxplore_trl.reporting.model_card import publish, write_card
     from alignxplore_trl.text.prompts import Prompts
     from alignxplore_trl.training.callbacks import Log, train
     from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
@@ -48,19 +50,27 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         return fit_prompt(render, signals, earlier, count_tokens, budget)
 
     def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
+        if "slot" in row:
+            return release.prompt_with(row, earlier, count_tokens, budget)
         return fit(decode_signals(row["signals"]), earlier)
 
-    cases = read_cases(stage.read("data") / "rl.jsonl")
-    rows = round_rows(cases, setting.signals, setting.rounds, fit)
-    reward = stage.build("reward")
+    data = stage.read("data")
+    if (published := data / "rounds.jsonl").is_file():
+        lines = published.read_text("utf-8").splitlines()
+        rows = release.published_rows([*map(json.loads, lines)], count_tokens, budget)
+    else:
+        rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, fit)
+    reward, adapters = stage.build("reward"), stage.build("peft") or None
+    dataset = Dataset.from_list(rows.rows)
     if hasattr(reward, "load"):
         reward.load()
-    adapters = stage.build("peft") or None
+    if hasattr(reward, "prepare"):
+        dataset = reward.prepare(dataset)
     trainer = RoundsTrainer(
         load_policy(start, model.dtype, model.attn_implementation, arguments, bool(adapters)),
         reward,
         arguments,
-        Dataset.from_list(rows.rows),
+        dataset,
         tokenizer,
         prompt_with=prompt_with,
         rounds=setting.rounds,
@@ -70,14 +80,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     figures = train(trainer, arguments.steps_per_checkpoint)
     summary = {f"data/{name}": count for name, count in rows.counts.items()} | figures
     sampling = Sampling(model.max_completion_tokens)
-    weights = experiment.output.weights
-    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
+    output = experiment.output
+    save_model(trainer, tokenizer, folder.model, output.weights, model.dtype, asdict(sampling))
     if trainer.is_world_process_zero():
-        asked = experiment.prompts
-        HowToAsk(asked.folder, asked.max_tokens, setting.signals, setting.rounds, sampling).save(
-            folder.model
-        )
+        asked = (experiment.prompts.folder, budget, setting.signals, setting.rounds)
+        HowToAsk(*asked, sampling).save(folder.model)
         write_card(folder, summary)
+        if output.push_to_hub:
+            publish(folder, output.push_to_hub)
     return summary
 
 

@@ -149,7 +149,8 @@ class Log(TrainerCallback):
             with self.file.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         if "loss" in line and args.disable_tqdm:
-            shown = [f"{key} {line[key]:.4g}" for key in ("loss", "reward") if line.get(key)]
+            known = {key: line[key] for key in ("loss", "reward") if line.get(key) is not None}
+            shown = [f"{key} {value:.4g}" for key, value in known.items()]
             say(f"step {state.global_step} of {state.max_steps}: {', '.join(shown)}")
 
 
