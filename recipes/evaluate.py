@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,6 @@ from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
 
-Specs = dict[str, dict[str, Any]]
-
 
 @recipe("evaluation")
 def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
@@ -23,12 +23,13 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     What was asked for before, and is in the folder, isn't made again.
     """
     # Imported here, so that a mistake in the command line is answered at once.
-    from alignxplore_trl.evaluation import figures
+    from alignxplore_trl.evaluation import figures, win_rate
     from alignxplore_trl.evaluation.benchmarks import read_benchmarks, read_settings
-    from alignxplore_trl.evaluation.kept import differences, keep_cases
+    from alignxplore_trl.evaluation.kept import differences
     from alignxplore_trl.evaluation.methods import describe_all, descriptions_table
-    from alignxplore_trl.evaluation.scoring import generate_all, judge_all, verdicts_table
-    from alignxplore_trl.evaluation.win_rate import WinRates
+    from alignxplore_trl.evaluation.scoring import score, verdicts_table
+    from alignxplore_trl.rewards import GeneratedReward, JudgedReward
+    from alignxplore_trl.text.prompts import Prompts
 
     asked, folder, prompts = experiment.evaluation, stage.folder.path, experiment.prompts.folder
     choices = HydraConfig.get().runtime.choices
@@ -38,44 +39,57 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     benchmarks = read_benchmarks(names, folders, asked["cases"], experiment.seed)
     settings = read_settings(asked["settings"] or [_own_setting(experiment)], benchmarks)
 
-    methods, generators, win_rate = _methods(asked, stage), asked["generators"], asked["win_rate"]
+    methods, generators, rates = _methods(experiment, stage), asked["generators"], asked["win_rate"]
     judges = {"judge": experiment.judge, **experiment.test_judges}
-    made_with = folder / "made_with.json"
-    if differences(made_with, {"judge": experiment.judge}):
+    if differences(folder, {"judges.judge": experiment.judge}):
         # Its verdicts stand beside those of the judge that was asked before.
         judges = {f"judge_{choices['judge']}": judges.pop("judge"), **judges}
-    data = {name: {"folder": str(path)} for name, path in folders.items()}
-    named = {**methods, **judges, **generators, **data, "win_rate.writer": win_rate["writer"]}
-    _refuse(differences(made_with, named))
-    keep_cases(folder / "cases", benchmarks)
+    named = {f"methods.{name}": spec for name, spec in methods.items()}
+    named |= {f"judges.{name}": spec for name, spec in judges.items()}
+    named |= {f"generators.{name}": spec for name, spec in generators.items()}
+    named |= {f"prepared.{name}": {"folder": str(path)} for name, path in folders.items()}
+    if problems := differences(folder, named | {"win_rate.writer": rates["writer"]}):
+        first = f"{folder}: verdicts were made otherwise; choose another name, or another RUN"
+        raise UserError([first, *problems])
+    for benchmark in benchmarks:
+        benchmark.keep(folder / "cases")
 
+    described, verdicts = descriptions_table(folder), verdicts_table(folder)
     built = {name: stage.build(spec) for name, spec in methods.items()}
-    described = descriptions_table(folder)
     left_out = describe_all(built, benchmarks, settings, described)
     rows = described.rows[described.rows.method.isin(methods)]
-    verdicts, reasons = verdicts_table(folder), {}
+    notes: dict[str, object] = {f"left_out/{name}": reason for name, reason in left_out.items()}
     for name, spec in judges.items():
-        judge = stage.build(spec)
-        judge_all(name, judge, rows, benchmarks, verdicts)
-        reasons |= _freed(name, judge)
+        with _in_memory(name, stage.build(spec), notes) as judge:
+            score("acc_jud", name, JudgedReward(judge, "both", 0), rows, benchmarks, verdicts)
     for name, spec in generators.items():
-        generator = stage.build(spec)
-        generate_all(name, generator, prompts, rows, benchmarks, verdicts)
-        reasons |= _freed(name, generator)
-    rates = WinRates(folder)
-    if win_rate["pairs"]:
-        name, spec = list(judges.items())[-1]
-        writer, judge, count = stage.build(win_rate["writer"]), stage.build(spec), win_rate["cases"]
-        pairs = figures.expand_pairs(win_rate["pairs"], rows[~rows.decided])
-        rates.write(writer, prompts, pairs, rows, benchmarks, count, experiment.seed)
-        writer.close()
-        rates.compare(name, judge, pairs, benchmarks)
-        reasons |= _freed(name, judge)
+        with _in_memory(name, stage.build(spec), notes) as generator:
+            reward = GeneratedReward(generator, prompts)
+            score("acc_gen", name, reward, rows, benchmarks, verdicts)
+
+    pairs = figures.expand_pairs(rates["pairs"], rows[~rows.decided])
+    cases = win_rate.draw_cases(benchmarks, rates["cases"]) if pairs else {}
+    replies, wins = win_rate.replies_table(folder), win_rate.wins_table(folder)
+    with _in_memory("replies", stage.build(rates["writer"]), notes) as writer:
+        texts = Prompts(prompts)
+        win_rate.write_replies(writer, texts, pairs, rows, cases, replies, experiment.seed)
+    name, spec = list(judges.items())[-1]
+    with _in_memory(name, stage.build(spec), notes) as judge:
+        win_rate.compare_replies(name, judge, pairs, cases, replies, wins)
 
     found = figures.make_figures(folder, asked["differences"])
     sys.stdout.write(figures.table_of(found) + "\n")
-    notes = {f"left_out/{name}": reason for name, reason in left_out.items()}
-    return figures.summarise(found) | reasons | notes
+    return figures.summarise(found) | notes
+
+
+@contextmanager
+def _in_memory(name: str, model: Any, notes: dict[str, object]) -> Iterator[Any]:
+    """A model until its weights are given up; why it gave no answer is noted, by reason."""
+    yield model
+    if hasattr(model, "close"):
+        model.close()
+    counts = getattr(model, "counts", {})
+    notes.update({f"unanswered/{name}/{why}": count for why, count in counts.items() if count})
 
 
 def _own_setting(experiment: Experiment) -> str:
@@ -84,44 +98,30 @@ def _own_setting(experiment: Experiment) -> str:
     return f"{setting.name}{sizes}"
 
 
-def _methods(asked: Mapping[str, Any], stage: Stage) -> Specs:
-    """The methods by name, with the policies that were named; folders are where they are found."""
-    like = next((own for own in asked["methods"].values() if "made_by" in own), {})
-    named = {
-        name: {**like, "model": model, "made_by": None} for name, model in asked["policies"].items()
+def _methods(experiment: Experiment, stage: Stage) -> dict[str, dict[str, Any]]:
+    """The methods by name, and the policies that are named; folders are where they are found."""
+    asked = experiment.evaluation
+    policy = {
+        "_target_": "alignxplore_trl.evaluation.methods.Policy",
+        "writer": asked["writer"],
+        "prompts": experiment.prompts.folder,
+        "max_tokens": experiment.prompts.max_tokens,
+        "seed": experiment.seed,
     }
-    both = {name: dict(spec) for name, spec in (asked["methods"] | named).items()}
-    bad = [name for name in both if not name.replace("_", "").replace(".", "").isalnum()]
-    if bad:
+    named = {name: {**policy, "model": model} for name, model in asked["policies"].items()}
+    methods = {name: dict(spec) for name, spec in (asked["methods"] | named).items()}
+    if bad := [name for name in methods if not re.fullmatch(r"[\w.]+", name)]:
         raise UserError(
             f"evaluation.policies: {', '.join(bad)} found, expected names of letters, digits, '_' "
             "and '.', of which the keys of summary.json are made"
         )
-    for spec in both.values():
+    for spec in methods.values():
         model = Path(str(spec.get("model")))
-        own, before = model.parent, stage.upstream(model.parent.name)
-        if not own.is_dir() and before is not None and own == stage.folder.path.parent / own.name:
+        before = stage.upstream(model.parent.name)
+        own = model.parent == stage.folder.path.parent / model.parent.name
+        if own and before is not None and not model.parent.is_dir():
             spec["model"] = str(before.path / model.name)
-    return both
-
-
-def _refuse(differing: Mapping[str, list[str]]) -> None:
-    if differing:
-        raise UserError(
-            [
-                f"{name}: {', '.join(keys)} differ from what its verdicts here were made with; give "
-                "it another name, or this run (RUN=<name>)"
-                for name, keys in differing.items()
-            ]
-        )
-
-
-def _freed(name: str, model: Any) -> dict[str, int]:
-    """Why a model gave no answer, by reason; its weights are given up."""
-    if hasattr(model, "close"):
-        model.close()
-    counts = getattr(model, "counts", {})
-    return {f"unanswered/{name}/{why}": count for why, count in counts.items() if count}
+    return methods
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 
-from alignxplore_trl.baselines.protocol import Method, Said, Setting
-from alignxplore_trl.cases import Attributes, Case, Signal
+from alignxplore_trl.baselines.protocol import Asked, Method, Said
+from alignxplore_trl.cases import Attributes, Signal
 
 
 class Null(Method):
@@ -17,34 +16,27 @@ class Null(Method):
 
     reading = "nothing"
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """See `Method`."""
-        return [Said(case.case_id) for case in cases]
+    def describe(self, asked: Asked) -> list[Said]:
+        return [Said(case.case_id) for case in asked.cases]
 
 
 class Golden(Method):
-    """The true description, the most that one can be worth to a judge; cases without are left out."""
+    """The true description, the most that one can be worth; cases without are left out."""
 
     reading = "nothing"
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """See `Method`."""
-        return [
-            Said(case.case_id, description=case.description)
-            for case in cases
-            if case.description is not None
-        ]
+    def describe(self, asked: Asked) -> list[Said]:
+        known = [case for case in asked.cases if case.description is not None]
+        return [Said(case.case_id, description=case.description) for case in known]
 
 
 class Signals(Method):
     """The raw signals in place of a description (E in the paper)."""
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """See `Method`."""
-        return [
-            Said(case.case_id, description="\n\n".join(map(plain_text, case.signals)))
-            for case in cases
-        ]
+    def describe(self, asked: Asked) -> list[Said]:
+        texts = ["\n\n".join(map(plain_text, case.signals)) for case in asked.cases]
+        both = zip(asked.cases, texts, strict=True)
+        return [Said(case.case_id, description=text) for case, text in both]
 
 
 class LongerReply(Method):
@@ -52,19 +44,20 @@ class LongerReply(Method):
 
     reading = "nothing"
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """See `Method`."""
-        return [
-            Said(case.case_id, decided=True, probability=(1.0 + _sign(case)) / 2) for case in cases
-        ]
+    def describe(self, asked: Asked) -> list[Said]:
+        more = [len(case.target.chosen) - len(case.target.rejected) for case in asked.cases]
+        share = [0.5 if own == 0 else float(own > 0) for own in more]
+        both = zip(asked.cases, share, strict=True)
+        return [Said(case.case_id, decided=True, probability=own) for case, own in both]
 
 
 class AnotherUsers(Method):
     """A method's well-formed descriptions, each given to a case of another user.
 
     A judge that prefers this to no description likes replies for what any description makes it look
-    at, not for what it says of the user. Malformed completions stay with their cases, so that both
-    have one share of them.
+    at, not for what it says of the user. Malformed completions stay with their cases. Users stand
+    in a random order, and each case is given what is as far behind it as the user with the most
+    cases has cases; if that user has more than half, some are left out.
 
     Args:
         of: the name of the method.
@@ -72,19 +65,11 @@ class AnotherUsers(Method):
     """
 
     def __init__(self, of: str, seed: int = 0) -> None:
-        self.of = of
-        self.seed = seed
+        self.of, self.seed = of, seed
 
-    def describe_after(
-        self, cases: Sequence[Case], setting: Setting, others: Sequence[Said]
-    ) -> list[Said]:
-        """The descriptions of the others, exchanged; each is given once.
-
-        Users stand in a random order, and each case is given what is as far behind it as the user
-        with the most cases has cases. If that user has more than half, some are left out.
-        """
-        users = {case.case_id: case.user_id for case in cases}
-        written = [own for own in others if own.description is not None]
+    def describe(self, asked: Asked) -> list[Said]:
+        users = {case.case_id: case.user_id for case in asked.cases}
+        written = [own for own in asked.others if own.description is not None]
         written.sort(key=lambda own: (self._rank(users[own.case_id]), self._rank(own.case_id)))
         shift = max(Counter(users[own.case_id] for own in written).values(), default=0)
         exchanged = [
@@ -92,7 +77,7 @@ class AnotherUsers(Method):
             for taker, giver in zip(written, written[shift:] + written[:shift], strict=True)
             if users[taker.case_id] != users[giver.case_id]
         ]
-        return exchanged + [own for own in others if own.problem is not None]
+        return exchanged + [own for own in asked.others if own.problem is not None]
 
     def _rank(self, name: str) -> bytes:
         return hashlib.sha256(f"{self.seed}/another/{name}".encode()).digest()
@@ -103,8 +88,3 @@ def plain_text(signal: Signal) -> str:
     if isinstance(signal, Attributes):
         return f"About the user: {signal.text}"
     return "\n".join(f"{k.capitalize()}: {v}" for k, v in msgspec.structs.asdict(signal).items())
-
-
-def _sign(case: Case) -> int:
-    chosen, rejected = len(case.target.chosen), len(case.target.rejected)
-    return (chosen > rejected) - (chosen < rejected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from alignxplore_trl.baselines.protocol import Method, Said, Setting
+from alignxplore_trl.baselines.protocol import Asked, Method, Said
 from alignxplore_trl.cases import Case, Comparison, Signal
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
@@ -23,23 +23,19 @@ class _User:
     choices: list[Comparison]
     conversation: str
     rule: str | None = None
+    problem: FormatProblem | None = None
     # Of each choice, whether the rule leads to the chosen reply; `None` where it led to none.
     outcomes: list[bool | None] = field(default_factory=list)
-    problem: FormatProblem | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self.rule is None or not all(self.outcomes)
 
 
 class LMInductReason(Method):
     """Describe each user by a rule that is refined on the user's own choices.
 
-    Per iteration the model proposes rules. Each is tried on the user's comparisons: a judge is asked
-    with the rule as description, and its more probable answer, as of temperature 0, counts. The rule
-    that gets most of them right is kept, the first of equal ones; the choices that it fails on are
-    told in the same conversation. The rule kept last is the description. Posts and attributes are
-    shown, but no rule can be tried on them. A user for whom the model proposed nothing is left out.
+    Per iteration the model proposes rules. Each is tried on the user's comparisons: a judge is
+    asked with the rule as description, and its more probable answer counts, as at temperature 0.
+    The rule that gets most of them right is kept, the first of equal ones; the choices that it
+    fails on are told in the same conversation. The rule kept last is the description. Posts and
+    attributes are shown, but no rule can be tried on them.
 
     Args:
         writer: the model, at the temperature of proposals (published: 0.7).
@@ -67,18 +63,13 @@ class LMInductReason(Method):
         self._max_tokens, self._tokenizer = max_tokens, tokenizer
         self._iterations, self._candidates, self._seed = iterations, candidates, seed
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """See `Method`."""
-        users = [
-            _User(
-                case,
-                [own for own in case.signals if isinstance(own, Comparison)],
-                self._fit("rule_proposal", case.signals),
-            )
-            for case in cases
-        ]
+    def describe(self, asked: Asked) -> list[Said]:
+        users = []
+        for case in asked.cases:
+            choices = [own for own in case.signals if isinstance(own, Comparison)]
+            users.append(_User(case, choices, self._fit("rule_proposal", case.signals)))
         for iteration in range(self._iterations):
-            left = [user for user in users if user.is_open]
+            left = [user for user in users if user.rule is None or not all(user.outcomes)]
             for user in left:
                 self._tell_failures(user)
             self._keep_best(left, self._propose(left, self._seed + iteration))
@@ -86,30 +77,27 @@ class LMInductReason(Method):
             Said(
                 user.case.case_id,
                 description=user.rule,
-                problem=None if user.rule else user.problem,
+                problem=user.problem if user.rule is None else None,
             )
             for user in users
-            if user.rule is not None or user.problem is not None
+            if user.rule is not None or user.problem is not None  # Or else there was no answer.
         ]
 
     def close(self) -> None:
-        """See `Method`."""
         self._writer.close()
 
-    def _fit(
-        self, template: str, signals: Sequence[Signal], decided: Sequence[bool] | None = None
-    ) -> str:
+    def _fit(self, template: str, signals: Sequence[Signal], **more: Sequence[bool]) -> str:
         tokenizer = load_tokenizer(self._tokenizer)
 
         def render(kept: Sequence[Signal], _: str | None) -> str:
             # Those that don't fit are left out from the front.
-            more = {} if decided is None else {"decided": decided[len(decided) - len(kept) :]}
-            return self._prompts.render(template, signals=kept, **more)
+            values = {name: own[len(own) - len(kept) :] for name, own in more.items()}
+            return self._prompts.render(template, signals=kept, **values)
 
-        fitted = fit_prompt(
-            render, signals, None, lambda text: len(tokenizer(text)["input_ids"]), self._max_tokens
-        )
-        return fitted.text
+        def count_tokens(text: str) -> int:
+            return len(tokenizer(text)["input_ids"])
+
+        return fit_prompt(render, signals, None, count_tokens, self._max_tokens).text
 
     def _propose(self, users: Sequence[_User], seed: int) -> list[list[str]]:
         """The distinct rules for each user, in the order in which they were proposed."""
@@ -130,9 +118,9 @@ class LMInductReason(Method):
             for rule in rules
             for n, own in enumerate(user.choices)
         ]
-        answers = iter(preferences(self._judge, pairs, "random", self._seed) if pairs else [])
+        answers = iter(preferences(self._judge, pairs, "random", self._seed))
         for user, rules in zip(users, proposed, strict=True):
-            tried = {}
+            tried: dict[str, list[bool | None]] = {}
             for rule in rules:
                 own = [next(answers) for _ in user.choices]
                 tried[rule] = [None if each is None else each > 0.5 for each in own]
@@ -144,12 +132,9 @@ class LMInductReason(Method):
         """Go on with a conversation: the rule that was kept, and the choices that it fails on."""
         if user.rule is None:
             return  # There is no rule to speak of: the same question is asked again.
-        failed = [
-            (choice, outcome is not None)
-            for choice, outcome in zip(user.choices, user.outcomes, strict=True)
-            if not outcome
-        ]
+        both = zip(user.choices, user.outcomes, strict=True)
+        failed = [(choice, outcome is not None) for choice, outcome in both if not outcome]
         choices, decided = zip(*failed, strict=True)
+        feedback = self._fit("rule_feedback", choices, decided=decided)
         rule = self._prompts.guard(user.rule)
-        feedback = self._fit("rule_feedback", choices, decided)
         user.conversation += f"\n\n<answer> {rule} </answer>\n\n{feedback}"

@@ -48,28 +48,21 @@ class Setting:
         """How many signals of a user are read in all rounds together."""
         return self.per_round * self.rounds
 
-    @property
-    def at_once(self) -> Setting:
-        """The same signals, in one round."""
-        return Setting(self.signals)
-
 
 @dataclass(frozen=True)
 class Said:
     """What a method says of the user of one case.
 
     Attributes:
-        case_id: the case.
         round: after which round, where others follow; 0: in the end.
         description: what judges read; `None` asks them without one, if there is no `problem`.
         problem: why the completion is no inference; such a completion scores 0.
         decided: whether the method picks a reply by itself, and no judge is asked.
-        probability: that of such a method for the reply that the user chose; a half is a tie, `None`
-            no decision.
-        reasoning, earlier, completion: what was thought, which description was updated, and all that
-            the model wrote in this round.
-        prompt_tokens, completion_tokens, seconds: of this round; a case's share of the time in which
-            all cases were written.
+        probability: of such a method, for the reply that the user chose; a half is a tie, `None` no
+            decision.
+        earlier: the description that was updated.
+        prompt_tokens, completion_tokens, seconds: of this round; a case's share of the time in
+            which all were written.
         dropped_signals, shortened_texts: what the token budget kept from the model in this round.
     """
 
@@ -89,14 +82,29 @@ class Said:
     shortened_texts: int | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a method is asked to describe.
+
+    Attributes:
+        cases: cut to the signals that are read, which are all of a case that a method may look at;
+            `Golden` is the exception.
+        setting: in which rounds they are read.
+        others: what the method named by `of` said of the cases in the end.
+    """
+
+    cases: Sequence[Case]
+    setting: Setting
+    others: Sequence[Said] = ()
+
+
 class Method:
-    """A method that is compared with others: a class with settings only, and a file in conf/method.
+    """A method that is compared: a class with settings only, and a file in conf/method.
 
     Attributes:
         reading: what it is shown of a history. `nothing`: it is tried once, in the setting `any`;
-            `at_once`: a setting's signals in one round, whatever the rounds; `in_rounds`: as the
-            setting says.
-        of: the name of another method whose descriptions it is given, see `AnotherUsers`.
+            `at_once`: a setting's signals in one round; `in_rounds`: as the setting says.
+        of: the name of another method whose descriptions it is given.
     """
 
     reading: ClassVar[Reading] = "at_once"
@@ -106,19 +114,9 @@ class Method:
         """What has to be made before it can be tried, in words; `None` if there is nothing."""
         return None
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """What it says of each case; one that it can say nothing of, for now, is left out.
-
-        It may read the signals only, which are cut to those of the setting. `Golden` is the
-        exception.
-        """
+    def describe(self, asked: Asked) -> list[Said]:
+        """What it says of each case; one that it can say nothing of, for now, is left out."""
         raise NotImplementedError
-
-    def describe_after(
-        self, cases: Sequence[Case], setting: Setting, others: Sequence[Said]
-    ) -> list[Said]:
-        """As `describe`, given what the method named by `of` said of the cases in the end."""
-        return self.describe(cases, setting)
 
     def close(self) -> None:
         """Give the memory of its models back."""

@@ -1,13 +1,13 @@
 """VPL: a latent variable of each user, inferred from labelled pairs; under it replies are scored.
 
-Source: Poddar et al. 2024, arXiv 2408.10075; METHOD, The methods we compare with. The language model
-that embeds stays frozen (the published LoRA of it is left out), so each reply is embedded once.
+Source: Poddar et al. 2024, arXiv 2408.10075; METHOD, The methods we compare with. The language
+model that embeds stays frozen (the published LoRA is left out), so each reply is embedded once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,37 +17,34 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-from alignxplore_trl.baselines.protocol import Method, Said, Setting
+from alignxplore_trl.baselines.protocol import Asked, Method, Said
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.judging.encoding import encode_replies
 from alignxplore_trl.judging.weights import load_model, load_tokenizer
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.prompts import Prompts
 
-Reply = tuple[str, str]  # a post, and a reply to it
-
 
 class PairEmbedder:
     """Embeds replies with a frozen language model, each distinct one once.
 
-    What is read is a post in the reply template, without a description, and the reply behind it. The
-    embedding is the position-weighted mean of the last hidden layer.
+    What is read is a post in the reply template, without a description, and the reply behind it.
+    The embedding is the position-weighted mean of the last hidden layer.
 
     Args:
         model: folder or name of the language model.
-        prompts: a prompt folder; its reply template is used.
+        prompts: the prompt folder.
         dtype: of the weights.
-        max_batch_tokens: tokens of a forward pass, padding included; one reply may exceed it.
+        max_batch_tokens: tokens of a forward pass, padding included.
     """
 
     def __init__(self, model: str, prompts: str, dtype: str, max_batch_tokens: int) -> None:
-        self._model = load_model(model, dtype, None, None)
-        self._tokenizer = load_tokenizer(model)
+        self._model, self._tokenizer = load_model(model, dtype), load_tokenizer(model)
         self._prompts, self._max_batch_tokens = Prompts(prompts), max_batch_tokens
         config = self._model.config.get_text_config()
         self.size: int = config.hidden_size
         self._context: int = config.max_position_embeddings
-        self._known: dict[Reply, Tensor | None] = {}
+        self._known: dict[tuple[str, str], Tensor | None] = {}
 
     def embed(self, comparisons: Sequence[Comparison]) -> list[Tensor | None]:
         """The embeddings of the chosen and the rejected reply: float32, (2, size), on the CPU.
@@ -55,34 +52,24 @@ class PairEmbedder:
         `None` where a reply with its post is longer than the model's context.
         """
         pairs = [((own.post, own.chosen), (own.post, own.rejected)) for own in comparisons]
-        self._read_new(list(dict.fromkeys(reply for pair in pairs for reply in pair)))
-        found = [[self._known[reply] for reply in pair] for pair in pairs]
-        return [None if None in own else torch.stack(own) for own in found]  # type: ignore[arg-type]
-
-    def _read_new(self, replies: Sequence[Reply]) -> None:
-        new = [reply for reply in replies if reply not in self._known]
+        distinct = dict.fromkeys(reply for pair in pairs for reply in pair)
+        new = [reply for reply in distinct if reply not in self._known]
+        self._known |= dict.fromkeys(new)
         prompts = [self._prompts.render("reply", post=post, description=None) for post, _ in new]
         encoded = encode_replies(self._tokenizer, prompts, [text for _, text in new], chat=False)
         rows = {reply: head + tail for reply, (head, tail) in zip(new, encoded, strict=True)}
-        self._known |= dict.fromkeys(new)
         fitting = sorted(
-            (reply for reply in new if len(rows[reply]) <= self._context),
+            (reply for reply, ids in rows.items() if len(ids) <= self._context),
             key=lambda reply: len(rows[reply]),
         )
-        for batch in progress(list(self._batches(fitting, rows)), "batches of replies embedded"):
+        size = max(1, self._max_batch_tokens // max((len(rows[r]) for r in fitting), default=1))
+        parts = range(0, len(fitting), size)
+        for start in progress(parts, "batches of embedded replies", len(parts)):
+            batch = fitting[start : start + size]
             self._known |= zip(batch, self._read([rows[reply] for reply in batch]), strict=True)
-
-    def _batches(
-        self, replies: Sequence[Reply], rows: dict[Reply, list[int]]
-    ) -> Iterator[list[Reply]]:
-        batch: list[Reply] = []
-        for reply in replies:  # Their lengths never fall.
-            if batch and len(rows[reply]) * (len(batch) + 1) > self._max_batch_tokens:
-                yield batch
-                batch = []
-            batch.append(reply)
-        if batch:
-            yield batch
+        found = [[self._known[reply] for reply in pair] for pair in pairs]
+        known = [[vector for vector in pair if vector is not None] for pair in found]
+        return [torch.stack(pair) if len(pair) == 2 else None for pair in known]
 
     @torch.no_grad()
     def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -116,9 +103,8 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
     `save_pretrained` writes weights and arguments.
 
     Args:
-        language_model: folder or name of the frozen model that embeds.
-        prompts: the prompt folder.
-        embedding_size: of that model's embeddings.
+        language_model, prompts: of the embeddings.
+        embedding_size: of these.
         hidden_size: of both MLPs and of the attention.
         latent_size: of the user's variable.
     """
@@ -137,11 +123,8 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("center", torch.zeros(embedding_size))
         self.register_buffer("spread", torch.ones(embedding_size))
         self.pair_encoder = _mlp(2 * embedding_size, hidden_size, hidden_size)
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.mean = nn.Linear(hidden_size, latent_size)
-        self.log_variance = nn.Linear(hidden_size, latent_size)
+        self.query, self.key, self.value = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
+        self.mean, self.log_variance = (nn.Linear(hidden_size, latent_size) for _ in range(2))
         self.decoder = _mlp(embedding_size + latent_size, hidden_size, 1)
 
     def standardise_by(self, embeddings: Tensor) -> None:
@@ -159,7 +142,7 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         Returns:
             Mean and log variance, each clamped to -1 … 1.
         """
-        encoded = self.pair_encoder(self._standardised(pairs).flatten(-2))
+        encoded = self.pair_encoder(((pairs - self.center) / self.spread).flatten(-2))
         attended = scaled_dot_product_attention(
             self.query(encoded), self.key(encoded), self.value(encoded), is_pair[:, None]
         )
@@ -174,22 +157,15 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
             pairs: embeddings of the replies, (users, 2, embedding size).
             latent: each user's variable, (users, latent size).
         """
-        users = latent[:, None].expand(-1, 2, -1)
-        scores: Tensor = self.decoder(torch.cat([self._standardised(pairs), users], dim=-1))
+        replies, users = (pairs - self.center) / self.spread, latent[:, None].expand(-1, 2, -1)
+        scores: Tensor = self.decoder(torch.cat([replies, users], dim=-1))
         return scores.squeeze(-1)
-
-    def _standardised(self, embeddings: Tensor) -> Tensor:
-        return (embeddings - self.center) / self.spread
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden),
-        nn.LeakyReLU(0.2),
-        nn.Linear(hidden, hidden),
-        nn.LeakyReLU(0.2),
-        nn.Linear(hidden, outputs),
-    )
+    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
+    last = nn.Linear(hidden, outputs)
+    return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), last)
 
 
 def sample_latent(posterior: Posterior) -> Tensor:
@@ -213,29 +189,17 @@ class Vpl(Method):
 
     def __init__(self, model: str, dtype: str, max_batch_tokens: int = 16384) -> None:
         self._folder, self._dtype, self._max_batch_tokens = Path(model), dtype, max_batch_tokens
-        self._loaded: tuple[VplModel, PairEmbedder] | None = None
 
     def missing(self) -> str | None:
-        """See `Method`."""
         there = (self._folder.parent / "summary.json").is_file()
-        return None if there else f"{self._folder} isn't there yet; make vpl makes it"
+        return None if there else f"{self._folder} isn't there; make vpl makes it"
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
-        """See `Method`."""
-        if self._loaded is None:
-            model = VplModel.from_pretrained(str(self._folder)).eval()
-            arguments = (model.language_model, model.prompts, self._dtype, self._max_batch_tokens)
-            self._loaded = (model, PairEmbedder(*arguments))
-        model, embedder = self._loaded
-        decided = decide(model, embedder, cases)
-        return [
-            Said(case.case_id, decided=True, probability=probability)
-            for case, probability in zip(cases, decided, strict=True)
-        ]
-
-    def close(self) -> None:
-        """See `Method`."""
-        self._loaded = None
+    def describe(self, asked: Asked) -> list[Said]:
+        model = VplModel.from_pretrained(str(self._folder)).eval()
+        where = model.language_model, model.prompts
+        embedder = PairEmbedder(*where, self._dtype, self._max_batch_tokens)
+        both = zip(asked.cases, decide(model, embedder, asked.cases), strict=True)
+        return [Said(case.case_id, decided=True, probability=own) for case, own in both]
 
 
 @torch.no_grad()

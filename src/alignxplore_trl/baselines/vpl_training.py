@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,13 +19,12 @@ from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import progress
 
-Batch = tuple[Tensor, Tensor, Tensor]  # histories, which of their pairs are none, targets
 
-
+@dataclass(frozen=True)
 class VplTraining:
-    """Trains VPL on one device, where the language model of its embeddings lies, too.
+    """Trains VPL in one process, after embedding every labelled pair once.
 
-    Args:
+    Attributes:
         language_model, prompts, dtype, max_batch_tokens: see `PairEmbedder`.
         hidden_size, latent_size: see `VplModel`.
         fewest_pairs, most_pairs: labelled pairs that a variable is inferred from in training.
@@ -37,35 +37,23 @@ class VplTraining:
         seed: of everything that is drawn.
     """
 
-    def __init__(
-        self,
-        language_model: str,
-        prompts: str,
-        dtype: str,
-        max_batch_tokens: int,
-        hidden_size: int,
-        latent_size: int,
-        fewest_pairs: int,
-        most_pairs: int,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        warmup_share: float,
-        weight_decay: float,
-        kl_weight: float,
-        kl_cycle_steps: int,
-        kl_floor: float,
-        seed: int,
-    ) -> None:
-        self.embedder_arguments = (language_model, prompts, dtype, max_batch_tokens)
-        self.model_arguments = {"language_model": language_model, "prompts": prompts}
-        self.sizes = {"hidden_size": hidden_size, "latent_size": latent_size}
-        self.fewest_pairs, self.most_pairs = fewest_pairs, most_pairs
-        self.epochs, self.batch_size = epochs, batch_size
-        self.learning_rate, self.warmup_share = learning_rate, warmup_share
-        self.weight_decay = weight_decay
-        self.kl_weight, self.kl_cycle_steps, self.kl_floor = kl_weight, kl_cycle_steps, kl_floor
-        self.seed = seed
+    language_model: str
+    prompts: str
+    dtype: str
+    max_batch_tokens: int
+    hidden_size: int
+    latent_size: int
+    fewest_pairs: int
+    most_pairs: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    kl_weight: float
+    kl_cycle_steps: int
+    kl_floor: float
+    seed: int
 
     def train(
         self, cases: Sequence[Case], validation: Sequence[Case], folder: Path
@@ -79,9 +67,16 @@ class VplTraining:
             UserError: no case has enough comparisons.
         """
         set_seed(self.seed)
-        embedder = PairEmbedder(*self.embedder_arguments)
+        where = self.language_model, self.prompts
+        embedder = PairEmbedder(*where, self.dtype, self.max_batch_tokens)
         users = self._embed(cases, embedder)
-        model = VplModel(**self.model_arguments, embedding_size=embedder.size, **self.sizes)
+        model = VplModel(
+            language_model=self.language_model,
+            prompts=self.prompts,
+            embedding_size=embedder.size,
+            hidden_size=self.hidden_size,
+            latent_size=self.latent_size,
+        )
         steps = self._fit(model, users)
         model.eval().save_pretrained(folder)
         decided = [own for own in decide(model, embedder, validation) if own is not None]
@@ -118,7 +113,7 @@ class VplTraining:
         steps = self.epochs * math.ceil(sum(map(len, users)) / self.batch_size)
         warmup = round(self.warmup_share * steps)
         rate = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
-        batches = (batch for _ in range(self.epochs) for batch in self._batches(users))
+        batches = (batch for _ in range(self.epochs) for batch in self.batches(users))
         model.train()
         for step, (pairs, is_pair, targets) in enumerate(progress(batches, "VPL", steps)):
             posterior = model.encode(pairs, is_pair)
@@ -131,8 +126,12 @@ class VplTraining:
             rate.step()
         return steps
 
-    def _batches(self, users: Sequence[Tensor]) -> Iterator[Batch]:
-        """One epoch: every pair is a target once, with a history drawn from the user's others."""
+    def batches(self, users: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One epoch: every pair is a target once, with a history drawn from the user's others.
+
+        Yields histories, (users, pairs, 2, size), which of their pairs are none of padding, and
+        targets, (users, 2, size).
+        """
         targets = [(user, place) for user in users for place in range(len(user))]
         for places in torch.randperm(len(targets)).split(self.batch_size):
             drawn = [targets[place] for place in places]

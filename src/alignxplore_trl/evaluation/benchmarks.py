@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignxplore_trl.baselines.protocol import Reading, Setting
-from alignxplore_trl.cases import Case, read_cases
-from alignxplore_trl.data.robustness import FORMS, check_variation, opposites_of, vary
+from alignxplore_trl.cases import Case, read_cases, write_cases
+from alignxplore_trl.data.robustness import check_variation, opposites_of, vary
 from alignxplore_trl.data.splits import with_signals
 from alignxplore_trl.run.errors import UserError
 
+# The setting of methods that read no history, and the judge of figures that none has to do with.
 ANY = "any"
 
 
@@ -21,8 +22,7 @@ class Benchmark:
     """Cases, and how they are varied before a method reads them.
 
     Attributes:
-        name: in results: `<data>[_<set>][_<variation>]`, such as `world_drift3`, `alignx_posts` (of
-            test_posts.jsonl) or `psoups_reversed`.
+        name: in results, such as `world_drift3`, or `alignx_posts` of test_posts.jsonl.
         whole: the cases as they were prepared.
         variation: a name of `data.robustness`, or none.
         seed: of what is drawn for it.
@@ -53,11 +53,18 @@ class Benchmark:
         enough = [case for case in self.whole if len(case.signals) >= count]
         return self._varied([with_signals(case, range(count)) for case in enough])
 
+    def keep(self, folder: Path) -> None:
+        """Add the cases, as they are scored, to `<name>.jsonl`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.jsonl"
+        kept = read_cases(path) if path.is_file() else []
+        write_cases(path, {case.case_id: case for case in (*kept, *self.scored)}.values())
+
     def _varied(self, cases: Sequence[Case]) -> Sequence[Case]:
         if not self.variation:
             return cases
         opposites = opposites_of(self.whole)
-        return [vary(case, self.variation, self.seed, opposites).case for case in cases]
+        return [vary(case, self.variation, self.seed, opposites) for case in cases]
 
 
 def read_benchmarks(
@@ -66,8 +73,8 @@ def read_benchmarks(
     """Read test cases of prepared data.
 
     Args:
-        names: of benchmarks; none: the test cases of the first folder.
-        folders: of the stages that prepared data, by the data's name; this run's own first.
+        names: of benchmarks, `<data>[_<set>][_<variation>]`.
+        folders: of the stages that prepared data, by the data's name.
         limit: cases of each benchmark. They are taken in an order of hashes: the first ones of a
             file may be of one kind, and a larger limit takes the same ones and others.
         seed: of what variations draw.
@@ -75,7 +82,7 @@ def read_benchmarks(
     Raises:
         UserError: a name can't be read, or there are no such cases.
     """
-    return [_read(name, folders, limit, seed) for name in names or list(folders)[:1]]
+    return [_read(name, folders, limit, seed) for name in names]
 
 
 def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list[Setting]:
@@ -86,7 +93,7 @@ def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list
     """
     settings = [Setting.from_name(name) for name in names]
     most = max(len(case.signals) for benchmark in benchmarks for case in benchmark.whole)
-    if settings and all(setting.signals > most for setting in settings):
+    if all(setting.signals > most for setting in settings):
         raise UserError(
             f"evaluation.settings: {', '.join(names)} found, but the cases have at most {most} "
             f"signals; give for example evaluation.settings=[base{most}]"
@@ -95,35 +102,28 @@ def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list
 
 
 def _read(name: str, folders: Mapping[str, Path], limit: int | None, seed: int) -> Benchmark:
-    own = [each for each in folders if name == each or name.startswith(f"{each}_")]
-    if not own:
-        raise UserError(
-            f"evaluation.benchmarks: {name} found, expected a name that begins with one of the data "
-            f"there are, {', '.join(folders)}; evaluation.prepared.<name>=outputs/<run>/data adds "
-            "others"
-        )
-    source = max(own, key=len)
-    rest = name[len(source) :]
-    others = {
-        f"_{path.stem.removeprefix('test_')}": path for path in folders[source].glob("test_*.jsonl")
+    # By name: the data's test cases, and those of its other test sets.
+    files = {
+        path.stem.replace("test", data, 1): path
+        for data, folder in folders.items()
+        for path in folder.glob("test*.jsonl")
     }
-    among = [each for each in others if rest == each or rest.startswith(f"{each}_")]
-    path = others[among[0]] if among else folders[source] / "test.jsonl"
-    variation = rest[len(among[0]) if among else 0 :].removeprefix("_")
+    begun = [each for each in files if name == each or name.startswith(f"{each}_")]
+    source = max(begun, key=len, default="")
+    variation = name[len(source) :].removeprefix("_")
     try:
-        if variation:
+        if variation or not source:
             check_variation(variation)
     except UserError as error:
-        known = ", ".join([source, *(source + each for each in others)])
         raise UserError(
-            f"evaluation.benchmarks: {name} found, expected {known}, or one of them with an "
-            f"underscore and one of {FORMS}"
+            f"evaluation.benchmarks: {name} found, expected {', '.join(files)}, or one of them and "
+            f"_<variation> ({error}); evaluation.prepared.<name>=outputs/<run>/data adds other data"
         ) from error
-    cases = read_cases(path) if path.is_file() else []
+    cases = read_cases(files[source])
     if not cases:
         raise UserError(
-            f"evaluation.benchmarks: {name} found, but there are no cases in {path}; the "
+            f"evaluation.benchmarks: {name} found, but there are no cases in {files[source]}; the "
             "summary.json beside it says what was left out, and why"
         )
-    ranked = sorted(cases, key=lambda case: hashlib.sha256(case.case_id.encode()).digest())
-    return Benchmark(name, ranked[:limit], variation, seed)
+    cases.sort(key=lambda case: hashlib.sha256(case.case_id.encode()).digest())
+    return Benchmark(name, cases[:limit], variation, seed)

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from alignxplore_trl.baselines.protocol import Method, Said, Setting
+from alignxplore_trl.baselines.protocol import Asked, Method, Reading, Said, Setting
 from alignxplore_trl.cases import Case, Signal
 from alignxplore_trl.evaluation.benchmarks import ANY, Benchmark
-from alignxplore_trl.evaluation.kept import Table
+from alignxplore_trl.evaluation.kept import Table, rows_at
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.weights import load_tokenizer
 from alignxplore_trl.run.errors import UserError
@@ -22,6 +22,7 @@ from alignxplore_trl.text.prompts import Prompts
 
 # What is written again, at most, after a kill.
 _CASES_AT_ONCE = 1000
+_SAID = ["case_id", "description", "problem"]
 
 
 class Policy(Method):
@@ -35,8 +36,8 @@ class Policy(Method):
         writer: the model; with `model`, what makes a writer of it (`_partial_`).
         prompts: the prompt folder.
         max_tokens: budget of a prompt, to which it is shortened by rule.
-        tokenizer: folder or name of the model whose tokens are counted.
         model: folder or name of the weights.
+        tokenizer: folder or name of the model whose tokens are counted, where there is no `model`.
         made_by: the command that makes that folder; without it the method is left out.
         template: `inference`, as policies are trained, or `concise`, without reasoning.
         seed: of sampling; each round has its own.
@@ -49,15 +50,15 @@ class Policy(Method):
         writer: Any,
         prompts: str,
         max_tokens: int,
-        tokenizer: str,
         model: str | None = None,
+        tokenizer: str | None = None,
         made_by: str | None = None,
         template: Literal["inference", "concise"] = "inference",
         seed: int = 0,
     ) -> None:
         self.writer: Writer = writer if model is None else writer(model=model)
         self.prompts, self.template = Prompts(prompts), template
-        self.max_tokens, self.tokenizer = max_tokens, tokenizer
+        self.max_tokens, self.tokenizer = max_tokens, str(tokenizer or model)
         self.model, self.made_by, self.seed = model, made_by, seed
 
     def missing(self) -> str | None:
@@ -65,7 +66,8 @@ class Policy(Method):
             return f"{self.model} isn't there; {self.made_by} makes it"
         return None
 
-    def describe(self, cases: Sequence[Case], setting: Setting) -> list[Said]:
+    def describe(self, asked: Asked) -> list[Said]:
+        cases, setting = asked.cases, asked.setting
         self.writer.load()  # Not in the time of the first round.
         tokenizer = load_tokenizer(self.tokenizer)
         read = parse_completion if self.template == "inference" else parse_description
@@ -84,13 +86,12 @@ class Policy(Method):
                     del said[case.case_id]
                     continue
                 inference = read(written.text)
-                malformed = isinstance(inference, FormatProblem)
                 own = Said(
                     case.case_id,
                     round=(number + 1) % setting.rounds,
-                    description=None if malformed else inference.description,
-                    problem=inference if malformed else None,
-                    reasoning=None if malformed else inference.reasoning,
+                    problem=inference if isinstance(inference, FormatProblem) else None,
+                    description=getattr(inference, "description", None),
+                    reasoning=getattr(inference, "reasoning", None),
                     earlier=earlier[case.case_id],
                     completion=written.text,
                     prompt_tokens=written.prompt_tokens,
@@ -155,54 +156,49 @@ def describe_all(
             continue
         reading = methods[of].reading if of else method.reading
         for benchmark in benchmarks:
-            for where, setting in _places(reading, settings).items():
-                cases = benchmark.cases(reading, setting)
-                if fewer := len(benchmark.whole) - len(cases):
-                    say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
-                _describe(
-                    name,
-                    method,
-                    {"benchmark": benchmark.name, "setting": where},
-                    setting,
-                    cases,
-                    table,
-                )
+            for setting in _settings_of(reading, settings):
+                _describe(name, method, reading, benchmark, setting, table)
         method.close()
     return left_out
 
 
-def _places(reading: str, settings: Sequence[Setting]) -> dict[str, Setting]:
-    """The settings in which a method is tried, by name; one, if it reads no history."""
+def _settings_of(reading: Reading, settings: Sequence[Setting]) -> list[Setting]:
     if reading == "nothing":
-        return {ANY: settings[0]}
-    return {
-        each.name: each for each in (s.at_once if reading == "at_once" else s for s in settings)
-    }
+        return [settings[0]]  # Whichever it is.
+    once = reading == "at_once"
+    return list(dict.fromkeys(Setting(own.signals) if once else own for own in settings))
 
 
 def _describe(
     name: str,
     method: Method,
-    at: Mapping[str, str],
+    reading: Reading,
+    benchmark: Benchmark,
     setting: Setting,
-    cases: Sequence[Case],
     table: Table,
 ) -> None:
-    known = set(table.at(**at, method=name).case_id)
+    where = ANY if reading == "nothing" else setting.name
+    at = {"benchmark": benchmark.name, "setting": where}
+    cases = benchmark.cases(reading, setting)
+    if fewer := len(benchmark.whole) - len(cases):
+        say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
+    known = set(rows_at(table.rows, **at, method=name).case_id)
     new = [case for case in cases if case.case_id not in known]
     if new:
-        say(f"{name}: {len(new)} cases of {at['benchmark']}, {at['setting']}")
+        say(f"{name}, {where}: {len(new)} cases of {benchmark.name}")
     for start in range(0, len(new), _CASES_AT_ONCE):
         units = {case.case_id: case.unit for case in new[start : start + _CASES_AT_ONCE]}
-        others = table.at(**at, method=method.of or "")
-        others = others[others.case_id.isin(units)].astype(object)
-        others = others.where(others.notna(), None)
-        before = [
-            Said(*row[:1], description=row[1], problem=row[2])
-            for row in others[["case_id", "description", "problem"]].itertuples(index=False)
+        before = rows_at(table.rows, **at, method=method.of or "").astype(object)
+        before = before[before.case_id.isin(units)].where(before.notna(), None)
+        others = [
+            Said(case_id, description=description, problem=problem)
+            for case_id, description, problem in before[_SAID].itertuples(index=False)
         ]
-        said = method.describe_after(new[start : start + _CASES_AT_ONCE], setting, before)
-        rows = [{**asdict(own), **at, "method": name, "unit": units[own.case_id]} for own in said]
-        for row in rows:
-            row["setting"] += f"@{row['round']}" if row["round"] else ""
-        table.add(rows)
+        asked = Asked(new[start : start + _CASES_AT_ONCE], setting, others)
+        table.add(
+            [
+                {**asdict(own), **at, "setting": where + f"@{own.round}" * (own.round > 0)}
+                | {"method": name, "unit": units[own.case_id]}
+                for own in method.describe(asked)
+            ]
+        )
