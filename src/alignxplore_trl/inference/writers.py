@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alignxplore_trl.run.endpoint import Endpoint, Refusal, Request
@@ -36,7 +37,12 @@ class Written:
 
 
 Ask = tuple[str, int]  # A prompt, and the number of the sample of it that is asked for.
+Answers = list[Written | None]
 Arrived = Callable[[Sequence[tuple[int, Written]]], None]  # Given answers by the places of asks.
+
+
+def _nobody(answers: Sequence[tuple[int, Written]]) -> None:
+    """Nobody waits for answers before all are there."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -65,21 +71,17 @@ class Writer(ABC):
                 "and more than 0 up to 1"
             )
 
-    def write(
-        self, prompts: Sequence[str], samples: int = 1, seed: int = 0
-    ) -> list[list[Written | None]]:
+    def write(self, prompts: Sequence[str], samples: int = 1, seed: int = 0) -> list[Answers]:
         """Samples of each prompt; `None` where there is no answer."""
         answers = self.write_each([(each, n) for each in prompts for n in range(samples)], seed)
         return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
     @abstractmethod
-    def write_each(
-        self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None
-    ) -> list[Written | None]:
-        """An answer to each ask; in this process a function of seed, prompt and number alone.
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
+        """An answer to each ask: in this process a function of seed, prompt and number.
 
-        But for rounding, since sums depend on a batch's padding. Servers keep to no seed. Raises
-        UserError where there is no such model, or its server doesn't answer.
+        (But for rounding: sums depend on a batch's padding. Servers keep to no seed.) Raises
+        UserError where there is no such model, or where its server doesn't answer.
         """
 
     @abstractmethod
@@ -112,9 +114,7 @@ class _InProcess(Writer):
         gc.collect()
         torch.cuda.empty_cache()
 
-    def write_each(
-        self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None
-    ) -> list[Written | None]:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
         self.load()
         texts = [self._in_template(prompt) if self.chat else prompt for prompt, _ in asks]
         read = self._tokenizer(texts, add_special_tokens=not self.chat)["input_ids"] if asks else []
@@ -122,7 +122,7 @@ class _InProcess(Writer):
         self.counts["too_long"] += len(asks) - len(order)
         # Similar lengths together, and the longest first: too little memory shows at once.
         order.sort(key=lambda place: (-len(read[place]), asks[place]))
-        answers: list[Written | None] = [None] * len(asks)
+        answers: Answers = [None] * len(asks)
         starts = range(0, len(order), self.batch_size)
         for start in progress(starts, f"batches of {self.model}", len(starts)):
             places = order[start : start + self.batch_size]
@@ -130,8 +130,7 @@ class _InProcess(Writer):
             rows = self._generate([read[place] for place in places], seeds)
             for place, row in zip(places, rows, strict=True):
                 answers[place] = self._written(len(read[place]), row)
-            if arrived is not None:
-                arrived([(place, own) for place in places if (own := answers[place])])
+            arrived([(place, own) for place in places if (own := answers[place])])
         return answers
 
     def _in_template(self, prompt: str) -> str:
@@ -164,7 +163,8 @@ class TransformersWriter(_InProcess):
     def _open(self) -> tuple[Any, Any, int | None, Any]:
         from alignxplore_trl.judging.weights import load_model, load_tokenizer
 
-        model = load_model(self.model, self.dtype, self.attn_implementation, self.device)
+        model = load_model(self.model, self.dtype, self.attn_implementation)
+        model.to(self.device or model.device)
         tokenizer = load_tokenizer(self.model)
         tokenizer.padding_side = "left"
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -174,12 +174,6 @@ class TransformersWriter(_InProcess):
     def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
         import torch
         from transformers import GenerationConfig
-
-        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
-        length = inputs["input_ids"].shape[1]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        draws = torch.stack([torch.rand(self.max_new_tokens, generator=g) for g in generators])
-        draws = draws.to(self._model.device)
 
         def draw(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             """Leave the one token that each row's own number between 0 and 1 points to."""
@@ -192,20 +186,39 @@ class TransformersWriter(_InProcess):
             drawn = tokens.gather(1, (bounds[:, :-1] <= points).sum(dim=1, keepdim=True))
             return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
-        config = GenerationConfig(
+        device, steps = self._model.device, self.max_new_tokens
+        draws = [torch.rand(steps, generator=torch.Generator().manual_seed(n)) for n in seeds]
+        draws = torch.stack(draws).to(device)
+        how = partial(
+            GenerationConfig,
             do_sample=False,  # One stream of numbers for a batch would tie its texts together.
             repetition_penalty=1.0,
-            max_new_tokens=self.max_new_tokens,
             eos_token_id=sorted(self._ends),
             pad_token_id=self._tokenizer.pad_token_id,
+            return_dict_in_generate=True,
         )
+        different = [list(ids) for ids in dict.fromkeys(map(tuple, prompts))]
+        rows = torch.tensor([different.index(ids) for ids in prompts])
+        inputs = self._tokenizer.pad({"input_ids": different}, return_tensors="pt").to(device)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        length, cache = ids.shape[1], None
         with torch.inference_mode():
+            if length > 1 and len(different) < len(prompts):
+                # A prompt of several texts is read once, up to its last token.
+                cache = self._model.generate(
+                    ids[:, :-1],
+                    attention_mask=mask[:, :-1],
+                    generation_config=how(max_new_tokens=1),
+                ).past_key_values
+                cache.batch_select_indices(rows.to(device))
             output = self._model.generate(
-                **inputs.to(self._model.device),
-                generation_config=config,
+                ids[rows],
+                attention_mask=mask[rows],
+                past_key_values=cache,
+                generation_config=how(max_new_tokens=steps),
                 logits_processor=[draw] if self.temperature > 0 else [],
             )
-        return list(output[:, length:].tolist())
+        return list(output.sequences[:, length:].tolist())
 
 
 @dataclass(kw_only=True, eq=False)
@@ -269,9 +282,7 @@ class EndpointWriter(Writer):
         if isinstance(answer, Refusal) and answer.reason != "malformed":
             raise UserError(f"{', '.join(self.urls)}: {answer.reason}: {answer.said}")
 
-    def write_each(
-        self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None
-    ) -> list[Written | None]:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
         steps = iter(progress(range(len(asks)), f"completions of {self.served_as}", len(asks)))
         in_a_row = 0
 
@@ -284,7 +295,7 @@ class EndpointWriter(Writer):
                     f"{', '.join(self.urls)}: no answer to {in_a_row} requests in a row "
                     f"({dict(self.counts)}); see that the server answers, and give the same command"
                 )
-            if arrived is not None and isinstance(answer, Written):
+            if isinstance(answer, Written):
                 arrived([(place, answer)])
 
         requests = [self._request(prompt, self.max_new_tokens) for prompt, _ in asks]
