@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -204,15 +203,19 @@ def wrapper(prompts: Sequence[str], problems: Sequence[str]) -> tuple[str, str] 
 
 
 def _before(prompts: Sequence[str], problems: Sequence[str]) -> str | None:
-    # Of the texts first and last in order, the common beginning is that of all.
-    outer = commonprefix([min(prompts), max(prompts)])  # noqa: RUF071 - no paths
-    inner = commonprefix([min(problems), max(problems)])  # noqa: RUF071 - no paths
+    outer, inner = _common_beginning(prompts), _common_beginning(problems)
     if len(inner) < _NO_CHANCE:
         return outer.removesuffix(inner)
-    for start in range(len(outer) - _NO_CHANCE + 1):
-        if inner.startswith(outer[start:]) or outer.startswith(inner, start):
-            return outer[:start]
-    return None
+    # Either may go on beyond the template's words, where users' texts begin alike.
+    shared = [len(_common_beginning([outer[start:], inner])) for start in range(len(outer))]
+    longest = max(shared, default=0)
+    return outer[: shared.index(longest)] if longest >= _NO_CHANCE else None
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((place for place, (one, other) in pairs if one != other), len(first))]
 
 
 def _slot(problem: str) -> int:

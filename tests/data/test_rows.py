@@ -1,0 +1,182 @@
+"""Rows of any file, whatever it is: the same values, and one message for what can't be read."""
+
+import csv
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignxplore_trl.data import rows
+from alignxplore_trl.data.rows import Problems, read_rows
+from alignxplore_trl.run.errors import UserError
+
+COLUMNS = ("user", "text")
+ROWS = [{"user": f"u{n}", "text": f"näh, “{n}”\n😀 \\u00e9 ]}}"} for n in range(5)]
+
+
+def read(source, columns=COLUMNS):
+    problems = Problems()
+    found = list(read_rows(source, columns, problems))
+    return found, problems.shown
+
+
+def values(source, columns=COLUMNS):
+    found, problems = read(source, columns)
+    assert problems == []
+    return [row.value for row in found]
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_as(path, content):
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        if path.suffix in (".csv", ".tsv"):
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            table = csv.DictWriter(stream, ["user", "text"], delimiter=delimiter)
+            table.writeheader()
+            table.writerows(content)
+        elif path.suffix == ".json":
+            json.dump(content, stream, indent=1)
+        else:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(content), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.csv", "a.tsv", "a.ndjson"])
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    path = write_as(tmp_path / name, ROWS)
+    found, problems = read(path)
+    assert [row.value for row in found] == ROWS
+    assert problems == []
+    assert (found[2].name, found[2].place) == ("a-3", f"{path}, row 3")
+
+
+@pytest.mark.parametrize("name", ["rows (1)", "données=a,b#1", "[x]*?"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_any_name_of_a_file_is_read(tmp_path, name, suffix):
+    (tmp_path / name).mkdir()
+    assert values(write_as(tmp_path / name / f"{name}{suffix}", ROWS)) == ROWS
+
+
+@given(st.lists(st.fixed_dictionaries({"text": st.text(st.characters(exclude_categories=["Cs"]))})))
+def test_json_is_read_wherever_its_chunks_end(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "chunks.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_CHUNK", 5)
+        assert values(write_as(path, content)) == content
+        assert values(write(path, json.dumps(content))) == content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"user": "a"}\n{"user": \n{"user": "b"}', r"row 2: not JSON: Expecting"),
+        ('[{"user": "a"}, {"user": "b"', r"row 2: not JSON: Expecting ',' delimiter"),
+        ('[{"user": "a"}', r"row 2: not JSON"),
+        ("user,text", r"row 1: not JSON"),
+        ('{"user": "a \\ud83d"}', r"row 1, user: '\\ud83d' found, which is half of a surrogate"),
+        ('{"text": [{"x": "\\udc00"}]}', r"row 1, text, x: '\\udc00' found, which is half"),
+        (b'{"user": "a", "text": "Caf\xe9"}', r"row 1, text: byte 0xe9 found, which isn't UTF-8"),
+        (b"\x1f\x8b\x08\x00", r"row 1: not JSON"),
+        ("[" * 100_000, r"row 1: not JSON"),
+    ],
+)
+def test_a_row_that_cant_be_read_is_one_message(tmp_path, content, message):
+    found, problems = read(write(tmp_path / "a.json", content))
+    assert len(problems) == 1
+    with pytest.raises(UserError, match=message):
+        raise UserError(problems)
+    assert all(row.value in ({"user": "a"}, {"user": "b"}) for row in found)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"user,text\na,b,c\n", "line 2: another number of columns"),
+        (b"user,text\na\n", "line 2: another number of columns"),
+        (b'user,text\na,"b\n', "unexpected end of data"),
+    ],
+)
+def test_a_table_whose_columns_are_unclear_is_refused(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path / "a.csv", content))
+
+
+def test_a_table_that_isnt_utf8_is_named(tmp_path):
+    _, problems = read(write(tmp_path / "a.csv", b"user,text\nu0,Caf\xe9\nu1,b\n"))
+    place = f"{tmp_path / 'a.csv'}, row 1, text"
+    assert problems == [f"{place}: byte 0xe9 found, which isn't UTF-8; save it so"]
+
+
+def test_columns_that_nobody_asked_for_do_no_harm(tmp_path):
+    table = pa.table(
+        {"user": ["a"], "image": [b"\xff\xfe"], "when": pa.array([1], pa.timestamp("ns"))}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet") == [{"user": "a"}]
+    path = write(tmp_path / "a.jsonl", '{"user": "a", "name": "\\ud83d", "n": NaN}')
+    assert values(path) == [{"user": "a"}]
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    path = write_as(tmp_path / "a.parquet", ROWS)
+    write(path, path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"a\.parquet: can't be read as Parquet"):
+        read(path)
+
+
+def test_other_json_files_of_a_folder_are_passed_over_and_named(tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    write_as(tmp_path / "b.jsonl", ROWS[:2])
+    write_as(tmp_path / "deep/a.json", ROWS[2:])
+    write(tmp_path / "dataset_infos.json", '{\n "default": {"description": ""}\n}')
+    write(tmp_path / "README.md", "text")
+    found, problems = read(tmp_path)
+    assert [row.value for row in found] == ROWS
+    assert [row.name for row in found] == ["b-1", "b-2", "deep-a-1", "deep-a-2", "deep-a-3"]
+    assert problems == []
+    assert "passed over: " + str(tmp_path / "dataset_infos.json") in capsys.readouterr().err
+
+
+def test_a_source_that_isnt_there_is_told(tmp_path, monkeypatch):
+    for source in ("nothing.jsonl", "some/rows.jsonl"):
+        with pytest.raises(UserError, match=r"data\.path: no file or folder"):
+            read(source)
+    with pytest.raises(UserError, match="has rows with text, user"):
+        read(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError):
+        read("owner/name")
+
+
+def test_a_data_set_of_the_hub_is_loaded_by_datasets(tmp_path, monkeypatch):
+    import datasets
+
+    write_as(tmp_path / "train.jsonl", ROWS)
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name: load(str(tmp_path), cache_dir=str(tmp_path / "c"))
+    )
+    found, _ = read("owner/name")
+    assert [row.value for row in found] == ROWS
+    assert (found[0].name, found[0].place) == ("train-1", "owner/name, train, row 1")
+
+
+def test_of_many_mistakes_the_first_are_shown():
+    problems = Problems()
+    problems.raise_if_any()
+    for number in range(100):
+        problems.add(f"row {number}")
+    with pytest.raises(UserError, match="mistakes in rows: 100; mend them") as caught:
+        problems.raise_if_any()
+    assert len(caught.value.problems) == 21

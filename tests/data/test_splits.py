@@ -1,0 +1,137 @@
+"""One splitter for all sources: nothing is shared, and what is lost is counted."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignxplore_trl.cases import Attributes, Case, Comparison
+from alignxplore_trl.data.splits import (
+    connected,
+    groups_of_posts,
+    post_key,
+    split_cases,
+    with_signals,
+)
+from alignxplore_trl.run.errors import UserError
+
+SIZES = {"cold_start": 3, "rl": 4, "validation": 2, "test": 3}
+
+
+def case(number, user, posts):
+    target, *others = (Comparison(f"post {post}", "yes", "no") for post in posts)
+    return Case(f"c{number}", f"u{user}", tuple(others), target)
+
+
+def alone(count):
+    """Cases that share nothing."""
+    return [case(number, number, range(10 * number, 10 * number + 5)) for number in range(count)]
+
+
+CASES = st.lists(
+    st.tuples(st.integers(0, 8), st.lists(st.integers(0, 40), min_size=3, max_size=6)), min_size=1
+)
+
+
+@given(CASES, st.integers(0, 3))
+def test_no_two_splits_share_a_user_or_a_post(drawn, seed):
+    cases = [case(number, user, posts) for number, (user, posts) in enumerate(drawn)]
+    counts = Counter()
+    try:
+        splits = split_cases(cases, SIZES, 2, seed, counts)
+    except UserError:
+        return
+    owners = {}
+    for split, taken in splits.items():
+        assert len(taken) <= SIZES[split]
+        for one in taken:
+            assert len(one.signals) >= 2
+            for key in (one.user_id, *(post_key(s.post) for s in (one.target, *one.signals))):
+                assert owners.setdefault(key, split) == split
+    dropped = sum(count for name, count in counts.items() if name.startswith("cases_dropped"))
+    assert sum(map(len, splits.values())) + dropped + counts["cases_left_over"] == len(cases)
+
+
+def test_measured_splits_come_first_and_training_loses_what_it_shares():
+    cases = [*alone(11), case(11, 11, [0, *range(200, 204)]), case(12, 12, [300, 301, 302, 0, 303])]
+    counts = Counter()
+    splits = split_cases(cases, {"test": 11, "rl": 2}, 3, 0, counts)
+    assert counts["cases_dropped/shared_post"] + counts["signals_dropped/shared_post"] >= 1
+    assert {len(splits["test"]), len(splits["rl"])} <= {11, 1, 2}
+
+
+def test_the_same_seed_gives_the_same_splits_and_another_gives_others():
+    first, again, other = (split_cases(alone(30), SIZES, 4, seed, Counter()) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert {split: len(taken) for split, taken in first.items()} == SIZES
+
+
+def test_with_few_cases_every_split_is_smaller_in_proportion():
+    counts = Counter()
+    splits = split_cases(alone(6), {"cold_start": 4, "rl": 4, "test": 4}, 4, 0, counts)
+    assert {split: len(taken) for split, taken in splits.items()} == dict.fromkeys(splits, 2)
+    assert counts["cases_missing/rl"] == 2
+
+
+def test_splits_that_are_there_keep_their_users_and_posts():
+    cases = alone(6)
+    filled = {"test_posts": [cases[0]]}
+    shares_a_post = case(9, 9, [0, 900, 901, 902, 903])
+    splits = split_cases([*cases, shares_a_post], {"test": 7}, 4, 0, Counter(), filled)
+    assert {one.case_id for one in splits["test"]} == {"c1", "c2", "c3", "c4", "c5"}
+
+
+def test_words_that_introduce_items_may_be_shared_and_attributes_too():
+    words = "These items were recommended to the user."
+    signals, target = (Comparison(words, "a", "b"), Attributes("x")), Comparison(words, "c", "d")
+    cases = [Case(f"c{n}", f"u{n}", signals, target) for n in range(8)]
+    splits = split_cases(cases, {"rl": 4, "test": 4}, 2, 0, Counter(), not_posts=[words])
+    assert [len(splits[name]) for name in ("rl", "test")] == [4, 4]
+    with pytest.raises(UserError, match="no case is left for rl"):
+        split_cases(cases, {"rl": 4, "test": 4}, 2, 0, Counter())
+
+
+def test_an_empty_split_is_an_error_that_says_what_was_counted():
+    counts = Counter({"rows": 20, "rows_dropped/too_few_signals": 20})
+    with pytest.raises(UserError, match=r"left for test.*too_few_signals 20.*data\.signals"):
+        split_cases([], {"test": 3}, 4, 0, counts)
+
+
+def test_near_duplicates_are_one_post_and_others_arent():
+    words = [f"word{number}" for number in range(60)]
+    post, longer, other = " ".join(words), " ".join([*words, "more"]), " ".join(words[::-1])
+    groups = groups_of_posts([post, longer, other, "short", "shorter"])
+    assert groups[post] == groups[longer]
+    assert len(set(groups.values())) == 4
+    assert post_key(" A  post\n") == post_key("a POST")
+
+
+def test_thousands_of_posts_that_are_alike_are_one_group():
+    words = " ".join(f"word{number}" for number in range(80))
+    groups = groups_of_posts([f"{words} {number}" for number in range(3000)])
+    assert len(set(groups.values())) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20))))
+def test_connected_items_have_one_number(links):
+    numbers = connected([item for item, _ in links], [key for _, key in links], 21)
+    groups = [{item} for item in range(21)]
+    for one, key in links:
+        for other, same in links:
+            if key == same:
+                union = groups[one] | groups[other]
+                for item in union:
+                    groups[item] = union
+    expected = [[other in groups[item] for other in range(21)] for item in range(21)]
+    assert (np.equal.outer(numbers, numbers) == np.array(expected)).all()
+
+
+def test_vectors_follow_their_signals():
+    one = case(0, 0, range(4))
+    vectors = ((0.0,), (0.5,), (1.0,))
+    cut = with_signals(Case("c", "u", one.signals, one.target, vectors=vectors), [2, 0])
+    assert cut.signals == (one.signals[2], one.signals[0])
+    assert cut.vectors == ((1.0,), (0.0,))
