@@ -19,7 +19,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from transformers import set_seed
 
     from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
-    from alignxplore_trl.reporting.model_card import publish, write_card
+    from alignxplore_trl.reporting.model_card import write_card
     from alignxplore_trl.training.callbacks import Log, train
     from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples
     from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
@@ -35,7 +35,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if not file.is_file():
         raise UserError(f"cold_start.examples: {name} found, but published ones are verified")
     lines = file.read_text("utf-8").splitlines()
-    examples, counts = fit_examples([*map(json.loads, lines)], tokenizer, arguments.max_length)
+    limit = arguments.max_length or sys.maxsize
+    examples, counts = fit_examples([*map(json.loads, lines)], tokenizer, limit)
     adapters = stage.build("peft") or None
     trainer = ColdStartTrainer(
         model=load_policy(
@@ -50,14 +51,12 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     figures = train(trainer)
     summary = {f"examples/{name}": count for name, count in counts.items()} | figures
     sampling = Sampling(model.max_completion_tokens)
-    output, prompts = experiment.output, experiment.prompts
-    save_model(trainer, tokenizer, folder.model, output.weights, model.dtype, asdict(sampling))
+    weights, prompts = experiment.output.weights, experiment.prompts
+    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
     if trainer.is_world_process_zero():
         asked = (prompts.folder, prompts.max_tokens, setting.signals, setting.rounds)
         HowToAsk(*asked, sampling).save(folder.model)
         write_card(folder, summary)
-        if output.push_to_hub:
-            publish(folder, output.push_to_hub)
     return summary
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from threading import Event
 
 from alignxplore_trl.cases import Case, Comparison, read_cases
@@ -22,7 +23,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.run.progress import say
 
     asked = experiment.demo
-    pairs = [s for case in _cases(stage) for s in case.signals if isinstance(s, Comparison)]
+    shown = [s for case in _cases(stage) for s in case.signals if isinstance(s, Comparison)]
+    draw = Random(experiment.seed)  # Where a reply stands doesn't say whether anybody chose it.
+    pairs = [pair if draw.random() < 0.5 else pair.reversed() for pair in shown]
     if not pairs:
         raise UserError("data: no comparisons found among the test users, which a visitor needs")
     trained = stage.find("rl") or stage.find("cold_start")

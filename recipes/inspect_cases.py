@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignxplore_trl.cases import read_cases
+from alignxplore_trl.cases import Signal, read_cases
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
 
 if TYPE_CHECKING:
     from alignxplore_trl.reporting.inspection import Inspected
+
+# Of published data, what the stages read whole.
+_PUBLISHED = {"cold_start": "examples", "rl": "rounds"}
 
 
 @recipe("inspect_cases")
@@ -23,9 +28,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from rich.console import Console
 
     from alignxplore_trl.reporting.inspection import render_html, render_terminal
-    from alignxplore_trl.run.errors import UserError
     from alignxplore_trl.run.folder import write_text
-    from alignxplore_trl.text.budget import PromptTooLongError
 
     asked = experiment.inspection
     try:
@@ -41,36 +44,46 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
 def _inspected(experiment: Experiment, stage: Stage) -> Iterator[Inspected]:
     from transformers import AutoTokenizer
 
-    from alignxplore_trl.reporting.inspection import Example, inspect_case, inspect_example
+    from alignxplore_trl.reporting.inspection import inspect_case, inspect_example
     from alignxplore_trl.text.prompts import Prompts
 
+    split, asked, setting = experiment.inspection.split, experiment.prompts, experiment.setting
+    prompts = Prompts(asked.folder)
     tokenizer = AutoTokenizer.from_pretrained(experiment.model.backbone)
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text)["input_ids"])
 
+    def render(signals: Sequence[Signal], earlier: str | None) -> str:
+        return prompts.render("inference", signals=signals, earlier=earlier)
+
+    def fit(signals: Sequence[Signal], earlier: str | None) -> FittedPrompt:
+        return fit_prompt(render, signals, earlier, count_tokens, asked.max_tokens)
+
     data, synthesis = stage.read("data"), stage.find("synthesis")
-    published = (
-        _lines(data / "examples.jsonl") if experiment.inspection.split == "cold_start" else []
-    )
+    published = _rows(data / f"{_PUBLISHED.get(split)}.jsonl")
     for number, row in enumerate(published, 1):
-        yield inspect_example(number, Example(row["prompt"], row["completion"]), count_tokens)
+        yield inspect_example(
+            f"published {number}", (row["prompt"], row.get("completion")), count_tokens
+        )
     examples = {
-        (row["case_id"], row["round"]): Example(row["prompt"], row["completion"])
-        for row in (_lines(synthesis / "examples.jsonl") if synthesis else [])
+        (row["case_id"], row["round"]): (row["prompt"], row["completion"])
+        for row in (_rows(synthesis / "examples.jsonl") if synthesis and not published else [])
     }
-    prompts, setting = Prompts(experiment.prompts.folder), experiment.setting
-    for case in read_cases(data / f"{experiment.inspection.split}.jsonl"):
-        yield inspect_case(
-            case, signals=setting.signals, rounds=setting.rounds, prompts=prompts,
-            max_tokens=experiment.prompts.max_tokens, count_tokens=count_tokens, examples=examples,
-        )  # fmt: skip
+    file = data / f"{split}.jsonl"
+    if not file.is_file() and not published:
+        raise UserError(
+            f"inspection.split: {split} found, expected one of "
+            f"{', '.join(sorted(own.stem for own in data.glob('*.jsonl')))}"
+        )
+    for case in read_cases(file) if file.is_file() else []:
+        rounds = case.rounds(setting.signals, setting.rounds)
+        yield inspect_case(case, rounds, fit, count_tokens, examples)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+def _rows(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any
 from alignxplore_trl.cases import Signal, decode_signals, read_cases
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
+from alignxplore_trl.run.errors import is_main_process
+from alignxplore_trl.run.progress import say
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 
 
@@ -24,7 +26,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.data import release
     from alignxplore_trl.data.rounds import round_rows
     from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
-    from alignxplore_trl.reporting.model_card import publish, write_card
+    from alignxplore_trl.judging.questions import ask_labelled
+    from alignxplore_trl.reporting.model_card import write_card
     from alignxplore_trl.text.prompts import Prompts
     from alignxplore_trl.training.callbacks import Log, train
     from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
@@ -64,6 +67,10 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     dataset = Dataset.from_list(rows.rows)
     if hasattr(reward, "load"):
         reward.load()
+    if hasattr(reward, "judge") and is_main_process():
+        answers = ask_labelled(reward.judge)
+        if answers.low <= 0.5:
+            say(f"rl: the judge may as well throw a coin: {answers}")
     if hasattr(reward, "prepare"):
         dataset = reward.prepare(dataset)
     trainer = RoundsTrainer(
@@ -80,14 +87,12 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     figures = train(trainer, arguments.steps_per_checkpoint)
     summary = {f"data/{name}": count for name, count in rows.counts.items()} | figures
     sampling = Sampling(model.max_completion_tokens)
-    output = experiment.output
-    save_model(trainer, tokenizer, folder.model, output.weights, model.dtype, asdict(sampling))
+    weights = experiment.output.weights
+    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
     if trainer.is_world_process_zero():
         asked = (experiment.prompts.folder, budget, setting.signals, setting.rounds)
         HowToAsk(*asked, sampling).save(folder.model)
         write_card(folder, summary)
-        if output.push_to_hub:
-            publish(folder, output.push_to_hub)
     return summary
 
 

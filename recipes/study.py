@@ -10,8 +10,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from alignxplore_trl.config import Experiment, Study
-from alignxplore_trl.recipe import CONF, Stage, recipe
+from alignxplore_trl.config import CONF, Experiment, Study
+from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import write_text
 from alignxplore_trl.run.make import MakeError, make

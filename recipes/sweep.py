@@ -21,8 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import Experiment, checked
-from alignxplore_trl.recipe import CONF, READS, TARGETS, compose, plain
+from alignxplore_trl.config import CONF, Experiment, checked, compose, plain
+from alignxplore_trl.recipe import READS, TARGETS
 from alignxplore_trl.run.errors import UserError, user_errors_exit
 from alignxplore_trl.run.folder import write_text
 from alignxplore_trl.run.make import MakeError, make

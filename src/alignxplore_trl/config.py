@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,6 +24,14 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from alignxplore_trl.run.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
+_OPEN = {name: OmegaConf.create({}, flags={"struct": False}) for name in ("cold_start", "rl")}
+_OPEN["evaluation"] = OmegaConf.create(
+    {name: OmegaConf.create({}, flags={"struct": False}) for name in ("methods", "policies")}
+)
+ConfigStore.instance().store(name="open", node=OmegaConf.create(_OPEN))
 
 
 def _target(value: Any) -> Any:
@@ -240,3 +255,63 @@ def _in_words(values: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
     if problem["type"] in ("missing", "value_error"):
         return f"{key}: {said}" if key else said
     return f"{key}: {problem['input']!r} found: {said}"
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as Python's own values, every reference resolved.
+
+    Raises:
+        UserError: a value is missing, or a reference leads nowhere.
+    """
+    try:
+        return dict(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "configuration")
+        advice = "; give DATA_PATH=<file, folder or owner/name>" if key == "data.path" else ""
+        raise UserError(f"{key}: {str(error).splitlines()[0]}{advice}") from error
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """conf/config.yaml with overrides, for a process that Hydra didn't start.
+
+    Raises:
+        UserError: a key or a choice isn't there; in Hydra's words, with the nearest name.
+    """
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise UserError([str(error), *suggestions(overrides)]) from error
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def suggestions(overrides: Sequence[str]) -> list[str]:
+    """The names that were probably meant by overrides that Hydra refuses."""
+    given = [(key, value.strip("\"'")) for key, _, value in (o.partition("=") for o in overrides)]
+    choices = {key: [each.stem for each in (CONF / key).glob("*.yaml")] for key, _ in given if key}
+    chosen = [f"{key}={value}" for key, value in given if value in choices.get(key, ())]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        known = hydra.compose("config", chosen)
+    said = []
+    for key, value in given:
+        if not key[:1].isalpha() or key.startswith("hydra") or value.startswith("["):
+            continue
+        if names := choices[key]:
+            said += [] if value in names else [f"{key}={value}{nearest(value, names)}"]
+        else:
+            said += _unknown_part(key, known)
+    return said
+
+
+def _unknown_part(key: str, known: DictConfig) -> list[str]:
+    node: Any = known
+    for part in key.split("."):
+        names = list(node) if OmegaConf.is_dict(node) else [part]
+        if part not in names:
+            open_node = not OmegaConf.is_struct(node)
+            return [] if open_node else [f"{key}: no such key{nearest(part, names)}"]
+        node = node._get_node(part) if OmegaConf.is_dict(node) else None
+    return []

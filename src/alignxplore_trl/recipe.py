@@ -21,13 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from alignxplore_trl.config import Experiment, checked, nearest
+from alignxplore_trl.config import CONF, Experiment, checked, plain, suggestions
 from alignxplore_trl.preflight import check_targets, split_target
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import StageFolder
@@ -35,8 +32,6 @@ from alignxplore_trl.run.progress import say
 
 T = TypeVar("T")
 Main = Callable[[Experiment, "Stage"], Mapping[str, object]]
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # What each stage reads of the configuration, beside what the stages read that it reads: kept in its
 # folder, and compared when the folder is used again.
@@ -61,13 +56,6 @@ TARGETS = {"synthesis": "synthesize", "cold_start": "cold-start", "judge_report"
 # Recipes that aren't in READS have no folder. These are called again when they are finished, and
 # add what is asked for and isn't there.
 ADDITIVE = ("evaluation", "report", "judge_report", "study")
-
-# Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
-_OPEN = {name: OmegaConf.create({}, flags={"struct": False}) for name in ("cold_start", "rl")}
-_OPEN["evaluation"] = OmegaConf.create(
-    {name: OmegaConf.create({}, flags={"struct": False}) for name in ("methods", "policies")}
-)
-ConfigStore.instance().store(name="open", node=OmegaConf.create(_OPEN))
 
 
 class Stage:
@@ -228,6 +216,7 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
     places = HydraConfig.get().runtime.config_sources
     sys.path += [place.path for place in places if place.provider.startswith("hydra.searchpath")]
     if name in READS and not _rank_0_decides(lambda: _to_be_done(stage)):
+        _publish(stage)
         return
     check_targets(values)
     if name not in READS:
@@ -236,6 +225,16 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
     _rank_0_decides(lambda: stage.folder.begin(stage.sections()))
     with stage.folder.held():
         stage.folder.finish(main(stage.experiment, stage))
+    _publish(stage)
+
+
+def _publish(stage: Stage) -> None:
+    """Put a finished stage's model on the Hub, where that is asked for."""
+    repository = stage.experiment.output.push_to_hub
+    if repository and is_main_process() and stage.folder.model.is_dir():
+        from alignxplore_trl.reporting.model_card import publish
+
+        publish(stage.folder, repository)
 
 
 def _to_be_done(stage: Stage) -> bool:
@@ -287,63 +286,3 @@ def _rank_0_decides(decide: Callable[[], T]) -> T:
     if isinstance(told[0], UserError):
         raise told[0] if is_main_process() else SystemExit(2)
     return typing.cast(T, told[0])
-
-
-def plain(composed: DictConfig) -> dict[str, Any]:
-    """The composed configuration as Python's own values, every reference resolved.
-
-    Raises:
-        UserError: a value is missing, or a reference leads nowhere.
-    """
-    try:
-        return dict(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "configuration")
-        advice = "; give DATA_PATH=<file, folder or owner/name>" if key == "data.path" else ""
-        raise UserError(f"{key}: {str(error).splitlines()[0]}{advice}") from error
-
-
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """conf/config.yaml with overrides, for a process that Hydra didn't start.
-
-    Raises:
-        UserError: a key or a choice isn't there; in Hydra's words, with the nearest name.
-    """
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UserError([str(error), *suggestions(overrides)]) from error
-    HydraConfig.instance().set_config(composed)
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed
-
-
-def suggestions(overrides: Sequence[str]) -> list[str]:
-    """The names that were probably meant by overrides that Hydra refuses."""
-    given = [(key, value.strip("\"'")) for key, _, value in (o.partition("=") for o in overrides)]
-    choices = {key: [each.stem for each in (CONF / key).glob("*.yaml")] for key, _ in given if key}
-    chosen = [f"{key}={value}" for key, value in given if value in choices.get(key, ())]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = hydra.compose("config", chosen)
-    said = []
-    for key, value in given:
-        if not key[:1].isalpha() or key.startswith("hydra") or value.startswith("["):
-            continue
-        if names := choices[key]:
-            said += [] if value in names else [f"{key}={value}{nearest(value, names)}"]
-        else:
-            said += _unknown_part(key, known)
-    return said
-
-
-def _unknown_part(key: str, known: DictConfig) -> list[str]:
-    node: Any = known
-    for part in key.split("."):
-        names = list(node) if OmegaConf.is_dict(node) else [part]
-        if part not in names:
-            open_node = not OmegaConf.is_struct(node)
-            return [] if open_node else [f"{key}: no such key{nearest(part, names)}"]
-        node = node._get_node(part) if OmegaConf.is_dict(node) else None
-    return []

@@ -11,7 +11,9 @@ from pathlib import Path
 
 # Overrides that make itself has to know.
 _VARIABLES = {"scale": "SCALE", "rl.start": "START"}
-_REASON = re.compile(r"^(?:\[\w+\]: ?)?(error.*?: .+|(?:\w+\.)*\w*(?:Error|Exception)(?:: .+)?)$", re.M)
+_REASON = re.compile(
+    r"^(?:\[\w+\]: ?)?(error.*?: .+|(?:\w+\.)*\w*(?:Error|Exception)(?:: .+)?)$", re.M
+)
 
 
 class MakeError(Exception):
