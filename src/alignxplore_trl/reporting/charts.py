@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -26,40 +27,28 @@ _STYLE: dict[Any, Any] = {
 _COMMON = {"prefer", "prefers", "user", "users", "likes", "like", "dislike", "dislikes"}
 
 
-class Bar(NamedTuple):
-    """A share with its interval, both from 0 to 1, and what it is of."""
+def bar_chart(figures: pd.DataFrame) -> str:
+    """Horizontal bars of shares with their intervals, one colour per judge; a line at one half.
 
-    label: str
-    group: str
-    value: float
-    low: float | None
-    high: float | None
-
-
-def bar_chart(bars: Sequence[Bar]) -> str:
-    """Horizontal bars with intervals, one colour per group, and a line at one half."""
-    labels, groups = (list(dict.fromkeys(own)) for own in list(zip(*bars, strict=True))[:2])
-    height = 0.8 / len(groups)
+    Args:
+        figures: has `method`, `setting` and `judge`, and `value`, `low` and `high` from 0 to 1.
+    """
+    place = (figures.method + ", " + figures.setting).rename(None)
+    value, low, high = (
+        100
+        * figures.pivot_table(index=place, columns="judge", values=name, sort=False, dropna=False)
+        for name in ("value", "low", "high")
+    )
+    spread = np.nan_to_num([(value - low).to_numpy().T, (high - value).to_numpy().T])
     with rc_context(_STYLE):
-        figure = Figure(
-            figsize=(8, 1 + 0.18 * len(labels) * (1 + len(groups))), layout="constrained"
-        )
+        height = 1 + 0.18 * len(value) * (1 + value.shape[1])
+        figure = Figure(figsize=(8, height), layout="constrained")
         axes = figure.add_subplot()
-        for number, group in enumerate(groups):
-            own = [bar for bar in bars if bar.group == group]
-            places = [labels.index(bar.label) + (number + 0.5) * height - 0.4 for bar in own]
-            values = [100 * bar.value for bar in own]
-            spread = [
-                [100 * (bar.value - (bar.value if bar.low is None else bar.low)) for bar in own],
-                [100 * ((bar.value if bar.high is None else bar.high) - bar.value) for bar in own],
-            ]
-            axes.barh(places, values, height, xerr=spread, label=group, color=COLOURS[number % 6],
-                      error_kw={"ecolor": _INK, "elinewidth": 1})  # fmt: skip
+        value.plot.barh(ax=axes, xerr=spread.swapaxes(0, 1), width=0.8, color=COLOURS, ecolor=_INK)
         axes.axvline(50, linestyle="--", color=_INK, linewidth=0.8)
-        axes.set(xlim=(0, 100), xlabel="%", yticks=range(len(labels)), yticklabels=labels)
+        axes.set(xlim=(0, 100), xlabel="%", ylabel="")
         axes.invert_yaxis()
-        if len(groups) > 1:
-            figure.legend(loc="outside upper right", ncols=len(groups))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=value.shape[1])
         return _picture(figure)
 
 

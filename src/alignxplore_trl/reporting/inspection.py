@@ -12,23 +12,15 @@ from rich.text import Text
 
 from alignxplore_trl.cases import Case, Signal
 from alignxplore_trl.reporting.pages import render_page, visible
-from alignxplore_trl.text.budget import fit_prompt
-from alignxplore_trl.text.prompts import Prompts
+from alignxplore_trl.text.budget import FittedPrompt
 
-CountTokens = Callable[[str], int]
-
-
-@dataclass(frozen=True)
-class Example:
-    """What the cold start trains on: a prompt, masked from the loss, and its completion."""
-
-    prompt: str
-    completion: str
+# A prompt, which is masked from the loss, and the completion that is trained on, if there is one.
+Example = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round of a case: its prompt, a completion if there is one, and facts about both."""
+    """What a model is given in one round of a case, and facts about it."""
 
     number: int
     prompt: str
@@ -38,7 +30,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A case with its rounds, and what the judge sees, or nobody, by name."""
+    """A case with its rounds, and by name what the judge or nobody sees."""
 
     name: str
     rounds: list[Round]
@@ -47,61 +39,42 @@ class Inspected:
 
 def inspect_case(
     case: Case,
-    *,
-    signals: int,
-    rounds: int,
-    prompts: Prompts,
-    max_tokens: int,
-    count_tokens: CountTokens,
+    rounds: Sequence[Sequence[Signal]],
+    fit: Callable[[Sequence[Signal], str | None], FittedPrompt],
+    count_tokens: Callable[[str], int],
     examples: Mapping[tuple[str, int], Example],
 ) -> Inspected:
     """Render a case by the functions that training renders it by.
 
     Args:
         case: the case.
-        signals: signals of a round.
-        rounds: rounds that are read, at most.
-        prompts: the templates.
-        max_tokens: the budget of a prompt.
+        rounds: its signals, round by round.
+        fit: signals and the earlier description -> the prompt within its budget.
         count_tokens: length of a text in the backbone's tokens.
         examples: verified examples by case and round, as far as there are any.
-
-    Raises:
-        PromptTooLongError: a round's prompt can't be made short enough.
     """
-
-    def render(own: Sequence[Signal], earlier: str | None) -> str:
-        return prompts.render("inference", signals=own, earlier=earlier)
-
     shown = []
-    for number, own in enumerate(case.rounds(signals, rounds), 1):
+    for number, signals in enumerate(rounds, 1):
         # The policy writes the earlier description; here the true one stands in for it.
-        earlier = case.description if number > 1 else None
-        fitted = fit_prompt(render, own, earlier, count_tokens, max_tokens)
+        fitted = fit(signals, case.description if number > 1 else None)
         example = examples.get((case.case_id, number))
-        kinds = Counter(signal.kind for signal in own)
+        kinds = Counter(signal.kind for signal in signals)
         facts = [
             ", ".join(f"{count} of the kind {kind}" for kind, count in kinds.items()),
-            f"{fitted.dropped_signals} signals left out and {fitted.shortened_texts} texts "
-            "shortened by the budget",
+            f"{fitted.dropped_signals} signals left out, {fitted.shortened_texts} texts shortened",
         ]
-        if earlier and example is None:
+        if number > 1 and not example:
             facts.append("the true description stands in for the earlier one")
-        shown.append(
-            _round(number, example.prompt if example else fitted.text, example, facts, count_tokens)
-        )
+        shown.append(_round(number, example or (fitted.text, None), facts, count_tokens))
     target = case.target
     hidden = {"post": target.post, "chosen": target.chosen, "rejected": target.rejected}
-    if case.description is not None:
-        hidden["true description"] = case.description
-    return Inspected(case.case_id, shown, hidden)
+    known = {"true description": case.description} if case.description else {}
+    return Inspected(case.case_id, shown, hidden | known)
 
 
-def inspect_example(number: int, example: Example, count_tokens: CountTokens) -> Inspected:
-    """A published example of the cold start, whose prompt is one whole text."""
-    return Inspected(
-        f"published example {number}", [_round(1, example.prompt, example, [], count_tokens)]
-    )
+def inspect_example(name: str, example: Example, count_tokens: Callable[[str], int]) -> Inspected:
+    """A published prompt, which is one whole text."""
+    return Inspected(name, [_round(1, example, [], count_tokens)])
 
 
 def render_terminal(console: Console, cases: Sequence[Inspected]) -> None:
@@ -117,13 +90,12 @@ def render_html(cases: Sequence[Inspected], title: str) -> str:
 
 
 def _round(
-    number: int, prompt: str, example: Example | None, facts: list[str], count_tokens: CountTokens
+    number: int, example: Example, facts: list[str], count_tokens: Callable[[str], int]
 ) -> Round:
-    completion = example.completion if example else None
-    trained = f"{count_tokens(completion)} trained on" if completion else "no example of it"
-    return Round(
-        number, prompt, completion, [*facts, f"{count_tokens(prompt)} tokens read, {trained}"]
-    )
+    prompt, completion = example
+    trained = f"{count_tokens(completion)} trained on" if completion else "no completion known"
+    facts = [*facts, f"{count_tokens(prompt)} tokens read, {trained}"]
+    return Round(number, prompt, completion, facts)
 
 
 def _parts(case: Inspected, place: str) -> Iterator[RenderableType]:
@@ -131,9 +103,8 @@ def _parts(case: Inspected, place: str) -> Iterator[RenderableType]:
     for own in case.rounds:
         yield Text(f"\nround {own.number}: {'; '.join(own.facts)}", style="bold cyan")
         yield Text(visible(own.prompt), style="dim")
-        if own.completion:
-            yield Text(visible(own.completion), style="bold bright_green")
+        yield Text(visible(own.completion or ""), style="bold bright_green")
     if case.hidden:
-        yield Text("\nwhat the description is tested on, never in the prompt", style="bold cyan")
+        yield Text("what the description is tested on, never in the prompt", style="bold cyan")
     for name, text in case.hidden.items():
         yield Text(f"  {name}: {visible(text)}")

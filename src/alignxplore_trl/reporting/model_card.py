@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from httpx import HTTPError
@@ -15,41 +15,36 @@ from alignxplore_trl.run.folder import StageFolder
 
 _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _TRAINED_BY = {
-    "cold_start": "supervised training on completions of a teacher that a judge verified",
-    "rl": "GRPO, rewarded for descriptions that tell which of two replies the user preferred",
-}
-_MENDED_BY = {
-    401: "; the Hub doesn't know this token: `hf auth login`, or set HF_TOKEN",
-    403: "; this token may not write there: make one with write permission, or name a repository "
-    "of your own",
+    "cold_start": ("sft", "supervised training on a teacher's completions that a judge verified"),
+    "rl": ("grpo", "GRPO, rewarded for descriptions that tell which reply the user preferred"),
 }
 
 
-def write_card(folder: StageFolder, summary: dict[str, Any]) -> None:
-    """Write README.md into the `model/` of a training, from what its folder says.
+def write_card(folder: StageFolder, summary: Mapping[str, object]) -> None:
+    """Write README.md into the `model/` of a cold start or of RL, from what its folder says.
 
     Args:
-        folder: of a cold start or of RL.
+        folder: of the training.
         summary: its figures.
     """
     config = yaml.safe_load((folder.path / "config.yaml").read_text("utf-8"))
-    lines = (folder.path / "environment.txt").read_text("utf-8").splitlines()
-    environment, command = lines[:-1], lines[-1].removeprefix("command: ")
+    *environment, command = (folder.path / "environment.txt").read_text("utf-8").splitlines()
     backbone, weights = str(config["model.backbone"]), str(config["output.weights"])
+    tag, trained_by = _TRAINED_BY[folder.path.name]
     data = ModelCardData(
         # A folder of this machine is nobody else's base.
         base_model=None if Path(backbone).is_dir() else backbone,
         library_name="peft" if weights == "adapters" else "transformers",
         pipeline_tag="text-generation",
-        tags=["alignxplore", "trl", {"cold_start": "sft", "rl": "grpo"}[folder.path.name]],
+        tags=["alignxplore", "trl", tag],
     )
     card = ModelCard.from_template(
         data,
         template_str=_TEMPLATE.read_text("utf-8"),
         name=f"{folder.path.parent.name}, {folder.path.name}",
-        trained_by=_TRAINED_BY[folder.path.name],
+        trained_by=trained_by,
         weights=weights,
-        command=command,
+        command=command.removeprefix("command: "),
         figures={k: f"{v:,.4g}" for k, v in summary.items() if isinstance(v, int | float)},
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
         environment="\n".join(environment),
@@ -58,9 +53,9 @@ def write_card(folder: StageFolder, summary: dict[str, Any]) -> None:
 
 
 def publish(folder: StageFolder, repository: str, endpoint: str | None = None) -> str:
-    """Send the `model/` of a finished training to a private repository on the Hub, in one commit.
+    """Send the `model/` of a training to a private repository on the Hub, in one commit.
 
-    The repository is made if it isn't there; one that is public is refused, since what was meant
+    The repository is made if it isn't there. One that is public is refused, since what was meant
     for few would be read by all.
 
     Args:
@@ -78,29 +73,17 @@ def publish(folder: StageFolder, repository: str, endpoint: str | None = None) -
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         if not api.repo_info(repository).private:
-            raise UserError(
-                f"output.push_to_hub: {repository} is there already, and public; make it private "
-                "in its settings, or name another one"
-            )
+            raise ValueError("it is there already, and public; make it private in its settings")
+        message = f"{folder.path.parent.name}, {folder.path.name}"
         commit = api.upload_folder(
-            repo_id=repository,
-            folder_path=folder.model,
-            commit_message=f"{folder.path.parent.name}, {folder.path.name}",
+            repo_id=repository, folder_path=folder.model, commit_message=message
         )
     except (HTTPError, OSError, ValueError) as error:
+        # What httpx says may quote the headers that it could not send, and so the token.
+        is_quotable = isinstance(error, HfHubHTTPError) or not isinstance(error, HTTPError)
+        reason = " ".join(str(error).split()) if is_quotable else type(error).__name__
         raise UserError(
-            f"output.push_to_hub: {repository} could not be sent: {_reason(error)}. {folder.model} "
-            "is complete; the same command sends it"
+            f"output.push_to_hub: {repository} could not be sent: {reason}; see HF_TOKEN and `hf "
+            f"auth login`. {folder.model} is complete, and the same command sends it"
         ) from error
     return str(commit.commit_url)
-
-
-def _reason(error: Exception) -> str:
-    """Why it failed, in one line that can't hold the token."""
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        said = " ".join((error.server_message or error.response.reason_phrase).split())
-        return f"status {status}, {said}{_MENDED_BY.get(status, '')}"
-    if isinstance(error, HTTPError):  # Its words may quote the headers, and with them the token.
-        return f"the Hub can't be reached ({type(error).__name__})"
-    return " ".join(str(error).split())

@@ -12,7 +12,7 @@ import pandas as pd
 
 from alignxplore_trl.cases import Case, read_cases
 from alignxplore_trl.evaluation.benchmarks import ANY
-from alignxplore_trl.reporting.charts import Bar, bar_chart, curve_chart, word_cloud
+from alignxplore_trl.reporting.charts import bar_chart, curve_chart, word_cloud
 from alignxplore_trl.reporting.pages import render_page
 
 ABSENT = "–"
@@ -120,7 +120,7 @@ def _of_figures(figures: pd.DataFrame) -> Iterator[Section]:
         "with 95 % intervals clustered by user. A malformed completion and a tie are wrong; a case "
         "without an answer is left out.",
         _tables(last, _ACCURACIES),
-        {f"ACC_jud on {benchmark}": bar_chart(_bars(first))},
+        {f"ACC_jud on {benchmark}": bar_chart(first)},
     )
     yield Section(
         "Paired differences",
@@ -210,15 +210,6 @@ def _cell(row: Mapping[Any, Any], sign: str = "") -> str:
 
 def _p_value(p: float) -> str:
     return ABSENT if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _bars(figures: pd.DataFrame) -> list[Bar]:
-    known = figures.astype(object).where(figures.notna(), None)
-    return [
-        Bar(f"{row['method']}, {row['setting']}", row["judge"], *(row[k] for k in Bar._fields[2:]))
-        for row in known.to_dict("records")
-        if row["value"] is not None
-    ]
 
 
 def _shown(case: Case, descriptions: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, Any]:
