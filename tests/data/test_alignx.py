@@ -117,7 +117,7 @@ def test_rows_without_vectors_arent_refined_and_it_is_said(tmp_path, capsys):
     splits, _ = read(tmp_path, [row("r", (None,) * 4, target=None, user=7)], signals=4)
     (case,) = splits["test"]
     assert (case.directions, case.description, case.user_id) == (None, None, "7")
-    assert "no direction vector: rows are not refined" in capsys.readouterr().err
+    assert "no direction vector: not refined" in capsys.readouterr().err
 
 
 def test_signals_that_say_nothing_are_counted(tmp_path):
@@ -155,7 +155,7 @@ def test_users_with_posts_are_a_test_of_their_own(tmp_path):
     users = [case.user_id for cases in splits.values() for case in cases]
     assert len(set(users)) == 12
     assert {type(s) for case in splits["test_posts"] for s in case.signals} == {Post}
-    assert counts["rows_passed_with_posts"] == 12
+    assert counts["rows_passed"] == 12
     without, _ = read(tmp_path, [row(f"r{n}") for n in range(4)], sizes=sizes)
     assert "test_posts" not in without
 

@@ -46,7 +46,7 @@ def rl_row(name, *values):
     return [first, {"from": "gpt", "ground_truth": {"value": "Response B"}}]
 
 
-def row_of_test(name, pairs=4, **more):
+def judged(name, pairs=4, **more):
     history = [
         {"prompt": f"{name} {n}", "chosen": "y", "rejected": "n", "Preference Direction": [0.5]}
         for n in range(pairs)
@@ -69,7 +69,7 @@ FILES = {
         rl_row(n, problem(f"rl {n}"), problem(f"new {n}", PLACEHOLDER)) for n in range(3)
     ],
     "rl_test.json": [
-        row_of_test("a", **{"Preference Direction": [1]}), row_of_test("b", profile_full="True words."),
+        judged("a", **{"Preference Direction": [1]}), judged("b", profile_full="True words."),
     ],
 }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_without_a_cold_start_the_problem_template_wraps(tmp_path, capsys):
 
 
 def test_test_rows_are_cases_and_serve_the_rounds_that_they_have(tmp_path):
-    counts, written = read(tmp_path, 2, rl_test=[*FILES["rl_test.json"], row_of_test("c", 3)])
+    counts, written = read(tmp_path, 2, rl_test=[*FILES["rl_test.json"], judged("c", 3)])
     first, second = (Case(**case) for case in written["test"])
     assert (first.case_id, first.description, first.directions) == (
         "rl_test-1", "This user likes it.", {"d": "likes it"},
@@ -151,11 +151,11 @@ def test_test_rows_are_cases_and_serve_the_rounds_that_they_have(tmp_path):
 
 def test_no_test_case_at_all_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"no case is left for test.*too_few_signals 1"):
-        read(tmp_path, rl_test=[row_of_test("c", 3)])
+        read(tmp_path, rl_test=[judged("c", 3)])
 
 
 def test_rl_cases_about_a_post_of_the_test_are_left_out(tmp_path):
-    test = [row_of_test("a") | {"prompt": "TASK  1"}]
+    test = [judged("a") | {"prompt": "TASK  1"}]
     counts, written = read(tmp_path, rl_test=test)
     assert [row["post"] for row in written["rounds"]] == ["task 0", "task 2"]
     assert counts["rounds_dropped/shared_post"] == 1
@@ -174,8 +174,8 @@ def test_of_each_file_the_first_rows_are_taken(tmp_path):
         ({"rl_train": [{"value": "x"}]}, "rl_train.json, row 1: Expected `array`, got `object`"),
         ({"rl_train": [[entry(1, "x") | {"answer": "Response A"}, {}]]},
          "answer: 'Response A' found, but that response isn't `chosen`"),
-        ({"rl_test": [row_of_test("a") | {"answer": "A"}]}, "Invalid enum value 'A' - at `$.answer`"),
-        ({"rl_test": [row_of_test("a") | {"prompt": ""}]}, "expected a post and two different"),
+        ({"rl_test": [judged("a") | {"answer": "A"}]}, "Invalid enum value 'A' - at `$.answer`"),
+        ({"rl_test": [judged("a") | {"prompt": ""}]}, "expected a post and two different"),
         (dict.fromkeys(("cold_start", "rl_train", "rl_test")), "none of the published files"),
     ],
 )  # fmt: skip

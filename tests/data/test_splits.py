@@ -54,12 +54,21 @@ def test_no_two_splits_share_a_user_or_a_post(drawn, seed):
     assert sum(map(len, splits.values())) + dropped + counts["cases_left_over"] == len(cases)
 
 
-def test_measured_splits_come_first_and_training_loses_what_it_shares():
-    cases = [*alone(11), case(11, 11, [0, *range(200, 204)]), case(12, 12, [300, 301, 302, 0, 303])]
+def test_cases_that_share_a_post_stay_together_and_nothing_is_lost():
+    shares = [case(n, n, [*range(10 * n, 10 * n + 4), 10 * (n - 8)]) for n in range(8, 16)]
     counts = Counter()
-    splits = split_cases(cases, {"test": 11, "rl": 2}, 3, 0, counts)
-    assert counts["cases_dropped/shared_post"] + counts["signals_dropped/shared_post"] >= 1
-    assert {len(splits["test"]), len(splits["rl"])} <= {11, 1, 2}
+    splits = split_cases([*alone(8), *shares], {"test": 8, "rl": 8}, 3, 0, counts)
+    assert [len(splits["test"]), len(splits["rl"])] == [8, 8]
+    assert counts["signals_dropped/shared_post"] + counts["cases_dropped/shared_post"] == 0
+
+
+def test_where_all_share_a_post_training_gives_way():
+    targets = [case(n, n, [0, 10 * n + 1, 10 * n + 2, 10 * n + 3]) for n in range(4)]
+    with pytest.raises(UserError, match=r"left for rl.*shared_post 2"):
+        split_cases(targets, {"test": 2, "rl": 2}, 3, 0, Counter())
+    signals = [case(n, n, [10 * n + 1, 0, 10 * n + 2, 10 * n + 3]) for n in range(4)]
+    splits = split_cases(signals, {"test": 2, "rl": 2}, 2, 0, Counter())
+    assert [len(one.signals) for one in (*splits["test"], *splits["rl"])] == [3, 3, 2, 2]
 
 
 def test_the_same_seed_gives_the_same_splits_and_another_gives_others():
@@ -96,7 +105,7 @@ def test_words_that_introduce_items_may_be_shared_and_attributes_too():
 
 def test_an_empty_split_is_an_error_that_says_what_was_counted():
     counts = Counter({"rows": 20, "rows_dropped/too_few_signals": 20})
-    with pytest.raises(UserError, match=r"left for test.*too_few_signals 20.*data\.signals"):
+    with pytest.raises(UserError, match=r"left for test.*too_few_signals 20.*SIGNALS=<n>"):
         split_cases([], {"test": 3}, 4, 0, counts)
 
 

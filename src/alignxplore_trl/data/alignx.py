@@ -8,11 +8,10 @@ any dimension; of two in conflict the later one goes.
 from __future__ import annotations
 
 import random
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -99,6 +98,15 @@ class AlignxRow(PairItem):
             yield from ((item.signal(), item.direction) for item in self.pairs or ())
 
 
+class _Candidate(NamedTuple):
+    """What a row gives: its cases, by the further test they are for, and what makes its user."""
+
+    name: str
+    views: dict[str, Case | None]
+    keys: list[int]
+    user: str
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AlignX:
     """A data source, with the keys of conf/data/alignx.yaml.
@@ -121,49 +129,53 @@ class AlignX:
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, refine and split; see `data.prepare.Source`."""
-        sizes, of_posts = dict(self.sizes), self.sizes.get(TEST_POSTS, 0)
-        sizes.pop(TEST_POSTS, None)
-        most, needed = _KEPT * sum(self.sizes.values()), self.rounds * self.signals
-        own = _Sample(self.signal_kind, needed, most, seed)
-        others = _Sample("posts", self.test_posts_signals, most, seed)
-        users, refine = _Users(), self.refine
-        for name, row in self._rows(counts):
-            user = users.add(name, row)
+        asked, needed = sum(self.sizes.values()), self.rounds * self.signals
+        found = _sample(self._candidates(counts), _KEPT * asked, seed)
+        names = _users(found, counts)
+        own, others = (
+            [
+                msgspec.structs.replace(case, user_id=names[place])
+                for place, candidate in enumerate(found)
+                if (case := candidate.views.get(kind)) is not None
+            ]
+            for kind in ("", TEST_POSTS)
+        )
+        splits: dict[str, list[Case]] = {}
+        if others:
+            # A user is in one split alone: with few, each split has its share of them.
+            share = min(1.0, len(set(names)) / asked)
+            some = {TEST_POSTS: ceil(self.sizes[TEST_POSTS] * share)}
+            splits = split_cases(others, some, self.test_posts_signals, seed, Counter())
+            taken = {case.user_id for case in splits[TEST_POSTS]}
+            own = [case for case in own if case.user_id not in taken]
+        sizes = {split: size for split, size in self.sizes.items() if split != TEST_POSTS}
+        return splits | split_cases(own, sizes, needed, seed, counts, filled=splits)
+
+    def _candidates(self, counts: Counter[str]) -> Iterator[_Candidate]:
+        """The rows that give a case; the others are counted, by reason, or mistakes."""
+        problems, length, refine = Problems(), len(self.dimensions), self.refine
+        needed = self.rounds * self.signals
+        for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
+            if wrong := {len(item.direction or self.dimensions) for item in row.items()} - {length}:
+                problems.add(
+                    f"{source.place}, {DIRECTIONS}: {min(wrong)} numbers found, expected {length}, "
+                    "one for each of data.dimensions"
+                )
+                continue
+            counts["rows"] += 1
             if refine is None:
                 refine = row.direction is not None
-                say(
-                    f"the first row has {'a' if refine else 'no'} direction vector: rows are "
-                    f"{'' if refine else 'not '}refined"
-                )
-            own.add(user, self._case(name, row, own, refine, counts))
-            if of_posts:
-                others.add(user, self._case(name, row, others, refine, Counter()))
-        names = users.names(counts)
-        cases, with_posts = own.named(names), others.named(names)
-        counts.update(rows_passed=own.seen, rows_passed_with_posts=others.seen)
-        splits: dict[str, list[Case]] = {}
-        if with_posts:
-            # A user is in one split alone: with few, each split has its share of them.
-            usable = len({case.user_id for case in (*cases, *with_posts)})
-            some = {TEST_POSTS: ceil(of_posts * min(1.0, usable / sum(self.sizes.values())))}
-            splits = split_cases(with_posts, some, others.needed, seed, Counter())
-            taken = {case.user_id for case in splits[TEST_POSTS]}
-            cases = [case for case in cases if case.user_id not in taken]
-        return splits | split_cases(cases, sizes, needed, seed, counts, filled=splits)
-
-    def _rows(self, counts: Counter[str]) -> Iterator[tuple[str, AlignxRow]]:
-        """The rows that are in the format, with their names."""
-        problems, length = Problems(), len(self.dimensions)
-        for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
-            lengths = {len(item.direction) for item in row.items() if item.direction is not None}
-            if lengths <= {length}:
-                counts["rows"] += 1
-                yield source.name, row
-            else:
-                problems.add(
-                    f"{source.place}, {DIRECTIONS}: {sorted(lengths - {length})[0]} numbers found, "
-                    f"expected {length}, one for each of data.dimensions"
-                )
+                refined = "rows are refined" if refine else "no direction vector: not refined"
+                say(f"{source.place}: {refined}")
+            views = {"": self._case(source.name, row, self.signal_kind, needed, refine, counts)}
+            if self.sizes.get(TEST_POSTS):
+                least, unused = self.test_posts_signals, Counter[str]()
+                views[TEST_POSTS] = self._case(source.name, row, "posts", least, refine, unused)
+            counts["rows_passed"] += views[""] is not None
+            if any(views.values()):
+                user = [] if row.user is None else [hash(str(row.user))]
+                keys = user or [hash(item.signal()) for item in row.items()]
+                yield _Candidate(source.name, views, keys, str(row.user) if user else "")
         if self.bad_rows == "refuse":
             problems.raise_if_any("mend them, or leave them out by data.bad_rows=leave_out")
         for problem in problems.shown:
@@ -171,23 +183,29 @@ class AlignX:
         counts["rows_dropped/bad"] = problems.count
 
     def _case(
-        self, name: str, row: AlignxRow, sample: _Sample, refine: bool, counts: Counter[str]
+        self,
+        name: str,
+        row: AlignxRow,
+        kind: SignalKind,
+        needed: int,
+        refine: bool,
+        counts: Counter[str],
     ) -> Case | None:
-        """The case of a row; what is left out is counted, by reason."""
+        """The case of a row, without its user; what is left out is counted, by reason."""
         direction = row.direction or []
         if refine and len(direction) - direction.count(NEUTRAL) < self.minimum_dimensions:
             counts[f"rows_dropped/{'few_dimensions' if direction else 'no_directions'}"] += 1
             return None
-        history = list(_telling(row.history(sample.kind), counts))
+        history = list(_telling(row.history(kind), counts))
         if refine:
             history = list(self._refined(np.array(direction), history, counts))
-        if len(history) < sample.needed:
+        if len(history) < needed:
             counts["rows_dropped/too_few_signals"] += 1
             return None
         poles = preferred_poles(direction, self.dimensions)
         return Case(
             case_id=name,
-            user_id="" if row.user is None else str(row.user),
+            user_id="",
             signals=tuple(signal for signal, _ in history),
             target=row.signal(),
             directions=poles or None,
@@ -266,65 +284,35 @@ def _telling(history: Iterable[Told], counts: Counter[str]) -> Iterator[Told]:
             counts["signals_dropped/no_text_or_equal_replies"] += 1
 
 
-class _Sample:
-    """Cases with one kind of history: as many as are wanted at most, of more by chance."""
-
-    def __init__(self, kind: SignalKind, needed: int, most: int, seed: int) -> None:
-        self.kind, self.needed, self.most = kind, needed, most
-        self.draw = random.Random(seed)
-        self.seen = 0
-        self.kept: list[tuple[int, Case]] = []
-
-    def add(self, user: int, case: Case | None) -> None:
-        """Keep a case, or leave it out (reservoir sampling)."""
-        if case is not None:
-            self.seen += 1
-            place = len(self.kept) if self.seen <= self.most else self.draw.randrange(self.seen)
-            if place < self.most:
-                self.kept[place : place + 1] = [(user, case)]
-
-    def named(self, names: Sequence[str]) -> list[Case]:
-        """The cases; those without a user with the name of theirs."""
-        return [
-            case if case.user_id else msgspec.structs.replace(case, user_id=names[user])
-            for user, case in self.kept
-        ]
+def _sample(candidates: Iterable[_Candidate], most: int, seed: int) -> list[_Candidate]:
+    """So many of them at most, of more by chance, so that they fit into memory (a reservoir)."""
+    draw, kept = random.Random(seed), list[_Candidate]()
+    for seen, candidate in enumerate(candidates, 1):
+        place = len(kept) if seen <= most else draw.randrange(seen)
+        if place < most:
+            kept[place : place + 1] = [candidate]
+    return kept
 
 
-class _Users:
-    """Which rows are of one user: those with the same name or, without names, a signal in common.
+def _users(candidates: Sequence[_Candidate], counts: Counter[str]) -> list[str]:
+    """The user of each row: rows without a name that share a signal, also through others, are one.
 
     Attributes alone make no user, since strangers have the same.
     """
-
-    def __init__(self) -> None:
-        self.rows: list[str] = []
-        # One behind the other, the hashes of what connects rows, and the row of each.
-        self.keys, self.rows_of_keys = array("q"), array("q")
-        self.nameless = 0
-
-    def add(self, name: str, row: AlignxRow) -> int:
-        """Note a row, and give its number."""
-        self.nameless += row.user is None
-        keys = [str(row.user)] if row.user is not None else [item.signal() for item in row.items()]
-        self.keys.extend(map(hash, keys))
-        self.rows_of_keys.extend([len(self.rows)] * len(keys))
-        self.rows.append(name)
-        return len(self.rows) - 1
-
-    def names(self, counts: Counter[str]) -> list[str]:
-        """What the user of each row is called: after the first of their rows."""
-        _, numbers, uses = np.unique(self.keys, return_inverse=True, return_counts=True)
-        shared = uses[numbers] > 1
-        parts = connected(np.asarray(self.rows_of_keys)[shared], numbers[shared], len(self.rows))
-        _, first, user, sizes = np.unique(
-            parts, return_index=True, return_inverse=True, return_counts=True
+    pairs = [(place, key) for place, each in enumerate(candidates) for key in each.keys]
+    places, keys = np.array(pairs, np.int64).reshape(-1, 2).T
+    parts = connected(places, keys, len(candidates)).tolist()
+    first: dict[int, _Candidate] = {}
+    users = [
+        first.setdefault(part, each).user or f"{first[part].name}-user"
+        for part, each in zip(parts, candidates, strict=True)
+    ]
+    counts["users"] = len(first)
+    nameless = sum(not each.user for each in candidates)
+    if nameless and len(first) < len(users):
+        say(
+            f"{nameless:,} rows without a user are joined where they share a signal: "
+            f"{len(users):,} rows are of {len(first):,} users, the largest has "
+            f"{max(Counter(users).values()):,}"
         )
-        counts["users"] = len(first)
-        if self.nameless and len(first) < len(self.rows):
-            say(
-                f"{self.nameless:,} rows have no user, and are joined where they share a signal: "
-                f"{len(self.rows):,} rows are of {len(first):,} users, the largest has "
-                f"{sizes.max():,}"
-            )
-        return [f"{self.rows[row]}-user" for row in first[user]]
+    return users

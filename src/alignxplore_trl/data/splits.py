@@ -119,7 +119,7 @@ def check_none_is_empty(
         raise UserError(
             f"data.sizes: no case is left for {', '.join(empty)}, of {sum(sizes.values()):,} asked "
             f"for ({reasons or 'no usable rows'}). Give more rows, or ask for fewer cases "
-            "(data.sizes) or for fewer signals of each user (data.signals, data.rounds)"
+            "(data.sizes) or fewer signals of each (SETTING=base, SIGNALS=<n>)"
         )
 
 
