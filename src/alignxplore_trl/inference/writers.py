@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import hashlib
+import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +19,14 @@ from alignxplore_trl.text.completions import Inference, parse_completion
 if TYPE_CHECKING:
     import torch
 
-# So many requests without an answer in a row, each with its retries: the server is out.
-GIVE_UP_AFTER = 50
+_GIVE_UP_AFTER = 50  # Requests without an answer in a row, each with its retries.
 
 
 @dataclass(frozen=True)
 class Written:
     """What a model wrote, from inside the `<think>` that a prompt has opened.
 
-    Tokens are those read and written, the one that ends the text included; 0 where a server doesn't
-    say.
+    The token that ends a text is counted with it; 0 tokens are none that a server told.
     """
 
     text: str
@@ -65,11 +63,8 @@ class Writer(ABC):
     counts: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.temperature < float("inf") and 0 < self.top_p <= 1):
-            raise UserError(
-                f"temperature={self.temperature}, top_p={self.top_p} found, expected 0 or more, "
-                "and more than 0 up to 1"
-            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError("temperature is 0 or more, and top_p more than 0 and up to 1")
 
     def write(self, prompts: Sequence[str], samples: int = 1, seed: int = 0) -> list[Answers]:
         """Samples of each prompt; `None` where there is no answer."""
@@ -78,10 +73,10 @@ class Writer(ABC):
 
     @abstractmethod
     def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
-        """An answer to each ask: in this process a function of seed, prompt and number.
+        """An answer to each ask; UserError where the model, or its server, isn't there.
 
-        (But for rounding: sums depend on a batch's padding. Servers keep to no seed.) Raises
-        UserError where there is no such model, or where its server doesn't answer.
+        In this process it is a function of seed, prompt and number, but for rounding: sums depend
+        on a batch's padding. Servers keep to no seed.
         """
 
     @abstractmethod
@@ -126,7 +121,7 @@ class _InProcess(Writer):
         starts = range(0, len(order), self.batch_size)
         for start in progress(starts, f"batches of {self.model}", len(starts)):
             places = order[start : start + self.batch_size]
-            seeds = [seed_of(seed, *asks[place]) for place in places]
+            seeds = [random.Random(f"{seed}/{asks[n]}").getrandbits(63) for n in places]
             rows = self._generate([read[place] for place in places], seeds)
             for place, row in zip(places, rows, strict=True):
                 answers[place] = self._written(len(read[place]), row)
@@ -163,8 +158,7 @@ class TransformersWriter(_InProcess):
     def _open(self) -> tuple[Any, Any, int | None, Any]:
         from alignxplore_trl.judging.weights import load_model, load_tokenizer
 
-        model = load_model(self.model, self.dtype, self.attn_implementation)
-        model.to(self.device or model.device)
+        model = load_model(self.model, self.dtype, self.attn_implementation, self.device)
         tokenizer = load_tokenizer(self.model)
         tokenizer.padding_side = "left"
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -187,8 +181,8 @@ class TransformersWriter(_InProcess):
             return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
         device, steps = self._model.device, self.max_new_tokens
-        draws = [torch.rand(steps, generator=torch.Generator().manual_seed(n)) for n in seeds]
-        draws = torch.stack(draws).to(device)
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        draws = torch.stack([torch.rand(steps, generator=each) for each in streams]).to(device)
         how = partial(
             GenerationConfig,
             do_sample=False,  # One stream of numbers for a batch would tie its texts together.
@@ -205,11 +199,8 @@ class TransformersWriter(_InProcess):
         with torch.inference_mode():
             if length > 1 and len(different) < len(prompts):
                 # A prompt of several texts is read once, up to its last token.
-                cache = self._model.generate(
-                    ids[:, :-1],
-                    attention_mask=mask[:, :-1],
-                    generation_config=how(max_new_tokens=1),
-                ).past_key_values
+                first = {"attention_mask": mask[:, :-1], "generation_config": how(max_new_tokens=1)}
+                cache = self._model.generate(ids[:, :-1], **first).past_key_values
                 cache.batch_select_indices(rows.to(device))
             output = self._model.generate(
                 ids[rows],
@@ -248,11 +239,9 @@ class VllmWriter(_InProcess):
         from vllm import SamplingParams
 
         drawing = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k or 0}
-        parameters = [
-            SamplingParams(**drawing, max_tokens=self.max_new_tokens, seed=seed) for seed in seeds
-        ]
+        how = [SamplingParams(**drawing, max_tokens=self.max_new_tokens, seed=n) for n in seeds]
         asked = [{"prompt_token_ids": ids} for ids in prompts]
-        outputs = self._model.generate(asked, parameters, use_tqdm=False)
+        outputs = self._model.generate(asked, how, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
@@ -280,7 +269,7 @@ class EndpointWriter(Writer):
     def load(self) -> None:
         [answer] = self._endpoint.ask([self._request("Say hello.", 16)])
         if isinstance(answer, Refusal) and answer.reason != "malformed":
-            raise UserError(f"{', '.join(self.urls)}: {answer.reason}: {answer.said}")
+            raise UserError(f"{self.urls}: {answer.reason}: {answer.said}")
 
     def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
         steps = iter(progress(range(len(asks)), f"completions of {self.served_as}", len(asks)))
@@ -290,11 +279,8 @@ class EndpointWriter(Writer):
             nonlocal in_a_row
             next(steps)
             in_a_row = in_a_row + 1 if isinstance(answer, Refusal) else 0
-            if in_a_row == GIVE_UP_AFTER:
-                raise UserError(
-                    f"{', '.join(self.urls)}: no answer to {in_a_row} requests in a row "
-                    f"({dict(self.counts)}); see that the server answers, and give the same command"
-                )
+            if in_a_row == _GIVE_UP_AFTER:
+                raise UserError(f"{self.urls}: no answer to {in_a_row} requests: {self.counts}")
             if isinstance(answer, Written):
                 arrived([(place, answer)])
 
@@ -315,22 +301,20 @@ def read_answer(response: Any) -> Written:
     """What a server wrote; ValueError where that is nothing, or a reasoning without an end."""
     [choice] = response["choices"]
     message = choice.get("message") or {"content": choice.get("text")}
-    parts = message.get("content") or []
-    parts = [{"text": parts}] if isinstance(parts, str) else parts
+    content = message.get("content") or ""
+    parts = [{"text": content}] if isinstance(content, str) else content
     thoughts = [part for part in parts if part.get("type") in ("thinking", "reasoning")]
     text = _joined([part for part in parts if part not in thoughts])
     thought = message.get("reasoning_content") or message.get("reasoning") or _joined(thoughts)
     if not text.strip():
-        raise ValueError(
-            f"no text, finish_reason {choice.get('finish_reason')}: a reasoning that is cut off "
-            "needs a larger max_new_tokens"
-        )
+        ended = choice.get("finish_reason")
+        raise ValueError(f"no text ({ended}); a longer reasoning needs a larger max_new_tokens")
     text = as_completion(text, thought) if "message" in choice else text
     # Half a character, which JSON may escape, is taken by no file and no tokenizer.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     usage = response.get("usage") or {}
-    read, written = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return Written(text, int(read), int(written))
+    tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+    return Written(text, *tokens)
 
 
 def as_message(prompt: str) -> str:
@@ -353,16 +337,8 @@ def as_completion(text: str, thought: str = "") -> str:
     return f" {thought.strip()} </think> {text}"
 
 
-def seed_of(*parts: object) -> int:
-    """A number below 2^63 that is a function of these, and of nothing else."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8]) >> 1
-
-
 def _joined(parts: Any) -> str:
     """The text of a part of a message, or of parts within parts."""
-    if isinstance(parts, str):
-        return parts
     if isinstance(parts, dict):
-        names = ("text", "thinking", "reasoning", "content", "summary")
-        return _joined(next((parts[name] for name in names if parts.get(name)), ""))
-    return "".join(map(_joined, parts))
+        parts = next((parts[n] for n in ("text", "thinking", "reasoning") if parts.get(n)), "")
+    return parts if isinstance(parts, str) else "".join(map(_joined, parts))

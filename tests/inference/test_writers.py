@@ -1,0 +1,278 @@
+"""Writers: a text depends on nothing but what it is of, and what is no answer is never one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignxplore_trl.inference.writers import (
+    EndpointWriter,
+    TransformersWriter,
+    Written,
+    as_completion,
+    as_message,
+    read_answer,
+)
+from alignxplore_trl.run.errors import UserError
+from tests.run.stub_server import Reply, StubServer
+
+TEACHER = Path(__file__).parents[2] / "assets" / "teacher"
+PROMPT = "<post> 1 buying chairs nearby<chosen> outsider, doubt<rejected> feelings, rush<think>"
+PROMPTS = [
+    PROMPT,
+    "<post> 1 moving ovens outside<chosen> haha, perhaps<rejected> rush, doubt<think>",
+    "<post> b<think>",
+]
+DRAWING: dict[str, Any] = {
+    "temperature": 0.9,
+    "top_p": 0.95,
+    "top_k": 10,
+    "max_new_tokens": 24,
+    "chat": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
+
+
+def writer(model: Path = TEACHER, **settings: Any) -> TransformersWriter:
+    given = {"dtype": "float32", "batch_size": 8, **DRAWING, **settings}
+    return TransformersWriter(model=str(model), **given)
+
+
+def texts(answers: list[list[Written | None]]) -> list[list[str]]:
+    return [[own.text for own in row if own is not None] for row in answers]
+
+
+def test_a_text_depends_on_seed_prompt_and_number_alone() -> None:
+    one = writer()
+    written = texts(one.write(PROMPTS, samples=4, seed=3))
+    assert all(len(row) == 4 for row in written)
+    assert len({text for row in written for text in row}) > 6
+    assert texts(one.write(PROMPTS[::-1], samples=4, seed=3))[::-1] == written
+    assert texts(one.write(PROMPTS[1:2], samples=2, seed=3)) == [written[1][:2]]
+    [alone, _] = writer(batch_size=3).write_each([(PROMPT, 2), ("<post>", 0)], 3)
+    assert alone is not None
+    assert alone.text == written[0][2]
+    assert texts(one.write(PROMPTS, samples=4, seed=4)) != written
+
+
+def test_tokens_are_drawn_with_the_probabilities_that_sampling_asks_for() -> None:
+    """Against softmax(z / t), cut to the top k, then to the fewest tokens of mass p."""
+    model = AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    head = PROMPT + " 1"
+    with torch.inference_mode():
+        logits = model(**tokenizer(head, return_tensors="pt", return_token_type_ids=False)).logits[
+            0, -1
+        ]
+    for settings in (
+        {"temperature": 2.0, "top_p": 0.9, "top_k": 8},
+        {"temperature": 3.0, "top_p": 1.0, "top_k": None},
+    ):
+        shares = torch.softmax(logits / settings["temperature"], 0)
+        order = shares.argsort(descending=True).tolist()[: settings["top_k"]]
+        expected, total = {}, sum(float(shares[token]) for token in order)
+        mass = 0.0
+        for token in order:
+            if mass < settings["top_p"] * total:
+                expected[token] = float(shares[token])
+            mass += float(shares[token])
+        total = sum(expected.values())
+        count = 3000
+        drawn = Counter(
+            texts(writer(max_new_tokens=1, batch_size=1000, **settings).write([head], count))[0]
+        )
+        by_text: Counter[str] = Counter()
+        for token, share in expected.items():
+            by_text[tokenizer.decode([token], skip_special_tokens=True)] += share / total  # type: ignore[assignment]
+        assert set(drawn) <= set(by_text)
+        for text, share in by_text.items():
+            spread = 4 * (share * (1 - share) / count) ** 0.5 + 1 / count
+            assert drawn[text] / count == pytest.approx(share, abs=spread)
+
+
+def test_at_temperature_0_the_most_probable_tokens_are_taken() -> None:
+    model = AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    for prompt, row in zip(PROMPTS, texts(writer(temperature=0.0).write(PROMPTS, 2)), strict=True):
+        read = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        output = model.generate(**read, do_sample=False, max_new_tokens=24)
+        expected = tokenizer.decode(
+            output[0, read["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        assert row == [expected, expected]
+
+
+def test_any_end_token_of_the_generation_config_ends_a_text(tmp_path: Path) -> None:
+    folder = shutil.copytree(TEACHER, tmp_path / "model")
+    semicolon = AutoTokenizer.from_pretrained(TEACHER)("a;")["input_ids"][-1]
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(
+        json.dumps(config | {"eos_token_id": [1, semicolon]})
+    )
+    [[whole]], [[short]] = writer().write([PROMPT]), writer(folder).write([PROMPT])
+    assert whole is not None
+    assert short is not None
+    assert ";" in whole.text
+    assert short.text == whole.text.partition(";")[0].rstrip()
+    # The token that ends a text is counted.
+    assert (
+        short.completion_tokens
+        == len(AutoTokenizer.from_pretrained(TEACHER)(short.text)["input_ids"]) + 1
+    )
+
+
+def test_a_prompt_beyond_the_context_has_no_answer_and_memory_is_given_back() -> None:
+    one = writer()
+    answers = one.write(["<post> " * 2100, PROMPT])
+    assert [row[0] is None for row in answers] == [True, False]
+    assert one.counts == {"too_long": 1}
+    one.close()
+    assert one._model is None
+    assert texts(one.write([PROMPT])) == texts(answers[1:])
+
+
+def test_a_chat_is_asked_through_its_template(tmp_path: Path) -> None:
+    folder = shutil.copytree(TEACHER, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}"
+    )
+    [[own]], [[plain]] = writer(folder, chat=True).write([PROMPT]), writer().write([PROMPT])
+    assert own is not None
+    assert plain is not None
+    assert own.text.strip() == plain.text.strip()
+
+
+def test_what_a_writer_cannot_do_is_said(tmp_path: Path) -> None:
+    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}):
+        with pytest.raises(UserError, match="temperature"):
+            writer(**wrong)
+    with pytest.raises(UserError, match="missing"):
+        writer(tmp_path / "missing").load()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("User: Find out.\n\nAssistant: <think>", "Find out."),
+        ("Find out.\n<think>\n", "Find out."),
+        ("User: Describe.\n\nAssistant:", "Describe."),
+        ("A <think> within", "A <think> within"),
+    ],
+)
+def test_a_message_lacks_what_the_model_opens_itself(prompt: str, message: str) -> None:
+    assert as_message(prompt) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "completion"),
+    [
+        ("<think> r </think> <answer> d </answer>", "", " r </think> <answer> d </answer>"),
+        (" r </think> <answer> d </answer>", "", "r </think> <answer> d </answer>"),
+        ("<answer> d </answer>", "its own ", " its own </think> <answer> d </answer>"),
+        # Reasoning in the form that was asked for is the one that counts.
+        ("r </think> <answer> d </answer>", "its own", "r </think> <answer> d </answer>"),
+        (
+            "<think> own </think> <think> r </think> <answer> d </answer>",
+            "",
+            " r </think> <answer> d </answer>",
+        ),
+        ("no form at all", "", "no form at all"),
+    ],
+)
+def test_the_answer_of_a_chat_is_read_from_inside_think(
+    text: str, thought: str, completion: str
+) -> None:
+    assert as_completion(text, thought) == completion
+
+
+def chat(content: Any, **more: Any) -> dict[str, Any]:
+    usage = {"prompt_tokens": 7, "completion_tokens": 5}
+    return {
+        "choices": [{"message": {"content": content, **more}, "finish_reason": "stop"}],
+        "usage": usage,
+    }
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+ANSWERS = {
+    "text": ({"choices": [{"text": " r"}]}, Written(" r", 0, 0)),
+    "chat": (
+        chat("<answer> d </answer>", reasoning_content="r"),
+        Written(" r </think> <answer> d </answer>", 7, 5),
+    ),
+    "other name": (chat("d", reasoning="r"), Written(" r </think> d", 7, 5)),
+    "parts": (chat([THINKING, {"type": "text", "text": "d"}]), Written(" hm </think> d", 7, 5)),
+    "half a character": ({"choices": [{"text": "a \ud83d b"}]}, Written("a \ufffd b", 0, 0)),
+}
+NO_ANSWERS = {
+    "unfinished reasoning": chat(None, reasoning_content="and then"),
+    "unfinished part": chat([THINKING]),
+    "empty": chat(""),
+    "blank": {"choices": [{"text": " \n"}]},
+    "upstream error": {"choices": [{"text": "", "finish_reason": "error"}]},
+    "error in a success": {"error": {"message": "overloaded", "code": 500}},
+    "a page of a proxy": b"<html>busy</html>",
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_of_servers(name: str) -> None:
+    sent, expected = ANSWERS[name]
+    assert read_answer(sent) == expected
+
+
+def endpoint(url: str, **settings: Any) -> EndpointWriter:
+    return EndpointWriter(urls=[url], served_as="m", deadline=8.0, **{**DRAWING, **settings})
+
+
+def test_what_is_no_answer_is_none_and_counted() -> None:
+    with StubServer(lambda body, _: Reply(NO_ANSWERS[body["prompt"]])) as server:
+        one = endpoint(server.url)
+        assert one.write(list(NO_ANSWERS)) == [[None]] * len(NO_ANSWERS)
+    assert one.counts.total() == len(NO_ANSWERS)
+
+
+def test_requests_hold_what_was_set_and_answers_arrive_one_by_one() -> None:
+    def plan(body: dict[str, Any], attempt: int) -> Reply:
+        return Reply({"choices": [{"text": f"{body['prompt']} {attempt}"}]})
+
+    arrived: list[tuple[int, Written]] = []
+    with StubServer(plan) as server:
+        one = endpoint(server.url, top_k=None, body={"top_p": None, "seed": 1})
+        one.load()
+        found = one.write_each([("a", 0), ("b", 0), ("a", 1)], 0, arrived.extend)
+    expected = {"model": "m", "prompt": "b", "max_tokens": 24, "temperature": 0.9, "seed": 1}
+    assert [body for body in server.received if body["prompt"] == "b"] == [expected]
+    assert sorted(own.text for own in found if own) == ["a 0", "a 1", "b 0"]
+    assert sorted(arrived, key=lambda each: each[0]) == list(enumerate(found))
+
+
+def test_a_chat_is_sent_messages() -> None:
+    with StubServer(
+        lambda body, _: Reply(chat(f"<answer> {len(body['messages'])} </answer>", reasoning="r"))
+    ) as server:
+        [[own]] = endpoint(server.url, chat=True).write(["User: Who?\n\nAssistant: <think>"])
+    assert own == Written(" r </think> <answer> 1 </answer>", 7, 5)
+    assert server.received[0]["messages"] == [{"role": "user", "content": "Who?"}]
+    assert "prompt" not in server.received[0]
+
+
+def test_a_server_that_is_out_ends_the_call_and_one_that_is_not_there_is_said_first() -> None:
+    with StubServer(lambda body, _: Reply({"error": {"message": "no"}}, status=400)) as server:
+        with pytest.raises(UserError, match="no answer to 50"):
+            endpoint(server.url).write([str(n) for n in range(200)])
+        assert len(server.received) < 200
+        with pytest.raises(UserError, match="status_400"):
+            endpoint(server.url).load()
