@@ -38,7 +38,7 @@ def expected() -> list[str | None]:
 
 
 def main(prompts: list[str]) -> None:
-    """What `test_an_engine` runs where vLLM is: writes twice, with the memory given back between."""
+    """What `test_an_engine` runs where vLLM is: two engines, one after the other."""
     from alignxplore_trl.inference.writers import VllmWriter
 
     engine = {"dtype": "float32", "enforce_eager": True}
@@ -69,7 +69,7 @@ def test_an_engine_writes_as_transformers_does_and_another_follows_it(
     assert found["most probable unanswered"] == {"too_long": 6}
     # Texts of one prompt differ, and are the same ones in whatever order.
     once, turned = found["sampled"]
-    assert len(set(once[0])) == 3
+    assert len({text for row in once[:2] for text in row}) > 3
     assert turned == once
 
 
