@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
-from tests.training import tiny
 
 from alignxplore_trl.training.credit import credited_rewards
+from tests.training import tiny
 
 LAMBDA = 0.9
 
 
 def plainly(rewards, drawn, credit):
-    """One case: `rewards[k][i]`, `None` unscored; `drawn[k]` the place the next round began from."""
+    """One case: `rewards[k][i]`, `None` unscored; `drawn[k]`, where the next round began from."""
     rounds = len(rewards)
     baseline = [0.5] * rounds
     for k in reversed(range(rounds - 1)):
@@ -96,7 +98,7 @@ def test_a_training_gives_each_round_the_advantages_of_credited_rewards(tmp_path
             ]
             drawn = [
                 next((i for i, text in enumerate(own["completion"]) if is_of(text, earlier)), None)
-                for own, following in zip(by_round, by_round[1:], strict=False)
+                for own, following in pairwise(by_round)
                 for earlier in [following["d_prev"].iloc[0]]
             ]
             for own, credited in zip(by_round, plainly(rewards, drawn, LAMBDA), strict=True):

@@ -1,4 +1,4 @@
-"""Rounds: the order of blocks, what a case brings into its next round, what is logged and refused."""
+"""Rounds: the order of blocks, what a case brings into its next round, what is logged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 
 import pandas as pd
 import pytest
-from tests.training import tiny
 from datasets import Dataset
 
 from alignxplore_trl.run.errors import UserError
@@ -16,6 +15,7 @@ from alignxplore_trl.text.completions import Inference, parse_completion
 from alignxplore_trl.training.blocks import in_blocks
 from alignxplore_trl.training.callbacks import Log, train
 from alignxplore_trl.training.rounds import RoundsConfig
+from tests.training import tiny
 
 
 def rows_of(rounds_of_cases):

@@ -24,7 +24,7 @@ def backbone(tmp_path_factory):
 def trained(backbone, folder, share, run):
     policy = LlamaForCausalLM.from_pretrained(backbone)
     trainer = tiny.rl(str(folder), policy=policy, share_prompts=share, **SGD | run)
-    gradients = tiny.Gradients(trainer)
+    gradients = tiny.Gradients()
     trainer.add_callback(gradients)
     trainer.train()
     assert trainer.shares is share
@@ -73,8 +73,11 @@ def test_a_micro_batch_that_cuts_groups_goes_the_plain_way_or_is_refused(tmp_pat
     trainer = tiny.rl(str(tmp_path), share_prompts="auto", **run)
     trainer.train()
     assert trainer.shares is False
-    assert "rl.per_device_train_batch_size 6 holds no whole groups of 4" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"rl.share_prompts: true found, but .* 6 .*; 4 does"):
+    assert (
+        "per_device_train_batch_size 6 is no multiple of num_generations 4"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(UserError, match=r"rl.share_prompts: true found, but .* 6 is no multiple"):
         tiny.rl(str(tmp_path), share_prompts=True, **run).train()
 
 

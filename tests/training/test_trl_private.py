@@ -7,7 +7,7 @@ import inspect
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
-from alignxplore_trl.training.trl_private import ATTRIBUTES, METHODS
+from alignxplore_trl.training.trl_private import METHODS, SOURCES
 
 OWNERS = {"GRPOTrainer": GRPOTrainer, "VLLMGeneration": VLLMGeneration}
 
@@ -26,5 +26,5 @@ def test_signatures_and_sources_are_those_relied_on():
         ]
         found = name + str(inspect.Signature(bare))
         assert found.startswith(signature), f"TRL has changed: {found}"
-    for text, name in ATTRIBUTES.items():
+    for text, name in SOURCES.items():
         assert text in inspect.getsource(method(name)), f"TRL has changed: {name} lacks {text}"

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+import yaml
 from datasets import Dataset
+from peft import LoraConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 from alignxplore_trl.cases import decode_signals
 from alignxplore_trl.data.rounds import round_rows
 from alignxplore_trl.data.world import World
+from alignxplore_trl.judging.weights import load_model
 from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
 from alignxplore_trl.text.completions import Inference, format_completion
 from alignxplore_trl.text.prompts import Prompts
@@ -35,6 +36,9 @@ from alignxplore_trl.training.callbacks import train
 from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples
 from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
 
+ROOT = Path(__file__).parents[2]
+# The environment with vLLM and DeepSpeed, which `make test-slow` makes.
+WHOLE = (ROOT / ".venv-vllm").resolve() / "bin" / "python"
 PROMPTS = Prompts("compact")
 BUDGET = 300
 
@@ -204,36 +208,15 @@ def cold_start(folder: str, *, count: int = 10, **changes: Any) -> ColdStartTrai
     return ColdStartTrainer(model(), args, data, processing_class=tokenizer())
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 class Gradients(TrainerCallback):
-    """Keeps each step's gradients, averaged over processes; on all processes."""
+    """Keeps each step's gradients, averaged over processes."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer, self.steps = trainer, []
-
-    def on_train_begin(self, args, state, control, **rest):
-        if not self.trainer.is_deepspeed_enabled:
-            return
-        from deepspeed.utils import safe_get_full_grad
-
-        engine = self.trainer.model_wrapped
-        step = engine.step  # DeepSpeed steps within `backward`.
-
-        def record_and_step(*arguments, **options):
-            if engine.is_gradient_accumulation_boundary():
-                named = engine.module.named_parameters()
-                self.steps.append({n: safe_get_full_grad(p).clone() for n, p in named})
-            return step(*arguments, **options)
-
-        engine.step = record_and_step
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **rest):
-        if not self.trainer.is_deepspeed_enabled:
-            named = getattr(model, "module", model).named_parameters()
-            self.steps.append({n: whole(p.grad).clone() for n, p in named if p.grad is not None})
+        named = getattr(model, "module", model).named_parameters()
+        self.steps.append({n: p.grad.clone() for n, p in named if p.grad is not None})
 
 
 class Kill(TrainerCallback):
@@ -261,52 +244,80 @@ def kill_in_save(trainer: Any, step: int) -> None:
 def launch(
     what: str,
     folder: Path,
+    config: str = "cpu",
     processes: int = 1,
-    python: str | Path = sys.executable,
-    environment: Mapping[str, str] | None = None,
+    python: Path = Path(sys.executable),
     **run: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run this file with `rl` or `cold_start` and their arguments, under torchrun on several."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [str(python), *(torchrun if processes > 1 else []), __file__, what]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    started = subprocess.Popen(
-        [*command, json.dumps({"folder": str(folder), **run})],
-        env={**env, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = started.communicate(timeout=540)
-    except BaseException:
-        os.killpg(started.pid, signal.SIGKILL)
-        raise
+    """Run this file with `rl` or `cold_start`, by a file of conf/accelerate but on the CPU."""
+    values = yaml.safe_load((ROOT / f"conf/accelerate/{config}.yaml").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "accelerate.yaml"
+    file.write_text(yaml.safe_dump(values | {"use_cpu": True, "num_processes": processes}))
+    several = ["--multi_gpu"] if config == "cpu" and processes > 1 else []
+    command = [
+        str(python), "-m", "accelerate.commands.launch", "--config_file", str(file),
+        "--num_cpu_threads_per_process", "1", *several, __file__, what,
+        json.dumps({"folder": str(folder), **run}),
+    ]  # fmt: skip
+    here = {
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": str(ROOT / "src"), "VLLM_CPU_KVCACHE_SPACE": "1",
+        "TORCH_EXTENSIONS_DIR": str(WHOLE.parents[1] / "extensions"),
+    }  # fmt: skip
+    with subprocess.Popen(
+        command, env={**os.environ, **here}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    ) as started:  # fmt: skip
+        try:
+            output, _ = started.communicate(timeout=500)
+        except BaseException:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
     return subprocess.CompletedProcess(command, started.returncode, output)
 
 
-def result(what: str, folder: Path, processes: int = 1, **run: Any) -> dict[str, Any]:
-    finished = launch(what, folder, processes, **run)
+def result(what: str, folder: Path, *arguments: Any, **run: Any) -> dict[str, Any]:
+    finished = launch(what, folder, *arguments, **run)
     assert finished.returncode == 0, finished.stdout[-3000:]
-    return torch.load(folder / "result.pt")
+    found: dict[str, Any] = torch.load(folder / "result.pt")
+    return found
 
 
 def main() -> None:
     what, run = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(1)
     kill, save = run.pop("kill", -1), run.pop("kill_in_save", -1)
+    judge = run.pop("judge", None)
+    before = lora_with_vllm(run) if run.get("use_vllm") else {}
     trainer = {"rl": rl, "cold_start": cold_start}[what](**run)
-    gradients = Gradients(trainer)
-    trainer.add_callback(gradients)
+    if judge is not None:  # A judge is whole on each process, whatever shards the policy.
+        assert all(weight.numel() for weight in load_model(judge, "float32").parameters())
     trainer.add_callback(Kill(kill))
     kill_in_save(trainer, save)
     train(trainer, getattr(trainer.args, "steps_per_checkpoint", 1))
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped, unwrap=True)
-    if PartialState().is_main_process:
-        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        kept = {"weights": weights, "gradients": gradients.steps, "losses": losses}
+    moved = [(weights[name] - value).abs().max().item() for name, value in before.items()]
+    if trainer.is_world_process_zero():
+        kept = {"weights": weights, "log": trainer.state.log_history, "moved": moved}
         torch.save(kept, Path(run["folder"]) / "result.pt")
+
+
+def lora_with_vllm(run: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Adapters on a bfloat16 model that vLLM rolls out; the base weights before the training."""
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False  # It would pack weights, which can't be loaded again.
+    folder = Path(run["folder"]) / "policy"
+    model().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    policy = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    run |= {"policy": policy, "peft_config": LoraConfig(r=8, target_modules="all-linear")}
+    return {
+        "base_model.model."
+        + name.replace("_proj.weight", "_proj.base_layer.weight"): weight.detach().clone()
+        for name, weight in policy.named_parameters()
+    }
 
 
 if __name__ == "__main__":

@@ -15,17 +15,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.logging import disable_progress_bar
 
 from alignxplore_trl.run.errors import StoppedBySignalError
 from alignxplore_trl.run.progress import say
 
-COMPLETE = "complete"
-# What schedulers send. torchrun passes SIGTERM on and kills its processes 30 s later; it knows
-# nothing of SIGUSR1, which leaves as much time as the scheduler does.
+# torchrun passes SIGTERM on and kills its processes 30 s later; it knows nothing of SIGUSR1, which
+# leaves as much time as the scheduler does.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2).
 
 # On several CPU processes accelerate calls the device cpu:0, where Trainer loads the optimizer to;
 # torch knows of cpu only, and a resume would fail.
@@ -35,10 +32,7 @@ torch.serialization.register_package(
 
 
 def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
-    """Train, from the last complete checkpoint if there is one.
-
-    Args:
-        every: optimizer steps between two places where a checkpoint can be taken.
+    """Train, from the last complete checkpoint if there is one; see `Checkpoints` for `every`.
 
     Returns:
         Steps, and what Trainer says of a run in one piece.
@@ -53,9 +47,8 @@ def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
         disable_progress_bar()
     resumed = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
     if resumed and 0 < trainer.args.max_steps <= int(resumed.rpartition("-")[2]):
-        # A run that was killed behind its last step takes no further one: with one row an epoch is
-        # a step, and all epochs have been trained.
-        trainer.train_dataset = trainer.train_dataset.select([0])
+        # No step is left. With one row an epoch is a step, and all epochs have been trained.
+        trainer.train_dataset = trainer.train_dataset.select([0])  # type: ignore[union-attr]
     output = trainer.train(resume_from_checkpoint=resumed)
     if checkpoints.stopped_by and output.global_step < trainer.state.max_steps:
         raise StoppedBySignalError(checkpoints.stopped_by)
@@ -64,21 +57,18 @@ def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
-    """The complete checkpoint of the highest step; what a kill left of others is deleted.
-
-    All processes call it.
-    """
+    """That of the highest step; the first process deletes what a kill left of others."""
     with PartialState().main_process_first():
-        found = {int(at.name.rpartition("-")[2]): at for at in folder.glob("checkpoint-*")}
-        complete = [step for step, at in found.items() if (at / COMPLETE).exists()]
+        found = [str(at) for at in folder.glob("checkpoint-*")]
+        complete = [at for at in found if Path(at, "complete").exists()]
         if PartialState().is_main_process:
-            for step in found.keys() - set(complete):
-                shutil.rmtree(found[step])
-    return str(found[max(complete)]) if complete else None
+            for half in set(found) - set(complete):
+                shutil.rmtree(half)
+    return max(complete, key=lambda at: int(at.rpartition("-")[2]), default=None)
 
 
 class Checkpoints(TrainerCallback):
-    """Takes checkpoints where a resume finds its place, and marks them when all of them is written.
+    """Takes checkpoints where a resume finds its place, and marks them when all is written.
 
     One that is due inside a generation batch waits for its end. When a process was sent a stop
     signal, all save and stop there; the end of the launcher that started it counts as SIGTERM.
@@ -90,70 +80,62 @@ class Checkpoints(TrainerCallback):
         stopped_by: the signal that ended the training; 0 for none.
     """
 
-    def __init__(self, every: int = 1) -> None:
-        self.every = every
+    def __init__(self, every: int) -> None:
+        self.every, self.due = every, False
         # Apart: a signal that comes while the processes agree is for the next time.
-        self.stopped_by = self._told = 0
-        self._due = False
-        self._handlers: dict[signal.Signals, Any] = {}
+        self.stopped_by = self.told = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
             _signal_at_parents_end(signal.SIGTERM)
-        self._handlers = {sign: signal.signal(sign, self._take) for sign in STOP_SIGNALS}
+        for sign in STOP_SIGNALS:
+            signal.signal(sign, self._take)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self._due |= control.should_save
+        self.due |= control.should_save
         control.should_save = False
-        if state.global_step % self.every:
-            return
-        self.stopped_by = max(gather_object([self._told]))
-        if self.stopped_by:
-            name = signal.Signals(self.stopped_by).name
-            say(f"{name}: saving step {state.global_step}, then stopping")
-            control.should_training_stop = True
-        control.should_save = self._due or self.stopped_by > 0
-        self._due = False
+        if state.global_step % self.every == 0:
+            self.stopped_by = max(gather_object([self.told]))
+            if self.stopped_by:
+                say(f"signal {self.stopped_by}: saving step {state.global_step}, then stopping")
+                control.should_training_stop = True
+            control.should_save = self.due or self.stopped_by > 0
+            self.due = False
 
     def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            (Path(args.output_dir) / name / COMPLETE).touch()
+            Path(args.output_dir, f"checkpoint-{state.global_step}", "complete").touch()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         _signal_at_parents_end(0)
-        for sign, handler in self._handlers.items():
-            signal.signal(sign, handler)
+        for sign in STOP_SIGNALS:
+            signal.signal(sign, signal.SIG_DFL)
 
     def _take(self, number: int, frame: object) -> None:
-        self._told = number
+        self.told = number
 
 
 class Log(TrainerCallback):
-    """Writes the log to a file as JSON lines, and its main figures on the screen where no bar is.
+    """Writes the log to a file as JSON lines, and main figures on the screen where no bar is.
 
     Of a resumed run the file begins with what the checkpoint knows: no step is in it twice.
     """
 
     def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if state.is_world_process_zero:
-            self.file.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
+        self.file, self.written = file, 0
 
     def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        line = state.log_history[-1]
+        lines = state.log_history
         if state.is_world_process_zero:
-            with self.file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        if "loss" in line and args.disable_tqdm:
-            known = {key: line[key] for key in ("loss", "reward") if line.get(key) is not None}
-            shown = [f"{key} {value:.4g}" for key, value in known.items()]
-            say(f"step {state.global_step} of {state.max_steps}: {', '.join(shown)}")
+            with self.file.open("a" if self.written else "w") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines[self.written :])
+        self.written = len(lines)
+        known = [f"{key} {lines[-1][key]:.4g}" for key in ("loss", "reward") if lines[-1].get(key)]
+        if known and args.disable_tqdm:
+            say(f"step {state.global_step} of {state.max_steps}: {', '.join(known)}")
 
 
 def _signal_at_parents_end(number: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_END_WITH_PARENT, number)
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG

@@ -30,29 +30,30 @@ class ColdStartConfig(SFTConfig):
     examples: Literal["verified", "unverified"] = "verified"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # `fit_examples` prepares it.
-        expected = {
-            "packing": False, "padding_free": False, "label_smoothing_factor": 0.0,
-            "loss_type": "nll", "eval_strategy": "no",
-        }  # fmt: skip
-        refuse_others(self, expected)
+        off = dict.fromkeys(("packing", "padding_free", "label_smoothing_factor"), False)
+        refuse_others(self, {**off, "loss_type": "nll", "eval_strategy": "no"})
 
 
 def refuse_others(args: Any, expected: Mapping[str, object]) -> None:
     """Refuse values of a trainer's arguments under which its loss or a resume would be wrong.
 
     Raises:
-        ValueError: one of them isn't as expected, or a kill while saving could leave no checkpoint.
+        ValueError: one isn't as expected, or checkpoints aren't taken as `callbacks` needs it.
     """
-    found = {name: getattr(args, name) for name in expected}
-    problems = [f"{n}={found[n]!r}, expected {v!r}" for n, v in expected.items() if found[n] != v]
+    given = {name: (getattr(args, name), value) for name, value in expected.items()}
+    wrong = [
+        f"{n}={found}, expected {value}" for n, (found, value) in given.items() if found != value
+    ]
     if args.save_strategy not in ("no", "steps"):
-        problems.append(f"save_strategy={args.save_strategy.value!r}, expected 'steps' or 'no'")
+        wrong.append(f"save_strategy={args.save_strategy.value}, expected steps or no")
     if args.save_total_limit == 1:
-        problems.append("save_total_limit=1, expected 2 or more: a kill while saving needs another")
-    if problems:
-        raise ValueError("; ".join(problems))
+        wrong.append(
+            "save_total_limit=1, expected 2 or more: a kill while saving needs another one"
+        )
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def fit_examples(
@@ -60,16 +61,12 @@ def fit_examples(
 ) -> tuple[Dataset, dict[str, int]]:
     """Tokenise examples, leaving out those of more than `max_length` tokens.
 
-    The prompt is masked; the completion and an end-of-text token are learned. They are tokenised
-    apart, since tokens that merge across the border don't occur when a completion is generated.
-    Nothing is cut: half a completion would teach not to finish.
-
-    Args:
-        examples: each with a `prompt` and a `completion`.
+    `prompt` is masked; `completion` and an end-of-text token are learned. They are tokenised apart,
+    since tokens that merge across the border don't occur when a completion is generated. Nothing is
+    cut: half a completion would teach not to finish.
 
     Returns:
-        A dataset with `input_ids` and `labels`, and counts: `examples`, `kept`, `too_long` and
-        `longest` (tokens, of any example).
+        A dataset with `input_ids` and `labels`, and counts; `longest` is of any example, in tokens.
 
     Raises:
         UserError: the tokenizer has no end-of-text token, or no example fits.
@@ -132,10 +129,12 @@ class ColdStartTrainer(SFTTrainer):
             passes.append(model(**arguments))
             return passes[-1]
 
-        # TRL's token mean is not used; what it logs beside it (entropy, token accuracy) is.
-        super().compute_loss(remembering, inputs, num_items_in_batch=num_items_in_batch)
+        # TRL's token mean isn't used; what it logs beside it is.
+        super().compute_loss(remembering, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         self.throughput.count(inputs["attention_mask"].sum(1))
-        losses = -passes[0].log_probs.sum(1) / passes[0].label_mask.sum(1).clamp(min=1)
+        losses: torch.Tensor = -passes[0].log_probs.sum(1) / passes[0].label_mask.sum(1).clamp(
+            min=1
+        )
         # Gradients are averaged over processes, but N counts the examples of all.
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 

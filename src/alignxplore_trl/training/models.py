@@ -51,11 +51,7 @@ def load_policy(
 
 
 def policy_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, which pads prompts on the left.
-
-    Raises:
-        UserError: there is none, or it loses a tag of the completion format in decoding.
-    """
+    """The policy's tokenizer; a `UserError` if it loses a tag of the completion format."""
     tokenizer = load_tokenizer(source)
     if problems := tags_survive(tokenizer):
         raise UserError([f"{source}: {problem}" for problem in problems])
@@ -77,8 +73,8 @@ def save_model(
     base, in float32 and rounded once.
 
     Args:
-        weights: `adapters` leaves them alone; without adapters it makes no difference.
-        dtype: of the weights that are saved.
+        weights: `adapters` leaves them alone.
+        dtype: of weights that aren't.
         sampling: arguments of `GenerationConfig`; every token that ends a completion is added.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -14,16 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import (
-    MinPLogitsWarper,
-    PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TrainerCallback,
-)
 from trl import GRPOConfig
 
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
@@ -47,10 +39,9 @@ class RoundsConfig(GRPOConfig):
     Attributes:
         start: the model that is trained.
         round_credit: part of the next round's mean reward that the rollout it started from earns,
-            too, see `credit`; 0: none. With it a generation batch holds all rounds of its cases.
+            too, see `credit`. If not 0, a generation batch holds all rounds of its cases.
         share_prompts: whether the update computes the prompt of a group once, see `share_prompts`.
-        completions_every: optimizer steps between two tables of rollouts; each time they are those
-            of a block in all its rounds.
+        completions_every: optimizer steps between two tables of a block's rollouts.
 
     Raises:
         ValueError: TRL or transformers refuses a value, or rounds or a resume would be wrong.
@@ -61,31 +52,24 @@ class RoundsConfig(GRPOConfig):
     share_prompts: Literal["auto"] | bool = "auto"
     completions_every: int = 10
     log_completions: bool = True
-    # Nothing that users wrote is printed.
-    num_completions_to_print: int | None = 0
+    num_completions_to_print: int | None = 0  # Users wrote what they hold.
     remove_unused_columns: bool | None = False
     shuffle_dataset: bool | None = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        # Asked now: transformers says it only when the first completion is sampled.
-        TemperatureLogitsWarper(self.temperature)
-        TopPLogitsWarper(self.top_p)
-        if self.top_k:
-            TopKLogitsWarper(self.top_k)
-        if self.min_p is not None:
-            MinPLogitsWarper(self.min_p)
-        expected = {
-            "eval_strategy": "no", "eval_on_start": False, "remove_unused_columns": False,
-            "shuffle_dataset": False,
-        }  # fmt: skip
-        refuse_others(self, expected)
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        # Or transformers refuses them when the first completion is sampled.
+        transformers.TemperatureLogitsWarper(self.temperature)
+        transformers.TopPLogitsWarper(self.top_p)
+        transformers.TopKLogitsWarper(self.top_k or 1)
+        transformers.MinPLogitsWarper(self.min_p or 0.0)
+        off = ("eval_on_start", "remove_unused_columns", "shuffle_dataset")
+        refuse_others(self, {"eval_strategy": "no", **dict.fromkeys(off, False)})
         if self.max_steps > 0 and self.max_steps % self.steps_per_checkpoint:
             raise ValueError(
-                f"max_steps={self.max_steps} ends inside a generation batch: it is trained on in "
-                f"{micro_batches(self)} micro-batches (steps_per_generation x num_iterations), a "
-                f"step takes gradient_accumulation_steps={self.gradient_accumulation_steps}; "
-                f"expected a multiple of {self.steps_per_checkpoint}"
+                f"max_steps={self.max_steps}, expected a multiple of {self.steps_per_checkpoint}: "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} of the "
+                f"{micro_batches(self)} micro-batches that a generation batch is trained on"
             )
 
     @property
@@ -121,11 +105,11 @@ class RoundsTrainer(SharesPrompts):
         reward: Callable[..., list[float | None]],
         args: RoundsConfig,
         rows: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: transformers.PreTrainedTokenizerBase,
         *,
         prompt_with: Callable[[Mapping[str, Any], str], FittedPrompt],
         rounds: int,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[transformers.TrainerCallback] = (),
         peft_config: Any = None,
     ) -> None:
         self.reward, self.prompt_with, self.rounds = reward, prompt_with, rounds
@@ -159,31 +143,31 @@ class RoundsTrainer(SharesPrompts):
 
     def _generate(self, prompts: list[str]) -> Any:
         """Generate round after round; `prompts` is what TRL goes on with, and is filled in."""
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, row in enumerate(self._rows):
-            places[row["round"]].append(place)
+        numbers = [row["round"] for row in self._rows]
+        places = sorted(range(len(numbers)), key=numbers.__getitem__)  # Round by round.
         parts = []
-        for _, own in sorted(places.items()):
-            rows = [self._rows[place] for place in own]
+        for number in sorted(set(numbers)):
+            rows = [self._rows[place] for place in places if numbers[place] == number]
             starts = {row["case_id"]: row for row in rows}
             starts = {case: self._start_of(row) for case, row in starts.items()}
-            for place, row in zip(own, rows, strict=True):
+            for row in rows:
                 row.update(starts[row["case_id"]])
-                prompts[place] = row["prompt"]
             parts.append(super()._generate([row["prompt"] for row in rows]))
             for row, drawn in zip(rows, self.earlier.draw(rows, parts[-1][3]), strict=True):
                 row["drawn"] = drawn
-        return _together(parts, [place for _, own in sorted(places.items()) for place in own])
+        prompts[:] = [row["prompt"] for row in self._rows]
+        return _in_places(parts, places)
 
     def _start_of(self, row: Row) -> Row:
         """What a case starts a round from, the prompt that holds it, and whether that was cut."""
         earlier = self.earlier.of(row)
+        without = {"d_prev": None, "prompt": row["prompt"], "shortened": False}
         if earlier is None:
-            return {"d_prev": None, "prompt": row["prompt"], "shortened": False}
+            return without
         try:
             fitted = self.prompt_with(row, earlier)
         except PromptTooLongError:
-            return {"d_prev": None, "prompt": row["prompt"], "shortened": True}
+            return without | {"shortened": True}
         cut = fitted.dropped_signals + fitted.shortened_texts > 0
         return {"d_prev": earlier, "prompt": fitted.text, "shortened": cut}
 
@@ -191,45 +175,42 @@ class RoundsTrainer(SharesPrompts):
         """The reward's own, with credit where that is asked for; what becomes of them is logged."""
         with self.throughput.judge():
             own = self.reward(**columns)
-        for name in ("case_id", "round", "d_prev"):
+        names = ("case_id", "round", "d_prev", "shortened")
+        rewards = np.array(own, dtype=float)
+        seen = pd.DataFrame({"reward": rewards} | {name: columns[name] for name in names})
+        for name in names[:3]:
             columns["log_extra"](name, columns[name])
-        told = {name: columns[name] for name in ("case_id", "round", "d_prev", "shortened")}
-        rows = pd.DataFrame({"reward": np.array(own, dtype=float), **told}).to_dict("records")
-        for name, value in _metrics(pd.DataFrame(gather_object(rows))).items():
+        everywhere = pd.DataFrame(gather_object(seen.to_dict("records")))
+        for name, value in _metrics(everywhere).items():
             columns["log_metric"](name, value)
         if not self.args.round_credit:
             return own
         columns["log_extra"]("own_reward", own)
         # A process has its cases one after the other, each in all rounds.
-        shape = (-1, self.rounds, self.num_generations)
-        drawn = np.array(columns["drawn"]).reshape(shape)
+        shape = (-1, self.rounds, int(self.num_generations or 1))
         # What was too long for the next prompt was drawn, and yet not read; nothing reads the last.
-        read = np.array([each is not None for each in columns["d_prev"]]).reshape(shape)
-        drawn &= np.roll(read, -1, axis=1)
-        rewards = np.array(own, dtype=float).reshape(shape)
-        credited = credited_rewards(rewards, drawn, self.args.round_credit).ravel()
-        return [None if np.isnan(each) else float(each) for each in credited]
+        read = np.roll(seen["d_prev"].notna().to_numpy().reshape(shape), -1, axis=1)
+        drawn = np.array(columns["drawn"]).reshape(shape) & read
+        credited = credited_rewards(rewards.reshape(shape), drawn, self.args.round_credit)
+        return [None if np.isnan(each) else float(each) for each in credited.ravel()]
 
     def compute_loss(self, model: Any, inputs: Batch, *rest: Any, **named: Any) -> torch.Tensor:
         """TRL's loss of a micro-batch; its tokens are counted."""
-        prompts, completions = (inputs[f"{part}_mask"].sum(-1) for part in ("prompt", "completion"))
+        prompts, own = inputs["prompt_mask"].sum(-1), inputs["completion_mask"].sum(-1)
         shared = prompts[:, 1:].flatten() if self.shares else None
-        self.throughput.count((prompts + completions).flatten(), shared)
+        self.throughput.count((prompts + own).flatten(), shared)
         return super().compute_loss(model, inputs, *rest, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, with the throughput since the line before, and tables when they are due."""
-        is_line = "loss" in logs
         block = self.rounds * self.args.steps_per_checkpoint
-        due = -self.state.global_step % self.args.completions_every < block
-        self.log_completions = self.args.log_completions and is_line and due
-        super().log(logs | self.throughput.measured() if is_line else logs, start_time)
+        due = "loss" in logs and -self.state.global_step % self.args.completions_every < block
+        self.log_completions = self.args.log_completions and due
+        super().log(logs | self.throughput.measured() if "loss" in logs else logs, start_time)
 
 
-def _together(parts: Sequence[tuple[Any, ...]], places: Sequence[int]) -> tuple[Any, ...]:
-    """What TRL generated in several rounds as one, each row in its place."""
-    if len(parts) == 1:
-        return parts[0]
+def _in_places(parts: Sequence[tuple[Any, ...]], places: Sequence[int]) -> tuple[Any, ...]:
+    """What TRL generated round by round as one, each row in its place."""
 
     def column(values: Sequence[Any]) -> Any:
         if not values[0]:  # None, or nothing of what tools and images bring.

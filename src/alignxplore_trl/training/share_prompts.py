@@ -29,15 +29,16 @@ class SharesPrompts(GRPOTrainer):
         if self.shares is None:
             self.shares = self._decide()
         batch: Batch = super()._generate_and_score_completions(inputs)
-        if not self.shares:
-            return batch
-        # TRL shuffles and splits along the first dimension, which is that of groups from here on.
-        return _each(batch, lambda value: value.unflatten(0, (-1, self.num_generations)))
+        # TRL shuffles and splits along the first dimension: of groups from here on, if they share.
+        return (
+            _each(batch, lambda t: t.unflatten(0, (-1, self.num_generations)))
+            if self.shares
+            else batch
+        )
 
     def compute_loss(self, model: Any, inputs: Batch, *rest: Any, **named: Any) -> torch.Tensor:
         """TRL's loss of a micro-batch."""
-        if self.shares:
-            inputs = _each(inputs, lambda value: value.flatten(0, 1))
+        inputs = _each(inputs, lambda t: t.flatten(0, 1)) if self.shares else inputs
         loss: torch.Tensor = super().compute_loss(model, inputs, *rest, **named)
         return loss
 
@@ -51,26 +52,16 @@ class SharesPrompts(GRPOTrainer):
         compute_entropy: bool = False,
         **others: Any,
     ) -> Any:
+        given = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy)
         if not self.shares:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                **others,
-            )
-        size = batch_size or len(input_ids)
-        found = [
-            self._of_row(model, ids, mask, logits_to_keep)
-            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
-        ]
-        log_probs, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return super()._get_per_token_logps_and_entropies(*given, **others)
+        parts = (each.split(batch_size or len(each)) for each in (input_ids, attention_mask))
+        found = [self._of_row(model, i, m, logits_to_keep) for i, m in zip(*parts, strict=True)]
+        log_probs, entropies = (torch.cat(values) for values in zip(*found, strict=True))
         return log_probs, entropies if compute_entropy else None, None
 
     def _of_row(self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int) -> Any:
-        """Log-probabilities and entropies of completions, (texts, kept), from one row."""
+        """Log-probabilities and entropies of completions, (texts, kept), computed in one row."""
         by_prompt: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for number, (text, there) in enumerate(zip(ids, mask.bool(), strict=True)):
             prompt, own = text[:-kept][there[:-kept]], text[-kept:][there[-kept:]]
@@ -79,20 +70,16 @@ class SharesPrompts(GRPOTrainer):
         with self.accelerator.autocast():
             out = model(**row.inputs, shift_labels=row.labels, fused_lm_head=True)
         # Where each text's tokens are in the row; those that it hasn't got, anywhere.
-        places = torch.arange(kept, device=ids.device).repeat(len(ids), 1)
+        first = torch.empty(len(ids), 1, dtype=torch.long, device=ids.device)
         numbers = [number for own in by_prompt.values() for number in own]
-        places[numbers] += torch.tensor([first for first, _ in row.texts], device=ids.device)[
-            :, None
-        ]
-        places.clamp_(max=row.ids.shape[1] - 1)
-        values = (
-            out.log_probs,
-            torch.zeros_like(out.log_probs) if out.entropy is None else out.entropy,
-        )
-        return tuple(value[0, places].masked_fill(mask[:, -kept:] == 0, 0) for value in values)
+        first[numbers, 0] = torch.tensor([start for start, _ in row.texts], device=ids.device)
+        places = (first + torch.arange(kept, device=ids.device)).clamp(max=row.ids.shape[1] - 1)
+        # A reference model computes no entropies.
+        values = (out.log_probs, out.log_probs if out.entropy is None else out.entropy)
+        return [value[0, places].masked_fill(mask[:, -kept:] == 0, 0) for value in values]
 
     def _decide(self) -> bool:
-        asked = self.args.share_prompts
+        asked = self.args.share_prompts  # type: ignore[attr-defined]
         reason = self._why_plain() if asked is not False else ""
         if reason and asked is True:
             raise UserError(f"rl.share_prompts: true found, but {reason}")
@@ -102,11 +89,10 @@ class SharesPrompts(GRPOTrainer):
 
     def _why_plain(self) -> str:
         """Why prompts can't be shared; if they can, the models attend as is needed from here on."""
-        batch, group = self.args.per_device_train_batch_size, self.num_generations
+        batch, group = self.args.per_device_train_batch_size, int(self.num_generations or 1)
         if batch % group:
             return (
-                f"rl.per_device_train_batch_size {batch} holds no whole groups of {group} "
-                f"(num_generations); {batch // group * group or group} does"
+                f"rl.per_device_train_batch_size {batch} is no multiple of num_generations {group}"
             )
         if self.aux_loss_enabled:
             return "its experts have a loss of their own"
@@ -126,7 +112,4 @@ class SharesPrompts(GRPOTrainer):
 
 
 def _each(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-    return {
-        name: change(value) if isinstance(value, torch.Tensor) and value.ndim else value
-        for name, value in batch.items()
-    }
+    return {n: change(v) if isinstance(v, torch.Tensor) and v.ndim else v for n, v in batch.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +27,8 @@ class Throughput:
 
     def __init__(self, trainer: Trainer) -> None:
         self.accelerator = trainer.accelerator
-        model, device = trainer.model, self.accelerator.device
+        model: Any = trainer.model
+        device = self.accelerator.device
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         # A table is only looked up, unless the output layer shares it.
         tables.discard(id(getattr(model.get_output_embeddings(), "weight", None)))
@@ -45,12 +47,7 @@ class Throughput:
         self.judging, self.since = 0.0, time.perf_counter()
 
     def count(self, lengths: torch.Tensor, shared: torch.Tensor | None = None) -> None:
-        """Count sequences of this process.
-
-        Args:
-            lengths: their tokens.
-            shared: tokens at their beginning that were computed with another sequence's.
-        """
+        """Count this process's sequences; `shared` tokens of them were computed with another's."""
         flops = (self.per_token * lengths + self.per_square * lengths.double().square()).sum()
         if shared is not None:
             flops -= (self.per_token * shared + self.per_square * shared.double().square()).sum()
@@ -58,7 +55,6 @@ class Throughput:
 
     @contextmanager
     def judge(self) -> Iterator[None]:
-        """What is done inside is the judge's time."""
         begun = time.perf_counter()
         yield
         self.judging += time.perf_counter() - begun
