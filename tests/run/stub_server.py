@@ -27,6 +27,11 @@ class Reply:
     seconds_per_byte: float = 0.0
 
 
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, *arguments: object) -> None:
+        """A client that gives up is no error."""
+
+
 class StubServer:
     """Asks `plan(body, attempt)` what to reply; `attempt` counts equal prompts from 0."""
 
@@ -83,7 +88,7 @@ class StubServer:
             def log_message(self, *arguments: object) -> None:
                 """Nothing on stderr."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
