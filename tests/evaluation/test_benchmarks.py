@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.evaluation.doubles import make_case
 
 from alignxplore_trl.baselines.protocol import Setting
 from alignxplore_trl.cases import Case, Post, read_cases, write_cases
 from alignxplore_trl.evaluation.benchmarks import read_benchmarks, read_settings
 from alignxplore_trl.run.errors import UserError
+from tests.evaluation.doubles import make_case
 
 
 @pytest.fixture

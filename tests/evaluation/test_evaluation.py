@@ -55,7 +55,11 @@ def run(
     settings: tuple[Setting, ...] = (STREAMING,),
     pairs: tuple[str, ...] = (),
 ) -> pd.DataFrame:
-    benchmarks, table, verdicts = [benchmark(cases)], descriptions_table(folder), verdicts_table(folder)
+    benchmarks, table, verdicts = (
+        [benchmark(cases)],
+        descriptions_table(folder),
+        verdicts_table(folder),
+    )
     benchmarks[0].keep(folder / "cases")
     describe_all(methods, benchmarks, settings, table)
     rows = table.rows[table.rows.method.isin(methods)]
@@ -173,9 +177,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     }
     cases = [*CASES, make_case(99, signals=3)]
 
-    left_out = describe_all(
-        methods, [benchmark(cases)], [Setting(4)], descriptions_table(tmp_path)
-    )
+    left_out = describe_all(methods, [benchmark(cases)], [Setting(4)], descriptions_table(tmp_path))
 
     assert left_out == {
         "rl": "assets/backbone isn't there; make rl makes it",

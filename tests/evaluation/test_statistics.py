@@ -93,9 +93,7 @@ def test_a_difference_holds_if_every_seed_has_its_sign_and_the_interval_excludes
 ) -> None:
     first = [0.60, 0.62, 0.615]
 
-    found, held = difference_over_seeds(
-        dict(enumerate(first)), dict(enumerate(second))
-    )
+    found, held = difference_over_seeds(dict(enumerate(first)), dict(enumerate(second)))
 
     expected = stats.ttest_rel(first, second)
     assert found.p == pytest.approx(expected.pvalue)

@@ -92,8 +92,13 @@ def test_a_reply_that_wins_in_one_order_only_ties(tmp_path: Path) -> None:
 
 def test_pairs_of_methods() -> None:
     rows = pd.DataFrame(
-        [("rl", "base4"), ("rl", "streaming4+4"), ("rl", "streaming4+4@1"), ("pba", "base4")]
-        + [("golden", "any")],
+        [
+            ("rl", "base4"),
+            ("rl", "streaming4+4"),
+            ("rl", "streaming4+4@1"),
+            ("pba", "base4"),
+            ("golden", "any"),
+        ],
         columns=["method", "setting"],
     )
 

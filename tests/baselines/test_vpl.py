@@ -1,0 +1,189 @@
+"""VPL: formulas against a few lines of numpy, and a training that learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from alignxplore_trl.baselines.protocol import Asked, Setting
+from alignxplore_trl.baselines.vpl import (
+    PairEmbedder,
+    Posterior,
+    Vpl,
+    VplModel,
+    decide,
+    position_weighted_mean,
+    sample_latent,
+)
+from alignxplore_trl.baselines.vpl_training import (
+    VplTraining,
+    annealing,
+    bradley_terry,
+    divergence,
+)
+from alignxplore_trl.cases import Comparison, Post
+from alignxplore_trl.data.world import World
+from alignxplore_trl.run.errors import UserError
+from tests.evaluation.doubles import make_case
+
+WORLD = World({"rl": 60, "validation": 40}, rounds=2, signals=4).cases({}, 0)  # type: ignore[arg-type]
+
+
+def training(**changes: object) -> VplTraining:
+    values = {
+        "language_model": "assets/judge", "prompts": "compact", "dtype": "float32",
+        "max_batch_tokens": 4096, "hidden_size": 32, "latent_size": 16, "fewest_pairs": 2,
+        "most_pairs": 4, "epochs": 1, "batch_size": 32, "learning_rate": 1e-3,
+        "warmup_share": 0.03, "weight_decay": 0.001, "kl_weight": 1e-4, "kl_cycle_steps": 10,
+        "kl_floor": 0.1, "seed": 0,
+    }  # fmt: skip
+    return VplTraining(**values | changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> PairEmbedder:
+    return PairEmbedder("assets/judge", "compact", "float32", 4096)
+
+
+@pytest.fixture
+def model() -> VplModel:
+    torch.manual_seed(0)
+    return VplModel(
+        language_model="m", prompts="p", embedding_size=6, hidden_size=8, latent_size=4
+    ).eval()
+
+
+def test_later_tokens_weigh_more_and_padding_nothing() -> None:
+    hidden = torch.randn(2, 4, 3)
+    is_token = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+
+    found = position_weighted_mean(hidden, is_token).numpy()
+
+    expected = [
+        np.average(hidden[0].numpy(), axis=0, weights=[1, 2, 3, 4]),
+        np.average(hidden[1, :2].numpy(), axis=0, weights=[1, 2]),
+    ]
+    assert found == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_embeddings_do_not_depend_on_their_batch(embedder: PairEmbedder) -> None:
+    pairs = [case.target for case in WORLD["validation"][:20]]
+
+    together = embedder.embed(pairs)
+    alone = PairEmbedder("assets/judge", "compact", "float32", 1).embed(pairs[7:8])
+
+    assert together[7] is not None
+    assert alone[0] is not None
+    assert together[7].shape == (2, embedder.size)
+    assert torch.allclose(together[7], alone[0], atol=1e-5)
+
+
+def test_a_reply_beyond_the_context_has_no_embedding(embedder: PairEmbedder) -> None:
+    fits, beyond = embedder.embed([Comparison("p", "a", "b"), Comparison("p", "a", "b " * 9000)])
+
+    assert fits is not None
+    assert beyond is None
+
+
+def test_a_posterior_knows_no_order_and_no_padding(model: VplModel) -> None:
+    pairs = torch.randn(1, 3, 2, 6)
+    padded = torch.cat([pairs.flip(1), torch.randn(1, 2, 2, 6)], dim=1)
+    is_pair = torch.tensor([[True] * 3 + [False] * 2])
+
+    one = model.encode(pairs, torch.ones(1, 3).bool())
+    other = model.encode(padded, is_pair)
+
+    assert torch.allclose(one.mean, other.mean, atol=1e-6)
+    assert one.mean.abs().max() <= 1
+    assert one.log_variance.abs().max() <= 1
+
+
+def test_draws_have_the_norm_of_the_latent_size() -> None:
+    drawn = sample_latent(Posterior(torch.randn(5, 9), torch.zeros(5, 9)))
+
+    assert drawn.norm(dim=-1).numpy() == pytest.approx(np.full(5, 3.0), rel=1e-5)
+
+
+def test_losses_are_those_of_the_paper() -> None:
+    scores = torch.tensor([[1.0, -0.5], [0.0, 2.0]])
+    expected = np.mean([math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(2.0))])
+    assert bradley_terry(scores).item() == pytest.approx(expected, rel=1e-6)
+
+    mean, log_variance = np.array([[0.5, -1.0]]), np.array([[0.3, -0.7]])
+    kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum()
+    posterior = Posterior(torch.tensor(mean), torch.tensor(log_variance))
+    assert divergence(posterior).item() == pytest.approx(kl)
+
+    assert [annealing(step, 10, 0.1) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 0.1])
+    assert annealing(9, 10, 0.1) > 0.95
+
+
+def test_every_pair_is_a_target_once_and_in_no_history_of_its_own() -> None:
+    users = [torch.full((n, 2, 3), 0.0) + torch.arange(n)[:, None, None] + 10 * n for n in (3, 6)]
+    torch.manual_seed(0)
+
+    seen = []
+    for pairs, is_pair, targets in training(batch_size=4).batches(users):
+        assert ((is_pair.sum(1) >= 2) & (is_pair.sum(1) <= 4)).all()
+        for history, known, target in zip(pairs, is_pair, targets, strict=True):
+            values = history[known][:, 0, 0].tolist()
+            seen.append(target[0, 0].item())
+            assert seen[-1] not in values
+            assert len(set(values)) == len(values)
+            assert {value // 10 for value in values} == {seen[-1] // 10}
+    assert sorted(seen) == [30, 31, 32, 60, 61, 62, 63, 64, 65]
+
+
+def test_it_learns_what_users_have_in_common_and_what_they_do_not(model: VplModel) -> None:
+    # Half of the users like what the others don't: nothing is learned but from their own pairs.
+    torch.manual_seed(0)
+    liked = torch.randn(6)
+    users = [
+        torch.stack([sign * liked, -sign * liked]) + 0.3 * torch.randn(8, 2, 6)
+        for sign in [1, -1] * 40
+    ]
+
+    training(epochs=4, learning_rate=5e-3)._fit(model, users)
+
+    model.eval()
+    with torch.no_grad():
+        scores = torch.cat(
+            [
+                model.score(own[-1:], model.encode(own[None, :4], torch.ones(1, 4).bool()).mean)
+                for own in users
+            ]
+        )
+    assert (scores[:, 0] > scores[:, 1]).float().mean() > 0.9
+
+
+def test_a_trained_model_decides_as_it_did_and_says_when_it_can_not(
+    tmp_path: Path, embedder: PairEmbedder
+) -> None:
+    folder = tmp_path / "vpl" / "model"
+    method = Vpl(str(folder), "float32")
+    assert method.missing() == f"{folder} isn't there; make vpl makes it"
+
+    summary = training().train(WORLD["rl"], WORLD["validation"], folder)
+
+    (tmp_path / "vpl" / "summary.json").write_text("{}")
+    assert method.missing() is None
+    assert (summary["pairs"], summary["steps"]) == (60 * 9, 17)
+    posts = msgspec.structs.replace(make_case(0), signals=(Post("a", "b"),))
+    said = method.describe(Asked([*WORLD["validation"], posts], Setting(8)))
+    decided = decide(VplModel.from_pretrained(str(folder)).eval(), embedder, WORLD["validation"])
+    assert [own.probability for own in said[:-1]] == pytest.approx(decided, abs=1e-5)
+    assert np.mean([own > 0.5 for own in decided if own]) == summary["validation/accuracy"]
+    assert said[-1].decided
+    assert said[-1].probability is None
+
+
+def test_data_without_comparisons_can_not_be_trained_on(tmp_path: Path) -> None:
+    posts = [msgspec.structs.replace(case, signals=()) for case in WORLD["rl"][:3]]
+
+    with pytest.raises(UserError, match=r"vpl\.fewest_pairs"):
+        training().train(posts, [], tmp_path)
