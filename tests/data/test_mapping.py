@@ -162,6 +162,7 @@ def test_no_choice_about_the_targets_post_is_in_its_history(tmp_path):
     ("change", "message"),
     [
         ({"user": None}, r"row 1, user: Expected `int \| str`, got `null`"),
+        ({"user": " "}, r"row 1, user: Expected `str` matching regex"),
         ({"chosen": 3}, "row 1, chosen: Expected `str`, got `int`"),
         ({"user": "a \ud83d"}, "row 1, user: '.ud83d' found, which is half of a surrogate pair"),
     ],
@@ -183,7 +184,7 @@ def test_texts_that_say_nothing_are_counted(tmp_path):
 
 def test_a_column_that_no_row_has_is_one_message(tmp_path):
     mapping = PAIRS | {"user": "usr", "order": "time"}
-    with pytest.raises(UserError, match="no row has the column time, usr") as caught:
+    with pytest.raises(UserError, match=r"no row has the columns \['time', 'usr'\]") as caught:
         read(tmp_path, choices(4), mapping)
     assert len(caught.value.problems) == 1
 

@@ -60,7 +60,7 @@ FILES = {
         {"prompt": f"{BEFORE}{problem(f'cold {n}')}{AFTER}", "response": GOOD}
         for n in range(4)
     ],
-    "rl_train.json": [rl_row(n, problem(f"rl {n}")) for n in range(3)],
+    "rl_train.json": [rl_row(n, problem(f"rl {n}\u2028")) for n in range(3)],
     "streaming_cold_start.json": [
         {"prompt": f"{BEFORE}{problem(f'cold {n}', earlier)}{AFTER}", "response": "no format"}
         for n, earlier in enumerate((PLACEHOLDER, "They like it.", None))
@@ -83,7 +83,7 @@ def read(folder, rounds=1, sizes=SIZES, **files):
             (source / name).write_text(json.dumps(rows))
     counts = prepare(Release(source, sizes, rounds, 4, DIMENSIONS), folder / "data", 0)
     written = {
-        path.stem: [json.loads(line) for line in path.open()]
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
         for path in (folder / "data").glob("*.jsonl")
     }
     return counts, written
@@ -98,7 +98,7 @@ def test_rl_prompts_have_the_wording_of_the_cold_start(tmp_path, rounds):
         for row in FILES[f"{kind}cold_start.json"]
     ]
     first = written["rounds"][0]
-    assert first["prompt"] == BEFORE + problem("rl 0") + AFTER
+    assert first["prompt"] == BEFORE + problem("rl 0" if rounds > 1 else "rl 0\u2028") + AFTER
     assert [first[key] for key in ("case_id", "round", "slot", "post", "chosen", "rejected")] == [
         f"{kind}rl_train-1", 1, -1, "task 0", "c", "r",
     ]  # fmt: skip
@@ -131,7 +131,7 @@ def test_cases_with_a_prompt_above_the_budget_have_no_rows(tmp_path):
 def test_without_a_cold_start_the_problem_template_wraps(tmp_path, capsys):
     _, written = read(tmp_path, cold_start=None)
     prompt = written["rounds"][0]["prompt"]
-    assert problem("rl 0") in prompt
+    assert problem("rl 0\u2028") in prompt
     assert prompt.rstrip().endswith("<think>")
     assert "the problem template wraps them" in capsys.readouterr().err
 

@@ -13,7 +13,6 @@ from alignxplore_trl.data.splits import (
     groups_of_posts,
     post_key,
     split_cases,
-    with_signals,
 )
 from alignxplore_trl.run.errors import UserError
 
@@ -136,11 +135,3 @@ def test_connected_items_have_one_number(links):
                     groups[item] = union
     expected = [[other in groups[item] for other in range(21)] for item in range(21)]
     assert (np.equal.outer(numbers, numbers) == np.array(expected)).all()
-
-
-def test_vectors_follow_their_signals():
-    one = case(0, 0, range(4))
-    vectors = ((0.0,), (0.5,), (1.0,))
-    cut = with_signals(Case("c", "u", one.signals, one.target, vectors=vectors), [2, 0])
-    assert cut.signals == (one.signals[2], one.signals[0])
-    assert cut.vectors == ((1.0,), (0.0,))

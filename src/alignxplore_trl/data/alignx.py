@@ -20,7 +20,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Attributes, Case, Comparison, Post, Signal
-from alignxplore_trl.data.rows import Problems, read_as
+from alignxplore_trl.data.rows import Name, Problems, read_as
 from alignxplore_trl.data.splits import connected, split_cases
 from alignxplore_trl.data.world import SignalKind
 from alignxplore_trl.run.progress import progress, say
@@ -73,7 +73,7 @@ class _PostItem(msgspec.Struct):
 class AlignxRow(PairItem):
     """A row: the target pair and the history."""
 
-    user: str | int | None = None
+    user: Name | None = None
     about: str | None = msgspec.field(default=None, name="Demographic Information")
     posts: list[_PostItem] | None = msgspec.field(default=None, name="User-Generated Content")
     pairs: list[PairItem] | None = msgspec.field(default=None, name=PAIRS)
@@ -156,7 +156,8 @@ class AlignX:
         problems, length, refine = Problems(), len(self.dimensions), self.refine
         needed = self.rounds * self.signals
         for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
-            if wrong := {len(item.direction or self.dimensions) for item in row.items()} - {length}:
+            vectors = (item.direction for item in row.items())
+            if wrong := {len(vector) for vector in vectors if vector is not None} - {length}:
                 problems.add(
                     f"{source.place}, {DIRECTIONS}: {min(wrong)} numbers found, expected {length}, "
                     "one for each of data.dimensions"
@@ -165,8 +166,10 @@ class AlignX:
             counts["rows"] += 1
             if refine is None:
                 refine = row.direction is not None
-                refined = "rows are refined" if refine else "no direction vector: not refined"
-                say(f"{source.place}: {refined}")
+                say(
+                    f"{source.place} has {'a' if refine else 'no'} direction vector: rows are "
+                    f"{'' if refine else 'not '}refined"
+                )
             views = {"": self._case(source.name, row, self.signal_kind, needed, refine, counts)}
             if self.sizes.get(TEST_POSTS):
                 least, unused = self.test_posts_signals, Counter[str]()

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.data.alignx import says_something
-from alignxplore_trl.data.rows import Problems, Row, read_rows
+from alignxplore_trl.data.rows import Name, Problems, Row, read_rows
 from alignxplore_trl.data.splits import post_key, split_cases
 from alignxplore_trl.run.errors import UserError
 
@@ -118,8 +118,7 @@ class Mapping:
         absent = [c for c in sorted(columns) if not {c, c.split(".")[0]} & present]
         if absent and present:
             raise UserError(
-                f"{self.path}: no row has the column {', '.join(absent)}; expected those that the "
-                "keys of data name"
+                f"{self.path}: no row has the columns {absent} that the keys of data name"
             )
         if example and not passed:
             raise UserError(f"data.keep, data.at_least: no row passes; {example}")
@@ -145,9 +144,9 @@ class Mapping:
             except msgspec.ValidationError as error:
                 problems.add(f"{row.place}, {column}: {error}")
 
-        user = take(self.user, str | int)
+        user = take(self.user, Name)
         post = take(self.post) if self.post else self.post_text
-        group = take(self.group, str | int) if self.group else row.name
+        group = take(self.group, Name) if self.group else row.name
         rank = _rank(take(self.order, object)) if self.order else ("", 0.0)
         if rank is None:
             found = value_at(row.value, self.order or "")
@@ -238,11 +237,7 @@ def meaning(value: Any) -> float | str:
     """A value as it is compared: a truth value or a number, also if it is a text, as a number."""
     text = str(value).strip()
     try:
-        return {"true": 1.0, "false": 0.0}[text.lower()]
-    except KeyError:
-        pass
-    try:
-        return float(text)
+        return float({"true": 1, "false": 0}.get(text.lower(), text))
     except ValueError:
         return text
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
-
-import msgspec
 
 from alignxplore_trl.cases import Case, write_cases
 
@@ -41,7 +40,8 @@ def prepare(source: Source, folder: Path, seed: int) -> dict[str, int]:
         counts[f"cases/{split}"] = len(cases)
     for name, rows in published.items():
         part = folder / f"{name}.part"
-        part.write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        # ASCII, so that a line is a line whatever separators are in its texts.
+        part.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         part.replace(folder / f"{name}.jsonl")
         counts[f"rows/{name}"] = len(rows)
     return dict(sorted(counts.items()))

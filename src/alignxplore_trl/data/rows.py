@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -21,6 +21,8 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
 
 R = TypeVar("R")
+# What names a user or a group: a number, or a text that isn't blank.
+Name = Annotated[str, msgspec.Meta(pattern=r"\S")] | int
 _JSON = (".jsonl", ".ndjson", ".json")
 # Of a folder, the files of the first of these kinds that it has.
 _KINDS = ((".parquet",), _JSON, (".csv", ".tsv"))
@@ -59,12 +61,10 @@ class Problems:
 def read_rows(source: str | Path, columns: Collection[str], problems: Problems) -> Iterator[Row]:
     """The rows of a source in order, with no other columns than these.
 
-    Args:
-        source: a file (a JSON array, JSON lines, Parquet, CSV or TSV, whose values are all texts),
-            a folder of such files, or `owner/name` on the Hub. Other JSON files of a folder are
-            passed over, and it is said which.
-        columns: that are wanted.
-        problems: are given each row that can't be read, or has text that isn't Unicode.
+    A source is a file (a JSON array, JSON lines, Parquet, CSV or TSV, whose values are all texts),
+    a folder of such files, or `owner/name` on the Hub. Other JSON files of a folder are passed
+    over, and it is said which. A row that can't be read, or has text that isn't Unicode, is a
+    problem.
 
     Raises:
         UserError: there is no such source, or its rows can't be told apart.

@@ -50,15 +50,14 @@ def split_cases(
     every split is smaller in proportion.
 
     Args:
-        cases: of any number of users.
+        cases: of any number of users; one with fewer than `needed` signals is of no use.
         sizes: how many cases each split is to have.
-        needed: a case with fewer signals is of no use.
+        needed: signals.
         seed: of the order.
-        counts: is given `cases_missing/<split>`, `signals_dropped/shared_post`,
-            `cases_dropped/<reason>` and `cases_left_over`.
+        counts: is given `cases_missing/<split>`, `signals_dropped/…`, `cases_dropped/<reason>` and
+            `cases_left_over`.
         filled: splits that are there already, and have the first right to users and posts.
-        not_posts: texts in the place of posts that say nothing, such as what kind of list items
-            stood in: they may be shared.
+        not_posts: texts in the place of posts that may be shared, such as what kind of list it was.
 
     Raises:
         UserError: a split that is to have cases gets none.
