@@ -27,7 +27,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     # Imported here, so that a mistake in the command line is answered at once.
     from rich.console import Console
 
-    from alignxplore_trl.reporting.inspection import render_html, render_terminal
+    from alignxplore_trl.reporting.inspection import render_terminal
+    from alignxplore_trl.reporting.pages import render_page
     from alignxplore_trl.run.folder import write_text
 
     asked = experiment.inspection
@@ -37,7 +38,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         raise UserError(f"prompts.max_tokens: {error}; raise it") from error
     render_terminal(Console(highlight=False), found)
     if asked.html is not None:
-        write_text(Path(asked.html), render_html(found, f"{experiment.run}, {asked.split}"))
+        title = f"{experiment.run}, {asked.split}"
+        write_text(Path(asked.html), render_page("inspection.html.jinja", cases=found, title=title))
     return {"cases": len(found)}
 
 

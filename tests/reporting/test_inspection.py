@@ -10,9 +10,9 @@ from alignxplore_trl.cases import Case, Comparison, Signal
 from alignxplore_trl.reporting.inspection import (
     inspect_case,
     inspect_example,
-    render_html,
     render_terminal,
 )
+from alignxplore_trl.reporting.pages import render_page
 from alignxplore_trl.text.budget import FittedPrompt
 
 SIGNALS = tuple(Comparison(f"post {n}", "<b>yes</b>", "no\x1b[2J") for n in range(4))
@@ -50,7 +50,7 @@ def test_control_characters_and_markup_are_shown_not_obeyed() -> None:
     text = console.file.getvalue()
     assert "\x1b" not in text
     assert "no\\x1b[2J" in text, "the signal's own repr"
-    page = render_html(shown, "a title")
+    page = render_page("inspection.html.jinja", cases=shown, title="a title")
     assert "&lt;b&gt;yes" in page
     assert "a prompt &lt;/pre&gt;" in page
     assert "<script" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,11 @@ class NotDescribedError(Exception):
     """No description came of some signals; the message says why."""
 
 
+@dataclass
 class PreferenceDescriber:
     """Describes users from what they did, and updates descriptions from new signals alone.
 
-    Args:
+    Attributes:
         writer: the model.
         prompts: the templates it was trained on.
         max_tokens: budget of a prompt; a longer one is shortened by rule, and it is counted.
@@ -56,17 +58,12 @@ class PreferenceDescriber:
         seed: of sampling.
     """
 
-    def __init__(
-        self,
-        writer: Writer,
-        prompts: Prompts,
-        max_tokens: int,
-        count_tokens: Callable[[str], int],
-        name: str = "",
-        seed: int = 0,
-    ) -> None:
-        self.writer, self.prompts, self.max_tokens = writer, prompts, max_tokens
-        self.count_tokens, self.name, self.seed = count_tokens, name, seed
+    writer: Writer
+    prompts: Prompts
+    max_tokens: int
+    count_tokens: Callable[[str], int]
+    name: str = ""
+    seed: int = 0
 
     @classmethod
     def from_pretrained(
@@ -96,22 +93,21 @@ class PreferenceDescriber:
 
         return cls(writer, Prompts(asked.prompts), asked.max_tokens, count_tokens, name, seed)
 
-    def describe(self, signals: Sequence[Signal]) -> Description:
+    def describe(self, signals: Sequence[Signal], earlier: str | None = None) -> Description:
         """Describe a user of whom nothing is known but these signals.
 
         Raises:
             NotDescribedError: the completion was malformed, the model gave no answer, or no prompt
                 of these signals is short enough.
         """
-        return self._one(None, signals)
+        [outcome] = self.write([(earlier, signals)])
+        if isinstance(outcome, NotDescribedError):
+            raise outcome
+        return outcome
 
     def update(self, earlier: str, signals: Sequence[Signal]) -> Description:
-        """Update a description from new signals, without those it was made from.
-
-        Raises:
-            NotDescribedError: as for `describe`.
-        """
-        return self._one(earlier, signals)
+        """Update a description from new signals, without those it was made from, as `describe`."""
+        return self.describe(signals, earlier)
 
     def write(
         self, requests: Sequence[tuple[str | None, Sequence[Signal]]]
@@ -124,12 +120,6 @@ class PreferenceDescriber:
             self._read(own, next(answers)[0]) if isinstance(own, FittedPrompt) else own
             for own in fitted
         ]
-
-    def _one(self, earlier: str | None, signals: Sequence[Signal]) -> Description:
-        [outcome] = self.write([(earlier, signals)])
-        if isinstance(outcome, NotDescribedError):
-            raise outcome
-        return outcome
 
     def _fit(
         self, earlier: str | None, signals: Sequence[Signal]

@@ -44,7 +44,8 @@ def bar_chart(figures: pd.DataFrame) -> str:
         height = 1 + 0.18 * len(value) * (1 + value.shape[1])
         figure = Figure(figsize=(8, height), layout="constrained")
         axes = figure.add_subplot()
-        value.plot.barh(ax=axes, xerr=spread.swapaxes(0, 1), width=0.8, color=COLOURS, ecolor=_INK)
+        more: Any = {"xerr": spread.swapaxes(0, 1), "color": COLOURS, "ecolor": _INK}
+        value.plot.barh(ax=axes, width=0.8, **more)
         axes.axvline(50, linestyle="--", color=_INK, linewidth=0.8)
         axes.set(xlim=(0, 100), xlabel="%", ylabel="")
         axes.invert_yaxis()

@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from alignxplore_trl.cases import Case, Signal
-from alignxplore_trl.reporting.pages import render_page, visible
+from alignxplore_trl.reporting.pages import visible
 from alignxplore_trl.text.budget import FittedPrompt
 
 # A prompt, which is masked from the loss, and the completion that is trained on, if there is one.
@@ -82,11 +82,6 @@ def render_terminal(console: Console, cases: Sequence[Inspected]) -> None:
     for number, case in enumerate(cases, 1):
         for part in _parts(case, f"case {number} of {len(cases)}"):
             console.print(part, soft_wrap=True)  # What is copied from it is the prompt.
-
-
-def render_html(cases: Sequence[Inspected], title: str) -> str:
-    """The same as one HTML page that loads nothing."""
-    return render_page("inspection.html.jinja", cases=cases, title=title)
 
 
 def _round(

@@ -51,12 +51,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `note` says how its figures are to be read, captions name pictures."""
+    """A part of the page; the template says by its title how it is to be read."""
 
     title: str
-    note: str
     tables: list[Table] = field(default_factory=list)
-    pictures: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)  # By their captions.
 
 
 def make_report(title: str, evaluation: Path, logs: Mapping[str, Path], count: int) -> str:
@@ -94,7 +93,7 @@ def _training(logs: Mapping[str, Path]) -> Section:
         log = pd.read_json(path, lines=True)
         if known := {name: head for name, head in _CURVES[stage].items() if name in log}:
             pictures[f"{stage}: {', '.join(known.values())}"] = curve_chart(log, known)
-    return Section("Training", "Dots are logged values, lines their running mean.", [], pictures)
+    return Section("Training", [], pictures)
 
 
 def _words(descriptions: pd.DataFrame) -> Section:
@@ -103,54 +102,26 @@ def _words(descriptions: pd.DataFrame) -> Section:
         texts = descriptions[descriptions.method == stage].description.dropna().tolist()
         if cloud := word_cloud(texts):
             pictures[f"{stage}, {len(texts):,} descriptions"] = cloud
-    return Section("Words", "Of each stage's descriptions, as large as frequent.", [], pictures)
+    return Section("Words", [], pictures)
 
 
 def _of_figures(figures: pd.DataFrame) -> Iterator[Section]:
     whole = figures[figures.dimension == ""]
     last = whole[~whole.setting.str.contains("@")]
-    timed = whole[whole.metric == "seconds"]
-    places = set(zip(timed.method, timed.setting, strict=True))
-    rounds = whole[[place in places for place in zip(whole.method, whole.setting, strict=True)]]
+    places = pd.MultiIndex.from_frame(whole[["method", "setting"]])
+    rounds = whole[places.isin(places[whole.metric == "seconds"])]
     benchmark = str(figures.benchmark.iloc[0])
     first = last[(last.benchmark == benchmark) & (last.metric == "acc_jud")]
-    yield Section(
-        "Accuracy",
-        "How often a model that reads the description picks the reply that the user chose, in % "
-        "with 95 % intervals clustered by user. A malformed completion and a tie are wrong; a case "
-        "without an answer is left out.",
-        _tables(last, _ACCURACIES),
-        {f"ACC_jud on {benchmark}": bar_chart(first)},
-    )
-    yield Section(
-        "Paired differences",
-        "First minus second in points, on the same cases, with 95 % intervals clustered by user; p "
-        "as it is, and corrected by Holm over the pairs of one metric, benchmark and judge.",
-        _differences(last[last.metric.str.endswith("_difference")]),
-    )
-    yield Section(
-        "After each round",
-        "…@k is what was there after round k of a longer setting. Tokens and seconds are those of "
-        "this round alone, per case, where all cases are written together.",
-        _tables(rounds.sort_values(["method", "setting"]), _COSTS),
-    )
-    yield Section(
-        "Descriptions",
-        "Precision: of the stated preferences, the true ones. Recall: of the true ones, the stated "
-        "ones. Contradictions: descriptions that state both poles of a dimension.",
-        _tables(last, _CONTENT),
-    )
-    yield Section(
-        "Accuracy by dimension",
-        "Over the cases whose user has a direction in the dimension.",
-        _tables(figures[figures.dimension != ""], _ACCURACIES, by_dimension=True),
-    )
-    yield Section(
-        "Win rates",
-        "A judge that is told the true preference compares replies written under the descriptions "
-        "of two methods, in both orders: wins and half of the ties, in %.",
-        _tables(last, ["win_rate"]),
-    )
+    chart = {f"ACC_jud on {benchmark}": bar_chart(first)}
+    yield Section("Accuracy", _tables(last, _ACCURACIES), chart)
+    pairs = last[last.metric.str.endswith("_difference")]
+    yield Section("Paired differences", _differences(pairs))
+    rounds = rounds.sort_values(["method", "setting"])
+    yield Section("After each round", _tables(rounds, _COSTS))
+    yield Section("Descriptions", _tables(last, _CONTENT))
+    parts = figures[figures.dimension != ""]
+    yield Section("Accuracy by dimension", _tables(parts, _ACCURACIES, by_dimension=True))
+    yield Section("Win rates", _tables(last, ["win_rate"]))
 
 
 def _tables(
@@ -198,14 +169,17 @@ def _differences(figures: pd.DataFrame) -> list[Table]:
 
 
 def _cell(row: Mapping[Any, Any], sign: str = "") -> str:
-    value, ends = row["value"], (row["low"], row["high"])
-    if pd.isna(value):
+    if pd.isna(row["value"]):
         return ABSENT
     if row["metric"] in _MEANS:
-        return f"{value:,.3g}"
-    known = not any(map(pd.isna, ends))
-    low, high = (f"{100 * end:{sign}.1f}" if known else "" for end in ends)
-    return f"{100 * value:{sign}.1f}" + (f" ({low} to {high})" if known else "")
+        return f"{row['value']:,.3g}"
+    value, low, high = (f"{100 * row[name]:{sign}.1f}" for name in ("value", "low", "high"))
+    interval = "" if pd.isna(row["low"]) else f" ({low} to {high})"
+    return (
+        value
+        + interval
+        + (f", {row['unanswered']:.0f} unanswered" if row["unanswered"] > 0 else "")
+    )
 
 
 def _p_value(p: float) -> str:
@@ -216,16 +190,21 @@ def _shown(case: Case, descriptions: pd.DataFrame, verdicts: pd.DataFrame) -> di
     """What the page shows of one case: itself, and what each model wrote, with its verdicts."""
     own = descriptions[(descriptions.case_id == case.case_id) & descriptions.completion.notna()]
     said = own.astype(object).where(own.notna(), None).to_dict("records")
-    of_case = verdicts[verdicts.case_id == case.case_id].to_dict("records")
+    judged = verdicts[verdicts.case_id == case.case_id].to_dict("records")
     for row in said:
         place = [row[key] for key in ("benchmark", "method", "setting")]
-        found = [v for v in of_case if [v["benchmark"], v["method"], v["setting"]] == place]
-        row["verdicts"] = [_verdict(verdict) for verdict in found]
+        found = [v for v in judged if [v["benchmark"], v["method"], v["setting"]] == place]
+        row["verdicts"] = [
+            {"judge": v["judge"], "outcome": _outcome(v["correct"]), "detail": _detail(v)}
+            for v in found
+        ]
     return {"case": case, "said": said}
 
 
-def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:
-    outcome = "unanswered" if pd.isna(row["correct"]) else "right" if row["correct"] else "wrong"
-    unit = "{:.0%}" if row["metric"] == "acc_jud" else "{:+.2f} nats"
-    detail = "" if pd.isna(row["value"]) else ", " + unit.format(row["value"])
-    return {"judge": row["judge"], "outcome": outcome, "detail": detail}
+def _outcome(correct: float) -> str:
+    return "unanswered" if pd.isna(correct) else "right" if correct else "wrong"
+
+
+def _detail(verdict: Mapping[Any, Any]) -> str:
+    form = "{:.0%}" if verdict["metric"] == "acc_jud" else "{:+.2f} nats"
+    return "" if pd.isna(verdict["value"]) else f", {form.format(verdict['value'])}"
