@@ -2,7 +2,7 @@
 SCALE      = tiny#      one_gpu, paper_7b, paper_7b_split, or a file of your own in conf/scale
 SETTING    = streaming# rounds of signals with the earlier description; base: one reading
 SIGNALS    =#           signals in a round
-DATA       =#           world, alignx, release, psoups or mapping
+DATA       =#           world, alignx, release, psoups, mapping, prism, arena or recommendations
 DATA_PATH  =#           its rows: a file, a folder, or owner/name on the Hub
 REWARD     =#           judged, generated, log_probability, or a file of your own in conf/reward
 JUDGE      =#           local, server or sampled

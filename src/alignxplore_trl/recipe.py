@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from alignxplore_trl.config import CONF, Experiment, checked, plain, suggestions
 from alignxplore_trl.preflight import check_targets, split_target
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
-from alignxplore_trl.run.folder import StageFolder
+from alignxplore_trl.run.folder import SOURCE, StageFolder, fingerprint
 from alignxplore_trl.run.progress import say
 
 T = TypeVar("T")
@@ -76,6 +76,10 @@ class Stage:
         for before in AFTER.get(name, ()):
             if not (before == "cold_start" and self.experiment.rl.get("start") == "backbone"):
                 kept |= self.sections(before)
+        source = self._value("data.path")
+        if "data" in READS[name] and source:
+            rows = fingerprint(str(source), self._run / "source.json")
+            kept |= {SOURCE: rows} if rows else {}
         return kept | {key: self._value(key) for key in READS[name]}
 
     def find(self, name: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -32,6 +33,8 @@ PACKAGES = (
     "alignxplore-trl", "torch", "trl", "transformers", "accelerate", "peft", "deepspeed",
     "datasets", "vllm", "hydra-core", "wandb",
 )  # fmt: skip
+# What the rows of the data are, as `fingerprint` says, beside the sections that are kept.
+SOURCE = "data.path (its content)"
 _BOOKKEEPING = {"config.yaml", "environment.txt", ".lock", "wandb", "wandb_id.txt"}
 
 
@@ -89,10 +92,12 @@ class StageFolder:
                 f"{file}: damaged; delete the folder {self.path}, and make it again"
             ) from error
         asked = _flat(yaml.safe_load(yaml.safe_dump(dict(sections))))
+        # Rows that aren't there any more can't have changed.
+        free = FREE if SOURCE in kept.keys() & asked.keys() else (*FREE, SOURCE)
         return [
             f"{key}: {_shown(kept, key)} there, {_shown(asked, key)} asked"
             for key in sorted(kept.keys() | asked.keys())
-            if _shown(kept, key) != _shown(asked, key) and not any(fnmatch(key, f) for f in FREE)
+            if _shown(kept, key) != _shown(asked, key) and not any(fnmatch(key, f) for f in free)
         ]
 
     def begin(self, sections: Mapping[str, Any]) -> None:
@@ -147,6 +152,31 @@ class StageFolder:
         if is_main_process():
             text = json.dumps(dict(summary), indent=2, ensure_ascii=False)
             write_text(self.path / "summary.json", text + "\n")
+
+
+def fingerprint(source: str, kept: Path) -> str | None:
+    """What tells a file, or the files of a folder, from others: their content, not their times.
+
+    It is kept in a file, and made anew where sizes or times are others. `None` where there is no
+    such source here, as for names on the Hub.
+    """
+    path = Path(source)
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    if not files:
+        return None
+    facts = [[str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    found = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    if found.get("facts") != facts:
+        digest = hashlib.blake2b(digest_size=8)
+        for file, (name, size, _) in zip(files, facts, strict=True):
+            digest.update(f"{name} {size} ".encode())
+            with file.open("rb") as opened:
+                while part := opened.read(1 << 20):
+                    digest.update(part)
+        found = {"facts": facts, "digest": digest.hexdigest()}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(found))
+    return str(found["digest"])
 
 
 def write_text(path: Path, text: str) -> None:
