@@ -43,7 +43,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "rl": ("seed", "setting", "prompts", "rl", "reward", *_MODEL),
     "vpl": ("seed", "setting", "prompts", "model.backbone", "model.dtype", "vpl"),
     "evaluation": ("seed", "data", "prompts"),
-    "judge_report": ("seed", "data", "prompts", "judge"),
+    "judge_report": ("seed", "data"),
     "report": ("seed",),
     "study": ("study",),
 }
