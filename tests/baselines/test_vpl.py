@@ -16,15 +16,13 @@ from alignxplore_trl.baselines.vpl import (
     Posterior,
     Vpl,
     VplModel,
-    decide,
-    position_weighted_mean,
-    sample_latent,
-)
-from alignxplore_trl.baselines.vpl_training import (
     VplTraining,
     annealing,
     bradley_terry,
+    decide,
     divergence,
+    position_weighted_mean,
+    sample_latent,
 )
 from alignxplore_trl.cases import Comparison, Post
 from alignxplore_trl.data.world import World
@@ -148,7 +146,7 @@ def test_it_learns_what_users_have_in_common_and_what_they_do_not(model: VplMode
         for sign in [1, -1] * 40
     ]
 
-    training(epochs=4, learning_rate=5e-3)._fit(model, users)
+    training(epochs=4, learning_rate=5e-3).fit(model, users)
 
     model.eval()
     with torch.no_grad():

@@ -11,7 +11,6 @@ from alignxplore_trl.cases import Case
 from alignxplore_trl.run.errors import UserError
 
 Reading = Literal["nothing", "at_once", "in_rounds"]
-_NAME = re.compile(r"base([1-9]\d*)|streaming([1-9]\d*(?:\+[1-9]\d*)+)")
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,13 @@ class Setting:
         Raises:
             UserError: the name is not of that form, or its rounds differ in size.
         """
-        match = _NAME.fullmatch(name)
-        sizes = (match[1] or match[2]).split("+") if match else []
-        if len(set(sizes)) != 1:
+        match = re.fullmatch(r"(?:base|streaming(?=\d+\+))([1-9]\d*)((?:\+\1)*)", name)
+        if not match or (name.startswith("base") and match[2]):
             raise UserError(
                 f"evaluation.settings: {name!r} found, expected base<signals>, such as base8, or "
                 "streaming<signals>+<signals>, such as streaming4+4, with rounds of one size"
             )
-        return cls(int(sizes[0]), len(sizes))
+        return cls(int(match[1]), 1 + match[2].count("+"))
 
     @property
     def name(self) -> str:
@@ -57,9 +55,8 @@ class Said:
         round: after which round, where others follow; 0: in the end.
         description: what judges read; `None` asks them without one, if there is no `problem`.
         problem: why the completion is no inference; such a completion scores 0.
-        decided: whether the method picks a reply by itself, and no judge is asked.
-        probability: of such a method, for the reply that the user chose; a half is a tie, `None` no
-            decision.
+        decided: whether the method picks a reply by itself, with this `probability` of the right
+            one (a half is a tie, `None` no decision); no judge is asked then.
         earlier: the description that was updated.
         prompt_tokens, completion_tokens, seconds: of this round; a case's share of the time in
             which all were written.
@@ -87,8 +84,7 @@ class Asked:
     """What a method is asked to describe.
 
     Attributes:
-        cases: cut to the signals that are read, which are all of a case that a method may look at;
-            `Golden` is the exception.
+        cases: cut to the signals that are read, which are all of a case that it may look at.
         setting: in which rounds they are read.
         others: what the method named by `of` said of the cases in the end.
     """

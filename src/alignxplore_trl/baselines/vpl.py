@@ -7,35 +7,33 @@ model that embeds stays frozen (the published LoRA is left out), so each reply i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
+from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from alignxplore_trl.baselines.protocol import Asked, Method, Said
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.judging.encoding import encode_replies
 from alignxplore_trl.judging.weights import load_model, load_tokenizer
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.prompts import Prompts
 
 
 class PairEmbedder:
-    """Embeds replies with a frozen language model, each distinct one once.
+    """Embeds the replies of comparisons with a frozen language model.
 
     What is read is a post in the reply template, without a description, and the reply behind it.
     The embedding is the position-weighted mean of the last hidden layer.
-
-    Args:
-        model: folder or name of the language model.
-        prompts: the prompt folder.
-        dtype: of the weights.
-        max_batch_tokens: tokens of a forward pass, padding included.
     """
 
     def __init__(self, model: str, prompts: str, dtype: str, max_batch_tokens: int) -> None:
@@ -44,32 +42,30 @@ class PairEmbedder:
         config = self._model.config.get_text_config()
         self.size: int = config.hidden_size
         self._context: int = config.max_position_embeddings
-        self._known: dict[tuple[str, str], Tensor | None] = {}
 
     def embed(self, comparisons: Sequence[Comparison]) -> list[Tensor | None]:
         """The embeddings of the chosen and the rejected reply: float32, (2, size), on the CPU.
 
-        `None` where a reply with its post is longer than the model's context.
+        Each distinct reply is read once. `None` where one with its post exceeds the model's context.
         """
         pairs = [((own.post, own.chosen), (own.post, own.rejected)) for own in comparisons]
-        distinct = dict.fromkeys(reply for pair in pairs for reply in pair)
-        new = [reply for reply in distinct if reply not in self._known]
-        self._known |= dict.fromkeys(new)
-        prompts = [self._prompts.render("reply", post=post, description=None) for post, _ in new]
-        encoded = encode_replies(self._tokenizer, prompts, [text for _, text in new], chat=False)
-        rows = {reply: head + tail for reply, (head, tail) in zip(new, encoded, strict=True)}
-        fitting = sorted(
-            (reply for reply, ids in rows.items() if len(ids) <= self._context),
-            key=lambda reply: len(rows[reply]),
-        )
-        size = max(1, self._max_batch_tokens // max((len(rows[r]) for r in fitting), default=1))
-        parts = range(0, len(fitting), size)
-        for start in progress(parts, "batches of embedded replies", len(parts)):
-            batch = fitting[start : start + size]
-            self._known |= zip(batch, self._read([rows[reply] for reply in batch]), strict=True)
-        found = [[self._known[reply] for reply in pair] for pair in pairs]
-        known = [[vector for vector in pair if vector is not None] for pair in found]
-        return [torch.stack(pair) if len(pair) == 2 else None for pair in known]
+        replies = list(dict.fromkeys(reply for pair in pairs for reply in pair))
+        posts = [self._prompts.render("reply", post=post, description=None) for post, _ in replies]
+        encoded = encode_replies(self._tokenizer, posts, [text for _, text in replies], chat=False)
+        rows = [head + tail for head, tail in encoded]
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        order = [place for place in order if len(rows[place]) <= self._context]
+        size = max(1, self._max_batch_tokens // (len(rows[order[-1]]) if order else 1))
+        starts = range(0, len(order), size)
+        known: dict[tuple[str, str], Tensor] = {}
+        for start in progress(starts, "batches of embedded replies", len(starts)):
+            batch = order[start : start + size]
+            vectors = self._read([rows[place] for place in batch])
+            known |= zip((replies[place] for place in batch), vectors, strict=True)
+        return [
+            torch.stack([known[reply] for reply in pair]) if known.keys() >= {*pair} else None
+            for pair in pairs
+        ]
 
     @torch.no_grad()
     def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -101,12 +97,6 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
     Embeddings are standardised first, by the means and deviations of those trained on: those of
     one model lie close together, and what they share must not push the posterior into its clamp.
     `save_pretrained` writes weights and arguments.
-
-    Args:
-        language_model, prompts: of the embeddings.
-        embedding_size: of these.
-        hidden_size: of both MLPs and of the attention.
-        latent_size: of the user's variable.
     """
 
     def __init__(
@@ -119,7 +109,7 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         latent_size: int,
     ) -> None:
         super().__init__()
-        self.language_model, self.prompts = language_model, prompts
+        self.embeds_with = (language_model, prompts)
         self.register_buffer("center", torch.zeros(embedding_size))
         self.register_buffer("spread", torch.ones(embedding_size))
         self.pair_encoder = _mlp(2 * embedding_size, hidden_size, hidden_size)
@@ -127,20 +117,12 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         self.mean, self.log_variance = (nn.Linear(hidden_size, latent_size) for _ in range(2))
         self.decoder = _mlp(embedding_size + latent_size, hidden_size, 1)
 
-    def standardise_by(self, embeddings: Tensor) -> None:
-        """Take mean and standard deviation of each entry from embeddings, (any number, size)."""
-        self.center = embeddings.mean(0)
-        self.spread = embeddings.std(0).clamp(min=1e-6)
-
     def encode(self, pairs: Tensor, is_pair: Tensor) -> Posterior:
-        """What a user's labelled pairs say of the user; their order doesn't matter.
+        """What labelled pairs say of users, in any order; mean and log variance are within ±1.
 
         Args:
             pairs: embeddings of chosen and rejected replies, (users, pairs, 2, embedding size).
             is_pair: bool, (users, pairs), false for padding; every user has a pair.
-
-        Returns:
-            Mean and log variance, each clamped to -1 … 1.
         """
         encoded = self.pair_encoder(((pairs - self.center) / self.spread).flatten(-2))
         attended = scaled_dot_product_attention(
@@ -151,11 +133,9 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         return Posterior(self.mean(user).clamp(-1, 1), self.log_variance(user).clamp(-1, 1))
 
     def score(self, pairs: Tensor, latent: Tensor) -> Tensor:
-        """How much users like both replies of a pair, in logits: (users, 2).
+        """How much users like both replies of a pair, in logits.
 
-        Args:
-            pairs: embeddings of the replies, (users, 2, embedding size).
-            latent: each user's variable, (users, latent size).
+        Pairs are (users, 2, embedding size), variables (users, latent size), logits (users, 2).
         """
         replies, users = (pairs - self.center) / self.spread, latent[:, None].expand(-1, 2, -1)
         scores: Tensor = self.decoder(torch.cat([replies, users], dim=-1))
@@ -168,23 +148,11 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), last)
 
 
-def sample_latent(posterior: Posterior) -> Tensor:
-    """Draw each user's variable by the reparameterisation trick, rescaled to norm √latent_size."""
-    noise = torch.randn_like(posterior.mean)
-    drawn = posterior.mean + (0.5 * posterior.log_variance).exp() * noise
-    return normalize(drawn, dim=-1) * math.sqrt(drawn.shape[-1])
-
-
 class Vpl(Method):
     """Decide by the difference of two scores under the mean of the user's variable.
 
-    The mean is taken as it is; only the draws of training are rescaled, as published. There is no
-    decision where no signal is a comparison, or what would be read is too long.
-
-    Args:
-        model: the folder that the stage vpl has saved.
-        dtype: of the language model's weights.
-        max_batch_tokens: see `PairEmbedder`.
+    The mean is taken as it is; only the draws of training are rescaled, as published. `model` is
+    the folder that the stage vpl has saved.
     """
 
     def __init__(self, model: str, dtype: str, max_batch_tokens: int = 16384) -> None:
@@ -196,8 +164,7 @@ class Vpl(Method):
 
     def describe(self, asked: Asked) -> list[Said]:
         model = VplModel.from_pretrained(str(self._folder)).eval()
-        where = model.language_model, model.prompts
-        embedder = PairEmbedder(*where, self._dtype, self._max_batch_tokens)
+        embedder = PairEmbedder(*model.embeds_with, self._dtype, self._max_batch_tokens)
         both = zip(asked.cases, decide(model, embedder, asked.cases), strict=True)
         return [Said(case.case_id, decided=True, probability=own) for case, own in both]
 
@@ -205,12 +172,11 @@ class Vpl(Method):
 @torch.no_grad()
 def decide(model: VplModel, embedder: PairEmbedder, cases: Sequence[Case]) -> list[float | None]:
     """The probability of the chosen reply of each case; `None` where nothing can be read."""
-    histories = [[s for s in case.signals if isinstance(s, Comparison)] for case in cases]
-    targets = embedder.embed([case.target for case in cases])
-    flat = iter(embedder.embed([pair for history in histories for pair in history]))
+    pairs = iter(embedder.embed([pair for case in cases for pair in _pairs_of(case)]))
     decided: list[float | None] = []
-    for history, target in zip(histories, targets, strict=True):
-        known = [pair for _ in history if (pair := next(flat)) is not None]
+    for case in cases:
+        *history, target = (next(pairs) for _ in _pairs_of(case))
+        known = [pair for pair in history if pair is not None]
         if target is None or not known:
             decided.append(None)
             continue
@@ -218,3 +184,139 @@ def decide(model: VplModel, embedder: PairEmbedder, cases: Sequence[Case]) -> li
         chosen, rejected = model.score(target[None], posterior.mean)[0]
         decided.append(torch.sigmoid(chosen - rejected).item())
     return decided
+
+
+def _pairs_of(case: Case) -> list[Comparison]:
+    return [*(own for own in case.signals if isinstance(own, Comparison)), case.target]
+
+
+@dataclass(frozen=True)
+class VplTraining:
+    """Trains VPL in one process; conf/vpl/published.yaml says what its settings mean."""
+
+    language_model: str
+    prompts: str
+    dtype: str
+    max_batch_tokens: int
+    hidden_size: int
+    latent_size: int
+    fewest_pairs: int
+    most_pairs: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    kl_weight: float
+    kl_cycle_steps: int
+    kl_floor: float
+    seed: int
+
+    def train(
+        self, cases: Sequence[Case], validation: Sequence[Case], folder: Path
+    ) -> dict[str, float]:
+        """Train on the pairs that users labelled, their targets included, and save the model.
+
+        Returns:
+            Counts, and the accuracy on the validation cases.
+
+        Raises:
+            UserError: no case has enough comparisons.
+        """
+        set_seed(self.seed)
+        where = {"language_model": self.language_model, "prompts": self.prompts}
+        embedder = PairEmbedder(*where.values(), self.dtype, self.max_batch_tokens)
+        flat = iter(embedder.embed([pair for case in cases for pair in _pairs_of(case)]))
+        known = [[p for _ in _pairs_of(case) if (p := next(flat)) is not None] for case in cases]
+        users = [torch.stack(pairs) for pairs in known if len(pairs) > self.fewest_pairs]
+        if not users:
+            raise UserError(
+                f"vpl.fewest_pairs: {self.fewest_pairs} found, but none of {len(cases)} training "
+                "cases has as many comparisons beside its target; choose data whose signals are "
+                "comparisons"
+            )
+        sizes = {"hidden_size": self.hidden_size, "latent_size": self.latent_size}
+        model = VplModel(**where, embedding_size=embedder.size, **sizes)
+        steps = self.fit(model, users)
+        model.save_pretrained(folder)
+        decided = [own for own in decide(model, embedder, validation) if own is not None]
+        return {
+            "cases": len(cases),
+            "cases_left_out": len(cases) - len(users),
+            "pairs": sum(map(len, users)),
+            "steps": steps,
+            "validation/cases": len(decided),
+            "validation/accuracy": sum(own > 0.5 for own in decided) / max(1, len(decided)),
+        }
+
+    def fit(self, model: VplModel, users: Sequence[Tensor]) -> int:
+        """Train a model on each user's pairs, (pairs, 2, embedding size), the chosen reply first.
+
+        Returns:
+            The number of steps.
+        """
+        everything = torch.cat([user.flatten(0, 1) for user in users])
+        model.center, model.spread = everything.mean(0), everything.std(0).clamp(min=1e-6)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        steps = self.epochs * math.ceil(sum(map(len, users)) / self.batch_size)
+        warmup = round(self.warmup_share * steps)
+        rate = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+        batches = (batch for _ in range(self.epochs) for batch in self.batches(users))
+        model.train()
+        for step, (pairs, is_pair, targets) in enumerate(progress(batches, "VPL", steps)):
+            posterior = model.encode(pairs, is_pair)
+            scores = model.score(targets, sample_latent(posterior))
+            weight = self.kl_weight * annealing(step, self.kl_cycle_steps, self.kl_floor)
+            (bradley_terry(scores) + weight * divergence(posterior)).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            rate.step()
+        model.eval()
+        return steps
+
+    def batches(self, users: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One epoch: every pair is a target once, with a history drawn from the user's others.
+
+        Yields histories, (users, pairs, 2, size), which of their pairs aren't padding, and targets.
+        """
+        targets = [(user, place) for user in users for place in range(len(user))]
+        for places in torch.randperm(len(targets)).split(self.batch_size):
+            drawn = [targets[place] for place in places]
+            histories = [self._draw_history(user, place) for user, place in drawn]
+            ones = [torch.ones(len(history), dtype=torch.bool) for history in histories]
+            padded = [pad_sequence(each, batch_first=True) for each in (histories, ones)]
+            yield padded[0], padded[1], torch.stack([user[place] for user, place in drawn])
+
+    def _draw_history(self, user: Tensor, target: int) -> Tensor:
+        others = torch.cat([torch.arange(target), torch.arange(target + 1, len(user))])
+        most = min(self.most_pairs, len(others))
+        count = int(torch.randint(self.fewest_pairs, most + 1, ()))
+        return user[others[torch.randperm(len(others))[:count]]]
+
+
+def sample_latent(posterior: Posterior) -> Tensor:
+    """Draw each user's variable by the reparameterisation trick, rescaled to norm √latent_size."""
+    noise = torch.randn_like(posterior.mean)
+    drawn = posterior.mean + (0.5 * posterior.log_variance).exp() * noise
+    return normalize(drawn, dim=-1) * math.sqrt(drawn.shape[-1])
+
+
+def bradley_terry(scores: Tensor) -> Tensor:
+    """-log P(the first reply is preferred), in nats, the mean over pairs; scores are (pairs, 2)."""
+    return -logsigmoid(scores[:, 0] - scores[:, 1]).mean()
+
+
+def divergence(posterior: Posterior) -> Tensor:
+    """KL(posterior | standard normal), in nats: the sum over entries, the mean over users."""
+    deviation = (0.5 * posterior.log_variance).exp()
+    of_entries = kl_divergence(Normal(posterior.mean, deviation), Normal(0.0, 1.0))
+    return of_entries.sum(-1).mean()
+
+
+def annealing(step: int, cycle_steps: int, floor: float) -> float:
+    """The share of the KL term's weight: from the floor up to 1 along a cosine, again and again."""
+    risen = (1 - math.cos(math.pi * (step % cycle_steps) / cycle_steps)) / 2
+    return floor + (1 - floor) * risen
