@@ -100,7 +100,7 @@ def test_few_dimensions_or_signals_leave_a_row_out_with_a_reason(tmp_path):
         row("good"), row("few", target=[1, 1, 1, 1, *[0.5] * 4]),
         row("other", [[*FIVE[:4], 0, 0.5, 0.5, 0.5]] * 4), row("none", target=None),
     ]  # fmt: skip
-    splits, counts = read(tmp_path, rows, signals=4, minimum_dimensions=5)
+    splits, counts = read(tmp_path, rows, signals=4, refine=True)
     assert [case.case_id for case in splits["test"]] == ["rows-1"]
     for reason in ("few_dimensions", "too_few_signals", "no_directions"):
         assert counts[f"rows_dropped/{reason}"] == 1
@@ -113,11 +113,14 @@ def test_a_target_vector_without_those_of_items_drops_nothing(tmp_path):
     assert len(splits["test"][0].signals) == 4
 
 
-def test_rows_without_vectors_arent_refined_and_it_is_said(tmp_path, capsys):
-    splits, _ = read(tmp_path, [row("r", (None,) * 4, target=None, user=7)], signals=4)
+def test_rows_without_vectors_arent_refined_and_it_is_counted(tmp_path):
+    rows = [row("r", (None,) * 4, target=None, user=7)]
+    splits, counts = read(tmp_path, rows, signals=4)
     (case,) = splits["test"]
     assert (case.directions, case.description, case.user_id) == (None, None, "7")
-    assert "no direction vector: rows are not refined" in capsys.readouterr().err
+    assert counts["rows_without_directions"] == 1
+    with pytest.raises(UserError, match="rows_dropped/no_directions 1"):
+        read(tmp_path, rows, signals=4, refine=True)
 
 
 def test_signals_that_say_nothing_are_counted(tmp_path):

@@ -38,10 +38,7 @@ Told = tuple[Signal, Vector]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Dimension:
-    """One entry of a direction vector: its name, and what 1 and 0 mean for the user.
-
-    `positive` and `negative` are ends of a sentence that starts with "This user".
-    """
+    """One entry of a direction vector: its name, and what 1 and 0 say after "This user"."""
 
     name: str
     positive: str
@@ -153,8 +150,11 @@ class AlignX:
 
     def _candidates(self, counts: Counter[str]) -> Iterator[_Candidate]:
         """The rows that give a case; the others are counted, by reason, or mistakes."""
-        problems, length, refine = Problems(), len(self.dimensions), self.refine
-        needed = self.rounds * self.signals
+        problems, length = Problems(), len(self.dimensions)
+        kinds: dict[str, tuple[SignalKind, int]] = {
+            "": (self.signal_kind, self.rounds * self.signals),
+            TEST_POSTS: ("posts", self.test_posts_signals),
+        }
         for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
             vectors = (item.direction for item in row.items())
             if wrong := {len(vector) for vector in vectors if vector is not None} - {length}:
@@ -164,16 +164,12 @@ class AlignX:
                 )
                 continue
             counts["rows"] += 1
-            if refine is None:
-                refine = row.direction is not None
-                say(
-                    f"{source.place} has {'a' if refine else 'no'} direction vector: rows are "
-                    f"{'' if refine else 'not '}refined"
-                )
-            views = {"": self._case(source.name, row, self.signal_kind, needed, refine, counts)}
-            if self.sizes.get(TEST_POSTS):
-                least, unused = self.test_posts_signals, Counter[str]()
-                views[TEST_POSTS] = self._case(source.name, row, "posts", least, refine, unused)
+            counts["rows_without_directions"] += row.direction is None
+            views = {
+                test: self._case(source.name, row, *kind, Counter() if test else counts)
+                for test, kind in kinds.items()
+                if not test or self.sizes.get(test)
+            }
             counts["rows_passed"] += views[""] is not None
             if any(views.values()):
                 user = [] if row.user is None else [hash(str(row.user))]
@@ -186,16 +182,11 @@ class AlignX:
         counts["rows_dropped/bad"] = problems.count
 
     def _case(
-        self,
-        name: str,
-        row: AlignxRow,
-        kind: SignalKind,
-        needed: int,
-        refine: bool,
-        counts: Counter[str],
+        self, name: str, row: AlignxRow, kind: SignalKind, needed: int, counts: Counter[str]
     ) -> Case | None:
         """The case of a row, without its user; what is left out is counted, by reason."""
         direction = row.direction or []
+        refine = bool(direction) if self.refine is None else self.refine
         if refine and len(direction) - direction.count(NEUTRAL) < self.minimum_dimensions:
             counts[f"rows_dropped/{'few_dimensions' if direction else 'no_directions'}"] += 1
             return None
@@ -237,11 +228,7 @@ class AlignX:
 
 
 def check_target(target: Comparison, pairs: Iterable[PairItem]) -> None:
-    """Refuse a target pair that is none, or that its own history gives away.
-
-    Raises:
-        ValueError: in words for the row.
-    """
+    """Raise a `ValueError` for a target pair that is none, or that its own history gives away."""
     if not says_something(target):
         raise ValueError("expected a post and two different replies as the target pair")
     if any(pair.signal().shows_pair_of(target) for pair in pairs):

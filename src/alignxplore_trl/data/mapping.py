@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -28,15 +28,15 @@ from alignxplore_trl.run.errors import UserError
 _Rank = tuple[str, float]
 
 
-class _Option(NamedTuple):
-    """A reply or item that was shown, and whether it was chosen."""
+class _Shown(NamedTuple):
+    """What was shown together: what the user chose of it, and what not."""
 
-    text: str
-    is_chosen: bool
     user: str
     post: str
     rank: _Rank
     place: str
+    chosen: list[str]
+    others: list[str]
 
 
 class _Choice(NamedTuple):
@@ -78,20 +78,24 @@ class Mapping:
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, order and split; see `data.prepare.Source`."""
-        problems, groups = Problems(), defaultdict[str, list[_Option]](list)
-        first_of_kind: dict[str, str] = {}
+        problems, groups = Problems(), dict[str, _Shown]()
         for row in self._rows(counts, problems):
-            for group, option in self._options(row, problems):
-                groups[group].append(option)
-                first_of_kind.setdefault(option.rank[0], option.place)
-        if len(first_of_kind) > 1:
-            found = " and ".join(f"a {kind} ({place})" for kind, place in first_of_kind.items())
+            self._note(row, groups, problems)
+        kinds = {shown.rank[0]: shown.place for shown in groups.values()}
+        if len(kinds) > 1:
+            found = " and ".join(f"a {kind} ({place})" for kind, place in kinds.items())
             problems.add(f"data.order: {found} in {self.order}; expected one kind to sort by")
-        by_user = defaultdict[str, list[_Choice]](list)
-        for group, options in groups.items():
-            for comparison in self._pairs(group, options, seed, counts, problems):
-                by_user[options[0].user].append(_Choice(comparison, group, options[0].rank))
         problems.raise_if_any()
+        by_user = defaultdict[str, list[_Choice]](list)
+        for group, shown in groups.items():
+            pairs = [*itertools.product(shown.chosen, shown.others)]
+            counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += not pairs
+            most = min(len(pairs), self.pairs_per_group)
+            for pair in random.Random(f"{seed}/{group}").sample(pairs, most):
+                if says_something(comparison := Comparison(shown.post, *pair)):
+                    by_user[shown.user].append(_Choice(comparison, group, shown.rank))
+                else:
+                    counts["choices_dropped/no_text_or_equal_replies"] += 1
         counts["users"] = len(by_user)
         cases = [case for user, own in by_user.items() for case in self._of_user(user, own, counts)]
         needed, ignored = self.rounds * self.signals, [self.post_text]
@@ -134,8 +138,8 @@ class Mapping:
                 return column
         return None
 
-    def _options(self, row: Row, problems: Problems) -> Iterator[tuple[str, _Option]]:
-        """What a row says was shown, each with its group; or problems."""
+    def _note(self, row: Row, groups: dict[str, _Shown], problems: Problems) -> None:
+        """Add what a row says was shown, or problems."""
         before = problems.count
 
         def take(column: str, kind: Any = str) -> Any:
@@ -144,10 +148,10 @@ class Mapping:
             except msgspec.ValidationError as error:
                 problems.add(f"{row.place}, {column}: {error}")
 
-        user = take(self.user, Name)
+        user = str(take(self.user, Name))
         post = take(self.post) if self.post else self.post_text
-        group = take(self.group, Name) if self.group else row.name
-        rank = _rank(take(self.order, object)) if self.order else ("", 0.0)
+        group = str(take(self.group, Name)) if self.group else row.name
+        rank = _rank(value_at(row.value, self.order)) if self.order else ("", 0.0)
         if rank is None:
             found = value_at(row.value, self.order or "")
             problems.add(f"{row.place}, {self.order}: {found!r} found, expected a number or date")
@@ -156,39 +160,16 @@ class Mapping:
             winner = meaning(take(self.winner, bool | int | float | str))
             flags = [winner in map(meaning, values) for values in self.wins]
         texts = [take(column) for column in self.replies]
-        if problems.count == before and rank is not None:
-            for text, is_chosen in zip(texts, flags, strict=False):
-                yield str(group), _Option(text, is_chosen, str(user), post, rank, row.place)
-
-    def _pairs(
-        self,
-        group: str,
-        options: Sequence[_Option],
-        seed: int,
-        counts: Counter[str],
-        problems: Problems,
-    ) -> Iterator[Comparison]:
-        """The comparisons of what was shown together."""
-        first = options[0]
-        if strange := [o for o in options if (o.user, o.post) != (first.user, first.post)]:
-            problems.add(
-                f"{strange[0].place}, {self.group}: the group {group} is that of {first.place}, "
-                "but user or post differ; expected one choice of one user"
-            )
+        if problems.count > before or rank is None:
             return
-        pairs = [
-            Comparison(first.post, one.text, other.text)
-            for one, other in itertools.product(options, options)
-            if one.is_chosen and not other.is_chosen
-        ]
-        if not pairs:
-            counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += 1
-        most = min(len(pairs), self.pairs_per_group)
-        for pair in random.Random(f"{seed}/{group}").sample(pairs, most):
-            if says_something(pair):
-                yield pair
-            else:
-                counts["choices_dropped/no_text_or_equal_replies"] += 1
+        shown = groups.setdefault(group, _Shown(user, post, rank, row.place, [], []))
+        if (shown.user, shown.post) != (user, post):
+            problems.add(
+                f"{row.place}, {self.group}: the group {group} is that of {shown.place}, but user "
+                "or post differ; expected one choice of one user"
+            )
+        for text, is_chosen in zip(texts, flags, strict=False):
+            (shown.chosen if is_chosen else shown.others).append(text)
 
     def _of_user(self, user: str, choices: list[_Choice], counts: Counter[str]) -> list[Case]:
         """The latest choices of a user as targets, each with the latest ones before it.

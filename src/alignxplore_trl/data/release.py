@@ -246,11 +246,7 @@ def prompt_with(
     count_tokens: Callable[[str], int],
     max_tokens: int,
 ) -> FittedPrompt:
-    """The prompt of a published round with an earlier description, which is cut if need be.
-
-    Raises:
-        PromptTooLongError: the prompt is above the budget, whatever the description.
-    """
+    """The prompt of a published round with an earlier description, which is cut if need be."""
     prompt, slot = str(row["prompt"]), row["slot"]
 
     def render(_: object, description: str | None) -> str:

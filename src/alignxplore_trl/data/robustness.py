@@ -55,11 +55,7 @@ def vary(case: Case, variation: str, seed: int, opposites: Mapping[str, str]) ->
 
 
 def check_variation(name: str) -> None:
-    """Refuse a name that is no variation, with the forms of those that are.
-
-    Raises:
-        UserError: the name is of none of these forms.
-    """
+    """Raise a `UserError`, with the forms of names, for one that is of none of them."""
     if not _NAMES.fullmatch(name):
         raise UserError(
             f"{name!r} found, expected reversed, drift<k> (drift3), one_reversed, shuffled or "

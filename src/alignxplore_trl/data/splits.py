@@ -107,11 +107,7 @@ def split_cases(
 def check_none_is_empty(
     splits: Mapping[str, Sequence[object]], sizes: Mapping[str, int], counts: Mapping[str, int]
 ) -> None:
-    """Refuse data in which a split that is asked for has no cases.
-
-    Raises:
-        UserError: with what was counted, which tells why.
-    """
+    """Raise a `UserError`, with what was counted, if a split that is asked for has no cases."""
     empty = [split for split, size in sizes.items() if size and not splits.get(split)]
     if empty:
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()) if count)
@@ -138,13 +134,9 @@ def post_key(post: str) -> str:
 
 
 def connected(items: npt.ArrayLike, keys: npt.ArrayLike, count: int) -> Numbers:
-    """The number of the connected part that each of `count` items is in.
+    """The number of the part that each of `count` items is in, connected by keys in common.
 
-    Items that have a key in common are connected.
-
-    Args:
-        items, keys: of equal length: an item, and a key that it has.
-        count: of items.
+    `items` and `keys` are of equal length: an item, and a key that it has.
     """
     _, numbers = np.unique(np.asarray(keys), return_inverse=True)
     nodes = count + int(numbers.max(initial=0)) + 1
