@@ -30,11 +30,9 @@ ROWS = "".join(
 PROGRAM = """
 import sys
 from pathlib import Path
+from alignxplore_trl.data import mapping, psoups, release, robustness, rounds
 from alignxplore_trl.data.alignx import AlignX
-from alignxplore_trl.data.mapping import Mapping
 from alignxplore_trl.data.prepare import prepare
-from alignxplore_trl.data.psoups import PSoups
-from alignxplore_trl.data.release import Release
 sizes = {"cold_start": 500, "rl": 500, "validation": 100, "test": 500}
 print("begun", flush=True)
 prepare(AlignX(sys.argv[1], sizes, 1, 4, []), Path(sys.argv[2]), 0)
@@ -52,6 +50,13 @@ def test_splits_are_files_and_counts_are_numbers(tmp_path):
     splits = World(SIZES, 2, 4).cases(Counter(), 3)
     assert {name: read_cases(tmp_path / f"{name}.jsonl") for name in SIZES} == splits
     assert sorted(contents(tmp_path)) == sorted(f"{split}.jsonl" for split in SIZES)
+
+
+def test_reading_data_loads_no_torch(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    arguments = [str(tmp_path / "rows.jsonl"), str(tmp_path / "data")]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.slow
