@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import astuple
@@ -12,8 +12,7 @@ from alignxplore_trl.cases import Attributes, Signal
 from alignxplore_trl.run.progress import say
 
 ELLIPSIS = " […] "
-# No text is cut below this many characters: a shorter one would no longer say anything.
-SHORTEST_TEXT = 40
+SHORTEST_TEXT = 40  # Characters: cut further, a text would no longer say anything.
 
 
 class PromptTooLongError(ValueError):
@@ -43,8 +42,8 @@ def fit_prompt(
     included, is replaced by a visible mark: all are cut to one common length, the longest that
     fits. The template's own words are never touched. Raises `PromptTooLongError` if nothing fits.
     """
-    dated = [place for place, each in enumerate(signals) if not isinstance(each, Attributes)]
     undated = [place for place, each in enumerate(signals) if isinstance(each, Attributes)]
+    dated = [place for place in range(len(signals)) if place not in undated]
     leaving = dated[:-1] + undated if dated else undated[:-1]
 
     def without(count: int) -> list[Signal]:
@@ -60,7 +59,7 @@ def fit_prompt(
 
     if fits(prompt := render(signals, earlier)):
         return FittedPrompt(prompt)
-    # Of many signals, and of many lengths, a few tries find the first that fits.
+    # A few tries find the first number of signals, or length of texts, that fits.
     counts = range(len(leaving))
     dropped = bisect_left(counts, True, key=lambda count: fits(render(without(count), earlier)))
     kept = without(dropped)
@@ -70,30 +69,21 @@ def fit_prompt(
     lengths = range(max(map(len, texts)), SHORTEST_TEXT - 1, -1)
     place = bisect_left(lengths, True, key=lambda length: fits(cut(length)))
     if place == len(lengths):
-        raise PromptTooLongError(
-            f"{count_tokens(cut(SHORTEST_TEXT))} tokens with one signal and every text cut to "
-            f"{SHORTEST_TEXT} characters, but prompts.max_tokens is {max_tokens}"
-        )
+        least = f"{count_tokens(cut(SHORTEST_TEXT))} tokens with one signal and texts cut short"
+        raise PromptTooLongError(f"{least}, but prompts.max_tokens is {max_tokens}")
     shortened = sum(len(text) > lengths[place] for text in texts)
     return FittedPrompt(cut(lengths[place]), dropped, shortened)
 
 
 def shorten(text: str, length: int) -> str:
     """Cut the middle out of a text of more than `length` characters, and mark the place."""
-    if len(text) <= length:
-        return text
     kept = length - len(ELLIPSIS)
-    return text[: kept - kept // 2] + ELLIPSIS + text[len(text) - kept // 2 :]
+    cut = text[: kept - kept // 2] + ELLIPSIS + text[len(text) - kept // 2 :]
+    return cut if len(text) > length else text
 
 
-def count_losses(prompts: Iterable[FittedPrompt], max_tokens: int) -> dict[str, int]:
-    """Count the prompts that lost signals or middles of texts; say so where most lost signals."""
-    fitted = list(prompts)
-    lost = sum(prompt.dropped_signals > 0 for prompt in fitted)
-    cut = sum(prompt.shortened_texts > 0 for prompt in fitted)
-    if 2 * lost > len(fitted):
-        say(
-            f"{lost} of {len(fitted)} prompts lost signals, being above prompts.max_tokens="
-            f"{max_tokens}: raise it as far as the model's context allows, or give fewer signals"
-        )
-    return {"prompts_that_lost_signals": lost, "prompts_with_cut_texts": cut}
+def warn_of_losses(lost: int, prompts: int, max_tokens: int) -> None:
+    """Say on the screen when most prompts lost signals."""
+    if 2 * lost > prompts:
+        text = f"{lost} of {prompts} prompts lost signals: above prompts.max_tokens={max_tokens}"
+        say(f"{text}; raise it as far as the model's context allows, or set fewer setting.signals")

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Prompts that show the format put these words where the model's own belong. A completion that
-# answers with them has copied the prompt instead of describing the user.
+# Prompts show the format with these words; a completion that answers with them has copied them.
 REASONING_PLACEHOLDER = "your reasoning"
 DESCRIPTION_PLACEHOLDER = "your description of this user's preferences"
-# Blanks are never given back to be tried again, so this is linear on any text.
+# Blanks are never tried twice, so this is linear on any text.
 _TAG = re.compile(r"<\s*+(/?)\s*+(think|answer)\s*+>", re.IGNORECASE)
 
 
@@ -50,15 +49,14 @@ class Inference:
 
 
 def format_completion(inference: Inference) -> str:
-    """Write an inference as the model is taught to, from inside the `<think>` of the prompt."""
+    """Write an inference as a model is taught to, from inside the `<think>` of its prompt."""
     return f" {inference.reasoning} </think> <answer> {inference.description} </answer>"
 
 
 def parse_completion(completion: str) -> Inference | FormatProblem:
     """Read a completion `r </think> <answer> d </answer>` (the format reward R_format).
 
-    White space around the parts does not matter, nor do the case of a tag or blanks in it: a tag
-    that a reader would take for one counts as one. Linear in the length of the text; never raises.
+    The case of a tag and white space don't matter. Linear in the text's length; never raises.
     """
     texts, tags = _split(completion)
     if tags != list(_EXPECTED):
@@ -90,42 +88,31 @@ def parse_description(completion: str) -> Inference | FormatProblem:
 
 
 def tags_survive(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Say which tags are lost when a tokenizer decodes them without special tokens, as rewards do.
-
-    A tag is, if it is a special token there, or if the vocabulary can't spell it.
-    """
-
-    def decoded(tag: str) -> str:
+    """Say which tags are lost where texts are decoded without special tokens, as for rewards."""
+    problems = []
+    for tag in ("<think>", *_EXPECTED):
         ids = tokenizer.encode(f"a {tag} b", add_special_tokens=False)
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-    return [
-        f"{tag} of the completion format is lost in decoding by this tokenizer, so every reward "
-        "would be 0: make it an ordinary added token, not a special one"
-        for tag in ("<think>", *_EXPECTED)
-        if _split(decoded(tag))[1] != [tag]
-    ]
+        if _split(str(tokenizer.decode(ids, skip_special_tokens=True)))[1] != [tag]:
+            lost = f"{tag} of the format is lost in decoding, so that every reward would be 0"
+            problems.append(f"{lost}: make it an ordinary added token, not a special one")
+    return problems
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """The texts before, between and after the tags, and the tags."""
+    """The texts around the tags, and the tags."""
     pieces = _TAG.split(text)
-    tags = [
-        f"<{slash}{name.lower()}>" for slash, name in zip(pieces[1::3], pieces[2::3], strict=True)
-    ]
-    return pieces[::3], tags
+    tags = zip(pieces[1::3], pieces[2::3], strict=True)
+    return pieces[::3], [f"<{slash}{name.lower()}>" for slash, name in tags]
 
 
 def _checked(reasoning: str, description: str) -> Inference | FormatProblem:
     if not re.search(r"\w", description):
         return FormatProblem.EMPTY_DESCRIPTION
-    if description.strip(" .[]()").lower() == DESCRIPTION_PLACEHOLDER:
-        return FormatProblem.PLACEHOLDER_ECHOED
-    return Inference(reasoning, description)
+    echoed = description.strip(" .[]()").lower() == DESCRIPTION_PLACEHOLDER
+    return FormatProblem.PLACEHOLDER_ECHOED if echoed else Inference(reasoning, description)
 
 
 def _structure_problem(tags: list[str]) -> FormatProblem:
-    """Name what is wrong with a sequence of tags that is not the expected one."""
     if "<think>" in tags or len(set(tags)) < len(tags):
         return FormatProblem.REPEATED_TAG
     missing = (problem for tag, problem in _EXPECTED.items() if tag not in tags)

@@ -35,79 +35,55 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 _TAG_NAME = re.compile(r"</?([A-Za-z_]\w*)>")
 _MARKER = re.compile(r"\*([^*\n]+):\*")
 _TURN = re.compile(r"^(User|Assistant):", re.MULTILINE)
-# How tokenizers write what ends a text or a turn of a chat, beside `<|…|>`: they read it as such
-# wherever it stands.
-_CONTROL_TAGS = {"s", "bos", "eos", "start_of_turn", "end_of_turn"}
+# What tokenizers read as the end of a text or turn wherever it stands, beside `<|…|>`; the format.
+_ALWAYS = {"s", "bos", "eos", "start_of_turn", "end_of_turn", "think", "answer"}
 
 
 class Prompts:
     """The templates of one folder, rendered with values that can't break out of their slots.
 
-    A folder holds `inference.jinja` (ends by opening `<think>`), `teacher.jinja` (the same with the
-    names of dimensions), `judgement.jinja` (ends where the JSON selection starts) and `reply.jinja`
-    (ends where the reply starts); the others are needed by some methods only. What a template
-    includes is looked for in its folder first, then in `default`.
-
-    Tags such as `<post>`, markers such as `*Post:*` and turns such as `User:` that stand in any of
-    them are reserved, and so are the control tokens of models, such as `<|im_end|>`: inside a value
-    their first character is escaped, in time linear in its length.
-
-    Args:
-        folder: a path, or the name of a folder that ships (`default`, `compact`, `items`).
-
-    Raises:
-        UserError: a template is missing, is not valid Jinja, or uses a name it is not given.
+    `folder` is a path, or the name of one that ships: `default`, `compact` or `items`. It needs
+    `inference.jinja` and `teacher.jinja` (both end by opening `<think>`), `judgement.jinja` (ends
+    where the JSON selection starts) and `reply.jinja` (where the reply starts). What they include
+    is looked for in the folder first, then in `default`. Tags such as `<post>`, markers such as
+    `*Post:*`, turns such as `User:` that stand in them, and control tokens such as `<|im_end|>` are
+    reserved: inside a value their first character is escaped, in time linear in its length. Raises
+    UserError where a template is missing, is not valid Jinja, or uses a name it isn't given.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = SHIPPED / folder if (SHIPPED / folder).is_dir() else Path(folder)
-        if missing := [name for name in _REQUIRED if not self._has(name)]:
-            raise UserError(
-                f"prompts.folder: {folder} lacks {missing}: give a folder with {list(_REQUIRED)}, "
-                f"each .jinja, or one of {sorted(path.name for path in SHIPPED.iterdir())}"
-            )
+        if missing := [f"{name}.jinja" for name in _REQUIRED if not self._has(name)]:
+            lacks, ships = ", ".join(missing), sorted(path.name for path in SHIPPED.iterdir())
+            raise UserError(f"prompts.folder: {folder} has no {lacks}; folders that ship: {ships}")
         loader = FileSystemLoader([self.folder, SHIPPED / "default", SHIPPED])
         self._environment = ImmutableSandboxedEnvironment(
-            loader=loader,
-            undefined=StrictUndefined,
-            finalize=lambda value: self.guard(str(value)),
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+            loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+            auto_reload=False, finalize=lambda value: self.guard(str(value)),
+        )  # fmt: skip
         self._environment.globals["reasoning_placeholder"] = REASONING_PLACEHOLDER
         self._environment.globals["description_placeholder"] = DESCRIPTION_PLACEHOLDER
         try:
             self._reserved = _reserved_pattern(self._sources(loader))
             for name, values in _EXAMPLES.items():
                 if self._has(name):
-                    self.render(name, **values)
                     nothing = dict.fromkeys({"earlier", "description"} & values.keys())
+                    self.render(name, **values)
                     self.render(name, **{**values, **nothing})
         except (TemplateError, UnicodeDecodeError) as error:
             raise UserError(f"{self.folder}: not a valid template: {error}") from error
 
     def render(self, name: str, **values: Any) -> str:
-        """A prompt, such as `render("inference", signals=…, earlier=…)`; see `_EXAMPLES`.
-
-        Raises:
-            UserError: the folder has no such template.
-        """
+        """A prompt, such as `render("inference", signals=…, earlier=…)`; see `_EXAMPLES`."""
         if not self._has(name):
             raise UserError(
-                f"prompts.folder: {self.folder} has no {name}.jinja, which is asked for; add it as "
-                f"in {SHIPPED / 'default'}, or leave out what asks for it"
+                f"prompts.folder: {self.folder} lacks {name}.jinja; see that of default"
             )
         return self._environment.get_template(f"{name}.jinja").render(**values)
 
     def guard(self, text: str) -> str:
         """Escape what would read as a tag, marker or turn of the templates, or a control token."""
         return self._reserved.sub(_escape_first_character, text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Prompts) and other.folder == self.folder
-
-    def __hash__(self) -> int:
-        return hash(self.folder)
 
     def __reduce__(self) -> tuple[type[Prompts], tuple[Path]]:
         return Prompts, (self.folder,)  # Compiled templates can't be pickled.
@@ -127,13 +103,13 @@ class Prompts:
 
 
 def _escape_first_character(match: re.Match[str]) -> str:
-    text = match[0]
-    return ("&lt;" if text[0] == "<" else f"&#{ord(text[0])};") + text[1:]
+    first, rest = match[0][0], match[0][1:]
+    return ("&lt;" if first == "<" else f"&#{ord(first)};") + rest
 
 
 def _reserved_pattern(source: str) -> re.Pattern[str]:
     """Match in a value what stands in the templates; blanks are never tried twice: it is linear."""
-    tags = _any_of({"think", "answer"} | _CONTROL_TAGS | set(_TAG_NAME.findall(source)))
+    tags = _any_of(_ALWAYS.union(_TAG_NAME.findall(source)))
     markers, turns = _any_of(_MARKER.findall(source)), _any_of(_TURN.findall(source))
     return re.compile(
         rf"<(?=\s*+(?:[|｜]|/?\s*+(?:{tags})\b))"
@@ -143,5 +119,4 @@ def _reserved_pattern(source: str) -> re.Pattern[str]:
 
 
 def _any_of(names: Iterable[str]) -> str:
-    """A pattern for any of the names; for none of them, one that nothing matches."""
-    return "|".join(sorted(set(map(re.escape, names)))) or "(?!)"
+    return "|".join(sorted(set(map(re.escape, names)))) or "(?!)"  # This nothing matches.
