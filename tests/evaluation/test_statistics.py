@@ -107,7 +107,7 @@ def test_one_seed_holds_nothing_and_equal_differences_hold() -> None:
     assert difference_over_seeds({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5})[1] is False
 
 
-def test_variants_are_compared_for_every_figure_and_corrected() -> None:
+def test_variants_are_compared_for_every_figure() -> None:
     rows = [
         {"figure": figure, "variant": variant, "seed": seed, "value": value + 0.01 * seed**2}
         for figure in ("acc_jud", "recall")
@@ -123,5 +123,4 @@ def test_variants_are_compared_for_every_figure_and_corrected() -> None:
     first = found[(found.figure == "acc_jud") & (found["first"] == "b")].iloc[0]
     assert first.value == pytest.approx(0.199)
     assert first.holds
-    assert first.p_holm >= first.p
     assert found[(found.figure == "recall") & (found["first"] == "c")].value.isna().all()

@@ -46,7 +46,7 @@ class PairEmbedder:
     def embed(self, comparisons: Sequence[Comparison]) -> list[Tensor | None]:
         """The embeddings of the chosen and the rejected reply: float32, (2, size), on the CPU.
 
-        Each distinct reply is read once. `None` where one with its post exceeds the model's context.
+        Each distinct reply is read once. `None` where one with its post exceeds the context.
         """
         pairs = [((own.post, own.chosen), (own.post, own.rejected)) for own in comparisons]
         replies = list(dict.fromkeys(reply for pair in pairs for reply in pair))
@@ -99,9 +99,11 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
     `save_pretrained` writes weights and arguments.
     """
 
+    center: Tensor
+    spread: Tensor
+
     def __init__(
         self,
-        *,
         language_model: str,
         prompts: str,
         embedding_size: int,
@@ -224,8 +226,8 @@ class VplTraining:
             UserError: no case has enough comparisons.
         """
         set_seed(self.seed)
-        where = {"language_model": self.language_model, "prompts": self.prompts}
-        embedder = PairEmbedder(*where.values(), self.dtype, self.max_batch_tokens)
+        where = self.language_model, self.prompts
+        embedder = PairEmbedder(*where, self.dtype, self.max_batch_tokens)
         flat = iter(embedder.embed([pair for case in cases for pair in _pairs_of(case)]))
         known = [[p for _ in _pairs_of(case) if (p := next(flat)) is not None] for case in cases]
         users = [torch.stack(pairs) for pairs in known if len(pairs) > self.fewest_pairs]
@@ -235,8 +237,7 @@ class VplTraining:
                 "cases has as many comparisons beside its target; choose data whose signals are "
                 "comparisons"
             )
-        sizes = {"hidden_size": self.hidden_size, "latent_size": self.latent_size}
-        model = VplModel(**where, embedding_size=embedder.size, **sizes)
+        model = VplModel(*where, embedder.size, self.hidden_size, self.latent_size)
         steps = self.fit(model, users)
         model.save_pretrained(folder)
         decided = [own for own in decide(model, embedder, validation) if own is not None]

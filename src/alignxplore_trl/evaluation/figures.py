@@ -11,6 +11,7 @@ import pandas as pd
 
 from alignxplore_trl.cases import Case, read_cases
 from alignxplore_trl.evaluation.benchmarks import ANY
+from alignxplore_trl.evaluation.kept import records
 from alignxplore_trl.evaluation.statistics import Estimate, estimate, holm
 from alignxplore_trl.evaluation.truth import read_statements
 from alignxplore_trl.evaluation.win_rate import Place
@@ -140,7 +141,7 @@ def summarise(figures: pd.DataFrame) -> dict[str, float | int | None]:
     summary: dict[str, float | int | None] = {}
     whole = figures[figures.dimension == ""]
     judges = whole[whole.metric == "acc_jud"].groupby(["benchmark", *PLACE]).judge.agg(list)
-    for row in whole.astype(object).where(whole.notna(), None).to_dict("records"):
+    for row in records(whole):
         place = (row["benchmark"], row["method"], row["setting"])
         ends = ["low", "high"] + ["p", "p_holm"] * row["metric"].endswith("_difference")
         for judge in judges.get(place, []) if row["judge"] == ANY else [row["judge"]]:
@@ -192,10 +193,7 @@ def _of_descriptions(own: pd.DataFrame, cases: Sequence[Case]) -> Iterator[tuple
             yield metric, estimate(written[column].to_numpy(float, na_value=float("nan")), units)
     by_id = {case.case_id: case for case in cases}
     tried = own[own.description.notna() | own.problem.notna()]
-    texts = tried.description.astype(object).where(tried.description.notna(), None)
-    read = [
-        read_statements(by_id[name], text) for name, text in zip(tried.case_id, texts, strict=True)
-    ]
+    read = [read_statements(by_id[row["case_id"]], row["description"]) for row in records(tried)]
     known = [each for each in read if each is not None]
     if not known or len(known) < len(read):
         return

@@ -47,6 +47,12 @@ def rows_at(rows: pd.DataFrame, **where: str) -> pd.DataFrame:
     return rows
 
 
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries of Python's own values, `None` where one is missing."""
+    known = rows.astype(object).where(rows.notna(), None)
+    return [dict(zip(known.columns, row, strict=True)) for row in known.itertuples(index=False)]
+
+
 def differences(folder: Path, specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What differs from the specifications that are kept by name; new ones are kept.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from alignxplore_trl.baselines.protocol import Asked, Method, Reading, Said, Setting
 from alignxplore_trl.cases import Case, Signal
 from alignxplore_trl.evaluation.benchmarks import ANY, Benchmark
-from alignxplore_trl.evaluation.kept import Table, rows_at
+from alignxplore_trl.evaluation.kept import Table, records, rows_at
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.weights import load_tokenizer
 from alignxplore_trl.run.errors import UserError
@@ -22,7 +22,6 @@ from alignxplore_trl.text.prompts import Prompts
 
 # What is written again, at most, after a kill.
 _CASES_AT_ONCE = 1000
-_SAID = ["case_id", "description", "problem"]
 
 
 class Policy(Method):
@@ -38,7 +37,7 @@ class Policy(Method):
         max_tokens: budget of a prompt, to which it is shortened by rule.
         model: folder or name of the weights.
         tokenizer: folder or name of the model whose tokens are counted, where there is no `model`.
-        made_by: the command that makes that folder; without it the method is left out.
+        made_by: the command that makes the model's folder; without that the method is left out.
         template: `inference`, as policies are trained, or `concise`, without reasoning.
         seed: of sampling; each round has its own.
     """
@@ -67,32 +66,31 @@ class Policy(Method):
         return None
 
     def describe(self, asked: Asked) -> list[Said]:
-        cases, setting = asked.cases, asked.setting
         self.writer.load()  # Not in the time of the first round.
-        tokenizer = load_tokenizer(self.tokenizer)
-        read = parse_completion if self.template == "inference" else parse_description
-        said: dict[str, list[Said]] = {case.case_id: [] for case in cases}
-        earlier: dict[str, str | None] = dict.fromkeys(said)
-        for number in range(setting.rounds):
-            cases = [case for case in cases if case.case_id in said]
-            fitted = [
-                self._fit(case, setting, number, earlier[case.case_id], tokenizer) for case in cases
+        tokenizer, rounds = load_tokenizer(self.tokenizer), asked.setting.rounds
+        said: dict[str, list[Said]] = {case.case_id: [] for case in asked.cases}
+        for number in range(rounds):
+            cases = [case for case in asked.cases if case.case_id in said]
+            earlier = [_last_description(said[case.case_id]) for case in cases]
+            prompts = [
+                self._fit(
+                    case, case.rounds(asked.setting.per_round, rounds)[number], own, tokenizer
+                )
+                for case, own in zip(cases, earlier, strict=True)
             ]
             began = time.perf_counter()
-            answers = self.writer.write([own.text for own in fitted], 1, self.seed + number)
+            answers = self.writer.write([own.text for own in prompts], 1, self.seed + number)
             seconds = (time.perf_counter() - began) / max(1, len(cases))
-            for case, prompt, [written] in zip(cases, fitted, answers, strict=True):
+            rows = zip(cases, earlier, prompts, answers, strict=True)
+            for case, before, prompt, [written] in rows:
                 if written is None:
                     del said[case.case_id]
                     continue
-                inference = read(written.text)
                 own = Said(
                     case.case_id,
-                    round=(number + 1) % setting.rounds,
-                    problem=inference if isinstance(inference, FormatProblem) else None,
-                    description=getattr(inference, "description", None),
-                    reasoning=getattr(inference, "reasoning", None),
-                    earlier=earlier[case.case_id],
+                    round=(number + 1) % rounds,
+                    **self._read(written.text),
+                    earlier=before,
                     completion=written.text,
                     prompt_tokens=written.prompt_tokens,
                     completion_tokens=written.completion_tokens,
@@ -101,26 +99,33 @@ class Policy(Method):
                     shortened_texts=prompt.shortened_texts,
                 )
                 said[case.case_id].append(own)
-                earlier[case.case_id] = own.description or own.earlier
-        return [own for rounds in said.values() for own in rounds]
+        return [own for of_case in said.values() for own in of_case]
 
     def close(self) -> None:
         self.writer.close()
 
     def _fit(
-        self, case: Case, setting: Setting, number: int, earlier: str | None, tokenizer: Any
+        self, case: Case, signals: Sequence[Signal], earlier: str | None, tokenizer: Any
     ) -> FittedPrompt:
-        def render(signals: Sequence[Signal], before: str | None) -> str:
-            return self.prompts.render(self.template, signals=signals, earlier=before)
+        def render(kept: Sequence[Signal], before: str | None) -> str:
+            return self.prompts.render(self.template, signals=kept, earlier=before)
 
         def count_tokens(text: str) -> int:
             return len(tokenizer(text)["input_ids"])
 
-        signals = case.rounds(setting.per_round, setting.rounds)[number]
         try:
             return fit_prompt(render, signals, earlier, count_tokens, self.max_tokens)
         except PromptTooLongError as error:
             raise UserError(f"case {case.case_id}: {error}; raise prompts.max_tokens") from error
+
+    def _read(self, text: str) -> dict[str, Any]:
+        read = parse_completion if self.template == "inference" else parse_description
+        found = read(text)
+        return {"problem": found} if isinstance(found, FormatProblem) else vars(found)
+
+
+def _last_description(said: Sequence[Said]) -> str | None:
+    return next((own.description for own in reversed(said) if own.description), None)
 
 
 def descriptions_table(folder: Path) -> Table:
@@ -157,7 +162,17 @@ def describe_all(
         reading = methods[of].reading if of else method.reading
         for benchmark in benchmarks:
             for setting in _settings_of(reading, settings):
-                _describe(name, method, reading, benchmark, setting, table)
+                cases = benchmark.cases(reading, setting)
+                where = ANY if reading == "nothing" else setting.name
+                if fewer := len(benchmark.whole) - len(cases):
+                    say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
+                at = {"benchmark": benchmark.name, "method": name, "setting": where}
+                known = set(rows_at(table.rows, **at).case_id)
+                new = [case for case in cases if case.case_id not in known]
+                if new:
+                    say(f"{name}, {where}: {len(new)} cases of {benchmark.name}")
+                for start in range(0, len(new), _CASES_AT_ONCE):
+                    _describe(method, new[start : start + _CASES_AT_ONCE], setting, at, table)
         method.close()
     return left_out
 
@@ -170,35 +185,18 @@ def _settings_of(reading: Reading, settings: Sequence[Setting]) -> list[Setting]
 
 
 def _describe(
-    name: str,
-    method: Method,
-    reading: Reading,
-    benchmark: Benchmark,
-    setting: Setting,
-    table: Table,
+    method: Method, cases: Sequence[Case], setting: Setting, at: Mapping[str, str], table: Table
 ) -> None:
-    where = ANY if reading == "nothing" else setting.name
-    at = {"benchmark": benchmark.name, "setting": where}
-    cases = benchmark.cases(reading, setting)
-    if fewer := len(benchmark.whole) - len(cases):
-        say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
-    known = set(rows_at(table.rows, **at, method=name).case_id)
-    new = [case for case in cases if case.case_id not in known]
-    if new:
-        say(f"{name}, {where}: {len(new)} cases of {benchmark.name}")
-    for start in range(0, len(new), _CASES_AT_ONCE):
-        units = {case.case_id: case.unit for case in new[start : start + _CASES_AT_ONCE]}
-        before = rows_at(table.rows, **at, method=method.of or "").astype(object)
-        before = before[before.case_id.isin(units)].where(before.notna(), None)
-        others = [
-            Said(case_id, description=description, problem=problem)
-            for case_id, description, problem in before[_SAID].itertuples(index=False)
-        ]
-        asked = Asked(new[start : start + _CASES_AT_ONCE], setting, others)
-        table.add(
-            [
-                {**asdict(own), **at, "setting": where + f"@{own.round}" * (own.round > 0)}
-                | {"method": name, "unit": units[own.case_id]}
-                for own in method.describe(asked)
-            ]
-        )
+    units = {case.case_id: case.unit for case in cases}
+    before = rows_at(table.rows, **{**at, "method": method.of or ""})
+    others = [
+        Said(row["case_id"], description=row["description"], problem=row["problem"])
+        for row in records(before[before.case_id.isin(units)])
+    ]
+    rows = [
+        {**asdict(own), **at, "unit": units[own.case_id]}
+        for own in method.describe(Asked(cases, setting, others))
+    ]
+    for row in rows:
+        row["setting"] += f"@{row['round']}" if row["round"] else ""
+    table.add(rows)

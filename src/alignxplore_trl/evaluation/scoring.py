@@ -10,7 +10,7 @@ import pandas as pd
 
 from alignxplore_trl.cases import Case
 from alignxplore_trl.evaluation.benchmarks import Benchmark
-from alignxplore_trl.evaluation.kept import Table, rows_at
+from alignxplore_trl.evaluation.kept import Table, records, rows_at
 from alignxplore_trl.judging.protocol import JudgedPair
 from alignxplore_trl.rewards import DescriptionReward
 from alignxplore_trl.run.progress import progress
@@ -57,8 +57,7 @@ def score(
         cases = {case.case_id: case for case in benchmark.scored}
         new = rows_at(descriptions[~is_known], benchmark=benchmark.name)
         new = new[new.case_id.isin(cases)].sort_values("case_id", kind="stable")
-        known_values = new.astype(object).where(new.notna(), None)
-        rows = [{str(k): v for k, v in row.items()} for row in known_values.to_dict("records")]
+        rows = records(new)
         # Case by case, so that descriptions of the same case are asked about together.
         parts = range(0, len(rows), _PAIRS_AT_ONCE)
         for start in progress(parts, f"{metric} of {benchmark.name} by {judge}", len(parts)):
@@ -66,19 +65,11 @@ def score(
             pairs = [_pair(row, cases[row["case_id"]]) for row in part]
             distinct = list(dict.fromkeys(pair for pair in pairs if pair is not None))
             answers = reward.measure(dict(enumerate(distinct)), {})
-            values: dict[JudgedPair | None, float | None] = dict(
-                zip(distinct, answers, strict=True)
-            )
+            values = dict(zip(distinct, answers, strict=True))
+            at = {"metric": metric, "judge": judge}
+            both = zip(part, pairs, strict=True)
             verdicts.add(
-                [
-                    {
-                        **row,
-                        "metric": metric,
-                        "judge": judge,
-                        **_verdict(row, values.get(pair), reward),
-                    }
-                    for row, pair in zip(part, pairs, strict=True)
-                ]
+                [{**row, **at, **_verdict(row, pair, values, reward)} for row, pair in both]
             )
 
 
@@ -91,9 +82,12 @@ def _pair(row: Mapping[str, Any], case: Case) -> JudgedPair | None:
 
 
 def _verdict(
-    row: Mapping[str, Any], value: float | None, reward: DescriptionReward
+    row: Mapping[str, Any],
+    pair: JudgedPair | None,
+    values: Mapping[JudgedPair, float | None],
+    reward: DescriptionReward,
 ) -> dict[str, float | None]:
     if row["problem"] is not None:
         return {"value": None, "correct": 0.0}
-    value = row["probability"] if row["decided"] else value
+    value = row["probability"] if pair is None else values[pair]
     return {"value": value, "correct": None if value is None else reward.score(value)}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from alignxplore_trl.cases import Case
 from alignxplore_trl.evaluation.benchmarks import Benchmark
-from alignxplore_trl.evaluation.kept import Table, rows_at
+from alignxplore_trl.evaluation.kept import Table, records, rows_at
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.protocol import Judge, Question, Verdict
 from alignxplore_trl.run.progress import say
@@ -49,41 +50,30 @@ def write_replies(
     table: Table,
     seed: int,
 ) -> None:
-    """Write the replies that aren't there yet.
+    """Write the replies to the cases of each benchmark that aren't there, for all places of pairs.
 
     The prompt is the one that R_gen reads log-probabilities behind. Under a malformed completion
     the reply is written without a description: that is what its user would get.
-
-    Args:
-        writer: the model that replies.
-        prompts: the templates.
-        pairs: places that are compared.
-        descriptions: rows of `descriptions_table`.
-        cases: those that are replied to, by benchmark; see `draw_cases`.
-        table: that of `replies_table`.
-        seed: of sampling, the same for all methods.
     """
     for benchmark, own in cases.items():
         for method, setting in dict.fromkeys(place for pair in pairs for place in pair):
             where = {"benchmark": benchmark, "method": method, "setting": setting}
-            known = set(rows_at(table.rows, **where).case_id)
-            rows = rows_at(descriptions, **where).set_index("case_id").description
-            texts = rows.astype(object).where(rows.notna(), None).to_dict()
-            new = [case for case in own if case.case_id in texts.keys() - known]
-            if new:
-                say(f"win rate: {len(new)} replies for {method}, {setting}, {benchmark}")
+            texts = _column(descriptions, "description", **where)
+            known = _column(table.rows, "reply", **where)
+            new = [case for case in own if case.case_id in texts.keys() - known.keys()]
             asked = [
                 prompts.render("reply", post=case.target.post, description=texts[case.case_id])
                 for case in new
             ]
-            answers = writer.write(asked, 1, seed) if new else []
-            table.add(
-                [
+            if new:
+                say(f"win rate: {len(new)} replies for {method}, {setting}, {benchmark}")
+                answers = writer.write(asked, 1, seed)
+                rows = [
                     {**where, **_named(case), "reply": written.text.strip()}
                     for case, [written] in zip(new, answers, strict=True)
                     if written is not None
                 ]
-            )
+                table.add(rows)
 
 
 def compare_replies(
@@ -99,29 +89,26 @@ def compare_replies(
         for pair in pairs:
             method, setting = ("-".join(both) for both in zip(*pair, strict=True))
             where = {"judge": name, "benchmark": benchmark, "method": method, "setting": setting}
-            known = set(rows_at(table.rows, **where).dropna(subset=["score"]).case_id)
+            known = _column(table.rows.dropna(subset=["score"]), "score", **where)
             one, other = (
-                rows_at(replies.rows, benchmark=benchmark, method=own[0], setting=own[1])
-                .set_index("case_id")
-                .reply.to_dict()
+                _column(replies.rows, "reply", benchmark=benchmark, method=own[0], setting=own[1])
                 for own in pair
             )
-            new = [case for case in own if case.case_id in one.keys() & other.keys() - known]
-            both = [(one[case.case_id], other[case.case_id]) for case in new]
+            ids = one.keys() & other.keys() - known.keys()
+            new = [(c, one[c.case_id], other[c.case_id]) for c in own if c.case_id in ids]
             questions = [
                 Question(case.target.post, case.description, *shown)
-                for case, (a, b) in zip(new, both, strict=True)
+                for case, a, b in new
                 for shown in ((a, b), (b, a))
                 if a != b  # Equal ones are a tie, which no judge is asked about.
             ]
             verdicts = iter(judge.judge(questions) if questions else [])
-            scores = [
-                {"score": 0.5} if a == b else _outcome(next(verdicts), next(verdicts))
-                for a, b in both
+            rows = [
+                {**where, **_named(case)}
+                | ({"score": 0.5} if a == b else _outcome(next(verdicts), next(verdicts)))
+                for case, a, b in new
             ]
-            table.add(
-                [{**where, **_named(c), **score} for c, score in zip(new, scores, strict=True)]
-            )
+            table.add(rows)
 
 
 def draw_cases(benchmarks: Sequence[Benchmark], count: int | None) -> dict[str, list[Case]]:
@@ -138,6 +125,11 @@ def _outcome(shown_first: Verdict | None, shown_second: Verdict | None) -> dict[
     one, other = shown_first.probability_a, 1.0 - shown_second.probability_a
     score = 1.0 if min(one, other) > 0.5 else 0.0 if max(one, other) < 0.5 else 0.5
     return {"score": score, "p_shown_first": one, "p_shown_second": other}
+
+
+def _column(rows: pd.DataFrame, column: str, **where: str) -> dict[str, Any]:
+    """The values of a column by case, of the rows at one place."""
+    return {row["case_id"]: row[column] for row in records(rows_at(rows, **where))}
 
 
 def _named(case: Case) -> dict[str, str]:
