@@ -30,9 +30,9 @@ def test_a_case_is_shown_with_its_rounds_and_what_is_trained_on() -> None:
     assert (first.prompt, first.completion) == examples["case 1", 1]
     assert (second.prompt, second.completion) == (fit(SIGNALS[2:], "the truth").text, None)
     assert first.facts == [
-        "2 of the kind comparison",
-        "1 signals left out, 0 texts shortened",
-        "20 tokens read, 24 trained on",
+        "signals: 2 comparison",
+        "1 left out, 0 texts shortened",
+        "20 tokens read, 24 trained on, and the end",
     ]
     assert "the true description stands in for the earlier one" in second.facts
     assert shown.hidden["true description"] == "the truth"

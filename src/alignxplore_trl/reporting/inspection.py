@@ -60,8 +60,8 @@ def inspect_case(
         example = examples.get((case.case_id, number))
         kinds = Counter(signal.kind for signal in signals)
         facts = [
-            ", ".join(f"{count} of the kind {kind}" for kind, count in kinds.items()),
-            f"{fitted.dropped_signals} signals left out, {fitted.shortened_texts} texts shortened",
+            f"signals: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
+            f"{fitted.dropped_signals} left out, {fitted.shortened_texts} texts shortened",
         ]
         if number > 1 and not example:
             facts.append("the true description stands in for the earlier one")
@@ -88,7 +88,8 @@ def _round(
     number: int, example: Example, facts: list[str], count_tokens: Callable[[str], int]
 ) -> Round:
     prompt, completion = example
-    trained = f"{count_tokens(completion)} trained on" if completion else "no completion known"
+    known = f"{count_tokens(completion)} trained on, and the end" if completion else ""
+    trained = known or "no completion known"
     facts = [*facts, f"{count_tokens(prompt)} tokens read, {trained}"]
     return Round(number, prompt, completion, facts)
 
