@@ -77,15 +77,6 @@ def test_a_model_replies_under_a_description(
     assert len(capsys.readouterr().out.split()) == 2
 
 
-def test_somebody_who_is_not_described_is_told(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:  # The judge writes no descriptions.
-        main(["describe", str(file), "--model", str(ASSETS / "judge"), "--temperature", "0"])
-    assert stopped.value.code == 2
-    assert "expected a model that `make cold-start`" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -97,6 +88,7 @@ def test_somebody_who_is_not_described_is_told(
             "signals.jsonl: a file of user states: file is not",
         ),
         (["update", "signals.jsonl", "--model", "no/such/model"], "no/such/model: "),
+        (["describe", "signals.jsonl", "--model", str(ASSETS / "judge")], "expected a model that"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -39,10 +39,6 @@ def test_choices_are_read_round_by_round_and_the_rest_at_the_end() -> None:
     assert visit.versions == ("read 0 2", "read 0 2 3 4")
     assert demo.pair(visit) is None
     assert demo.choose(visit, "left") == visit, "no pairs are left"
-
-
-def test_the_right_reply_can_be_chosen() -> None:
-    demo = Demo(PAIRS, 2, describer())
     assert demo.choose(Visit(), "right").chosen == (Comparison("post 0", "other 0", "nice 0"),)
 
 

@@ -35,7 +35,7 @@ def test_an_update_reads_new_signals_and_the_earlier_description_alone() -> None
 def test_what_does_not_fit_is_left_out_oldest_first_and_said() -> None:
     known = describer(max_tokens=16).describe(OWN)
     assert (known.description, known.dropped_signals) == ("read 2 3", 2)
-    with pytest.raises(NotDescribedError, match="prompts.max_tokens is 2"):
+    with pytest.raises(NotDescribedError, match=r"prompts.max_tokens is 2"):
         describer(max_tokens=2).describe(OWN)
 
 
