@@ -31,12 +31,12 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if (published := data / "examples.jsonl").is_file():
         # The teacher's work, verified and published: there is nothing to write or to judge.
         shutil.copy(published, folder / "examples.jsonl")
-        return {"examples": len(published.read_bytes().splitlines())}
+        return {"examples": published.read_bytes().count(b"\n")}
 
     student = load_tokenizer(experiment.model.backbone)
     if lost := tags_survive(student):
         raise UserError([f"{experiment.model.backbone}: {problem}" for problem in lost])
-    cases = read_cases(data / "cold_start.jsonl")[: asked.get("cases")]
+    cases = read_cases(data / "cold_start.jsonl")[: asked["cases"]]
     reward, teacher = stage.build("synthesis.verification"), stage.build("teacher")
     if hasattr(reward, "load"):
         reward.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from alignxplore_trl.cases import Case, Signal
@@ -14,7 +14,7 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.synthesis.dimensions import merge_dimensions, read_dimensions
 from alignxplore_trl.synthesis.kept import Kept, answers_to, key_of
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, count_losses, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt, warn_of_losses
 from alignxplore_trl.text.completions import (
     FormatProblem,
     Inference,
@@ -49,6 +49,12 @@ class Candidate:
     outcome: Inference | FormatProblem | None = None
     reward: float | None = None
 
+    def read(self, written: Written | None) -> Candidate:
+        """The candidate with what the teacher wrote; a malformed completion has reward 0."""
+        outcome = None if written is None else parse_completion(written.text)
+        reward = 0.0 if isinstance(outcome, FormatProblem) else None
+        return replace(self, written=written, outcome=outcome, reward=reward)
+
     @property
     def became(self) -> str:
         """In a word: verified, rejected, not_judged, unanswered, or malformed/<problem>."""
@@ -58,11 +64,6 @@ class Candidate:
             return "unanswered" if self.written is None else "not_judged"
         return "verified" if self.reward == 1 else "rejected"
 
-    @property
-    def key(self) -> str:
-        """By which its reward is kept."""
-        return key_of("reward", self.case_id, self.prompt, self.written)
-
     def rank(self, salt: str) -> bytes:
         """Its place in an order that no generator's state matters to."""
         key = f"{salt}/{self.case_id}/{self.round}/{self.number}"
@@ -70,76 +71,51 @@ class Candidate:
 
     def row(self) -> dict[str, Any]:
         """The candidate as plain values, for a file."""
-        return {
-            "case_id": self.case_id,
-            "round": self.round,
-            "number": self.number,
-            "dimensions": list(self.dimensions),
-            "earlier": self.earlier,
-            "prompt": self.prompt,
-            "completion": self.written.text if self.written else None,
-            "prompt_tokens": self.written.prompt_tokens if self.written else None,
-            "completion_tokens": self.written.completion_tokens if self.written else None,
-            "became": self.became,
-            "reward": self.reward,
-        }
+        names = ("case_id", "round", "number", "dimensions", "earlier", "prompt", "reward")
+        completion = self.written.text if self.written else None
+        row = {name: getattr(self, name) for name in names}
+        return {**row, "completion": completion, "became": self.became}
 
     def example(self) -> dict[str, Any]:
         """The prompt and completion that cold start trains on, and where they came from."""
         assert isinstance(self.outcome, Inference)
-        places = {"case_id": self.case_id, "round": self.round, "number": self.number}
-        texts = {"prompt": self.prompt, "completion": format_completion(self.outcome)}
-        return {**texts, **places, "earlier": self.earlier}
+        names = ("prompt", "case_id", "round", "number", "earlier")
+        row = {name: getattr(self, name) for name in names}
+        return {**row, "completion": format_completion(self.outcome)}
 
 
+@dataclass
 class Synthesis:
     """Asks a teacher about every case in every round, and a reward about every completion.
 
-    Args:
+    Attributes:
         writer: the teacher.
         reward: verifies, by TRL's contract of rewards; never that of reinforcement learning.
-        prompts: the templates.
         kept: where answers are kept as they arrive.
         candidates: completions for each prompt, G.
-        dimensions: the names that guide the teacher: `known` (those of the case), `teacher` (it is
-            asked about each signal first), or `none`.
-        signals: signals in a round.
-        rounds: how many; each after the first takes along a description of the one before.
-        count_tokens: of a text, by the student's tokenizer.
-        max_tokens: budget of a prompt.
+        dimensions: names that guide the teacher: `known` (the case's), `teacher` (it is asked for
+            those of each signal first), or `none`.
+        signals: in a round; all `rounds` but the first have a description of the one before.
+        count_tokens, max_tokens: budget of a prompt, by the student's tokenizer.
         seed: of sampling, and of the draw of earlier descriptions.
-
-    Attributes:
         counts: what became of cases, prompts and candidates, under `round_<number>/…`.
     """
 
-    def __init__(
-        self,
-        writer: Writer,
-        reward: Callable[..., Sequence[float | None]],
-        prompts: Prompts,
-        kept: Kept,
-        *,
-        candidates: int,
-        dimensions: Literal["known", "teacher", "none"],
-        signals: int,
-        rounds: int,
-        count_tokens: Callable[[str], int],
-        max_tokens: int,
-        seed: int,
-    ) -> None:
-        self.writer, self.reward, self.prompts, self.kept = writer, reward, prompts, kept
-        self.candidates, self.dimensions, self.seed = candidates, dimensions, seed
-        self.signals, self.rounds = signals, rounds
-        self.count_tokens, self.max_tokens = count_tokens, max_tokens
-        self.counts: Counter[str] = Counter()
+    writer: Writer
+    reward: Callable[..., Sequence[float | None]]
+    prompts: Prompts
+    kept: Kept
+    candidates: int
+    dimensions: Literal["known", "teacher", "none"]
+    signals: int
+    rounds: int
+    count_tokens: Callable[[str], int]
+    max_tokens: int
+    seed: int
+    counts: Counter[str] = field(init=False, default_factory=Counter)
 
     def run(self, cases: Sequence[Case]) -> list[Candidate]:
-        """All candidates, by round, case and number.
-
-        Raises:
-            UserError: the teacher or the judge is out; what was answered is kept.
-        """
+        """All candidates, by round, case and number; UserError where teacher or judge is out."""
         candidates: list[Candidate] = []
         earlier: Mapping[str, str] = {}
         for number in range(1, self.rounds + 1):
@@ -174,12 +150,12 @@ class Synthesis:
             for n in range(self.candidates):
                 asks.append((guided.text, n))
                 blank.append(Candidate(case.case_id, number, n, names, before, prompt.text))
-        self._count(number, count_losses(prompts, self.max_tokens))
+        lost = sum(prompt.dropped_signals > 0 for prompt in prompts)
+        cut = sum(prompt.shortened_texts > 0 for prompt in prompts)
+        self._count(number, {"prompts_with_dropped_signals": lost, "prompts_with_cut_texts": cut})
+        warn_of_losses(lost, len(prompts), self.max_tokens)
         answers = answers_to(self.writer, asks, self.seed, self.kept)
-        return [
-            replace(own, written=answer, outcome=parse_completion(answer.text)) if answer else own
-            for own, answer in zip(blank, answers, strict=True)
-        ]
+        return [own.read(answer) for own, answer in zip(blank, answers, strict=True)]
 
     def _names(self, number: int, cases: Sequence[Case]) -> list[tuple[str, ...]]:
         """The names of dimensions that guide the teacher, for each case."""
@@ -210,14 +186,13 @@ class Synthesis:
             raise UserError(f"{name}.jinja: {error}; raise prompts.max_tokens") from error
 
     def _verified(self, candidates: Sequence[Candidate], cases: Sequence[Case]) -> list[Candidate]:
-        """The candidates with their rewards; a malformed one has 0."""
+        """The same candidates, the well-formed ones with their rewards."""
         targets = {case.case_id: case.target for case in cases}
         open_ones = [own for own in candidates if isinstance(own.outcome, Inference)]
         starts = range(0, len(open_ones), _VERIFIED_AT_ONCE)
         for start in progress(starts, "batches of rewards", len(starts)):
             chunk = open_ones[start : start + _VERIFIED_AT_ONCE]
-            asked = [own for own in chunk if self.kept.find(own.key) is None]
-            if asked:
+            if asked := [own for own in chunk if self.kept.find(_key(own)) is None]:
                 pairs = [targets[own.case_id] for own in asked]
                 rewards = self.reward(
                     prompts=[own.prompt for own in asked],
@@ -228,21 +203,17 @@ class Synthesis:
                     rejected=[pair.rejected for pair in pairs],
                 )
                 answers = zip(asked, rewards, strict=True)
-                self.kept.keep({own.key: each for own, each in answers if each is not None})
-        return [
-            replace(
-                own,
-                reward=0.0 if isinstance(own.outcome, FormatProblem) else self.kept.find(own.key),
-            )
-            for own in candidates
-        ]
+                self.kept.keep({_key(own): each for own, each in answers if each is not None})
+        known = {own: self.kept.find(_key(own)) for own in open_ones}
+        return [replace(own, reward=known[own]) if own in known else own for own in candidates]
+
+
+def _key(own: Candidate) -> str:
+    return key_of("reward", own.case_id, own.prompt, own.written)
 
 
 def draw_earlier(candidates: Sequence[Candidate], seed: int) -> dict[str, str]:
-    """One description of each case, drawn by a hash among its well-formed candidates.
-
-    Right or wrong, because that is what reinforcement learning meets.
-    """
+    """A description of each case, by a hash among its well-formed ones, right or wrong."""
     drawn: dict[str, str] = {}
     for candidate in sorted(candidates, key=lambda each: each.rank(str(seed))):
         if isinstance(candidate.outcome, Inference):
@@ -251,10 +222,7 @@ def draw_earlier(candidates: Sequence[Candidate], seed: int) -> dict[str, str]:
 
 
 def draw_unverified(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
-    """As many well-formed candidates of each round as are verified, whatever the judge said.
-
-    What verification is compared with: a set of the same size and mixture of rounds.
-    """
+    """As many well-formed candidates of each round as are verified, whatever the judge said."""
     left = Counter(candidate.round for candidate in candidates if candidate.reward == 1)
     drawn = set()
     for candidate in sorted(candidates, key=lambda each: each.rank(f"{seed}/unverified")):

@@ -17,14 +17,8 @@ from alignxplore_trl.run.errors import UserError
 class Kept:
     """A file of answers: each line is one JSON object of those that arrived together.
 
-    They are kept together or not at all, whenever the process is killed. An answer is found by what
-    it is a function of within one configuration; a stage's folder refuses any other.
-
-    Args:
-        path: the file; what is in it is read.
-
-    Raises:
-        UserError: the file is damaged.
+    They are kept together or not at all, whenever the process is killed. It is for answers within
+    one configuration, as a stage's folder is. Raises UserError where the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,10 +33,8 @@ class Kept:
                 try:
                     self._answers |= msgspec.json.decode(line, type=dict[str, Any])
                 except msgspec.MsgspecError as error:
-                    raise UserError(
-                        f"{path}, line {number}: damaged ({error}); delete this line, and what "
-                        "stood in it is asked for again"
-                    ) from error
+                    where = f"{path}, line {number}"
+                    raise UserError(f"{where}: damaged ({error}); delete the line") from error
         self._file.truncate(end)
 
     def find(self, key: str) -> Any:
@@ -57,9 +49,9 @@ class Kept:
 
 
 def answers_to(writer: Writer, asks: Sequence[Ask], seed: int, kept: Kept) -> list[Written | None]:
-    """What a writer answers to each ask, of which it is asked those that aren't kept, once each.
+    """Answers to asks, equal ones once: what is kept, and what a writer answers to the others.
 
-    Equal asks have one answer. No answer is not kept: the same command asks again.
+    Where there is no answer nothing is kept, and the same command asks again.
     """
     keys = {ask: key_of("written", *ask) for ask in asks}
     missing = [ask for ask, key in keys.items() if kept.find(key) is None]
