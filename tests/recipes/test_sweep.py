@@ -1,0 +1,134 @@
+"""Sweeps and studies: what points share, a point that fails, what a table says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from alignxplore_trl.config import Study, checked, compose, plain
+from alignxplore_trl.evaluation.statistics import compare_variants
+from tests.recipes.commands import ROOT, SMALL, load
+
+SWEEP, STUDY = load("sweep"), load("study")
+
+
+@pytest.mark.parametrize(
+    ("swept", "shared", "overrides"),
+    [
+        ("rl.learning_rate", "cold-start", ()),
+        ("reward", "cold-start", ()),
+        ("rl.learning_rate", "data", ("rl.start=backbone",)),
+        ("cold_start.learning_rate", "synthesize", ()),
+        ("peft.r", "synthesize", ()),
+        ("teacher", "data", ()),
+        ("model.backbone", "synthesize", ()),
+        ("data.dimensions_per_user", None, ()),
+        ("seed", None, ()),
+        ("rl.beta", "synthesize", ("sweep.targets=[cold-start,rl]",)),
+    ],
+)
+def test_what_no_swept_key_concerns_is_shared(
+    swept: str, shared: str | None, overrides: tuple[str, ...]
+) -> None:
+    experiment = checked(plain(compose(overrides)))
+    assert SWEEP.shared_target(experiment, [swept]) == shared
+
+
+def test_a_failed_point_is_a_row_that_says_so() -> None:
+    rows = [
+        {"point": "a=1", "value": 0.5, "said": ""},
+        {"point": "a=2", "value": None, "said": "torch.OutOfMemoryError: out of memory"},
+        {"point": "a=3", "value": 0.75, "said": ""},
+    ]
+    lines = SWEEP.table(rows, "m", True).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["a=3", "a=1", "a=2:"]
+    assert lines[-1].endswith("failed  a=2: torch.OutOfMemoryError: out of memory")
+
+
+def test_a_launcher_of_slurm_composes() -> None:
+    compose(["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=8"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rl.beta=0.1,0.2"], "sweep: expected --multirun"),
+        (["--multirun", "rl.beta=0.1"], "no key has several values"),
+        (["--multirun", "sedd=0,1", "rewad=x"], "rewad: no such key; did you mean reward?"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(words: list[str], said: str) -> None:
+    command = [sys.executable, "recipes/sweep.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_each_point_is_a_make_command(tmp_path: Path) -> None:
+    """Three points: one fails, the others share the base's data; a second time nothing is made."""
+    words = [
+        "--multirun", f'paths.outputs="{tmp_path}"', "run=base", *SMALL, "rl.start=backbone",
+        "sweep.targets=[rl]", "sweep.metric=rl/data/rows", "rl.temperature=0,1,0.9",
+    ]  # fmt: skip
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "recipes/sweep.py", *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1, done.stderr
+        *_, first, second, failed = done.stdout.strip().splitlines()
+        assert {line.split()[1] for line in (first, second)} == {
+            "rl.temperature=1",
+            "rl.temperature=0.9",
+        }
+        assert "failed  rl.temperature=0: error: rl: `temperature`" in failed
+    points = tmp_path / "base" / "sweep"
+    assert not (points / "rl.temperature=1" / "data").exists()
+    assert (points / "rl.temperature=1" / "rl" / "model").is_dir()
+    assert "is finished; nothing to do" in (points / "rl.temperature=1" / "log.txt").read_text()
+
+
+def test_a_study_compares_with_the_seeds_as_the_unit() -> None:
+    study = Study(
+        question="?", targets=["rl"], seeds=[0, 1], overrides=[], variants={"a": [], "b": ["x=1"]},
+        methods=["rl"], figures=["acc_jud"], pairs=[("b/rl/base4", "a/rl/base4")],
+    )  # fmt: skip
+    rows = []
+    for seed, (a, b) in enumerate([(0.5, 0.7), (0.52, 0.74)]):
+        for variant, value in (("a", a), ("b", b)):
+            figures = {
+                "acc_jud/world/judge/rl/base4": value,
+                "acc_jud/world/judge/rl/base4/low": 0.1,
+                "acc_jud/world/judge/golden/any": 1.0,
+                "tokens/world/judge/rl/base4": 3.0,
+            }
+            rows += [{"seed": seed, **r} for r in STUDY.figures_of(study, variant, figures)]
+    assert [row["value"] for row in rows] == [0.5, 0.7, 0.52, 0.74]
+    values = pd.DataFrame(rows)
+    text = STUDY.tables("x", study, values, compare_variants(values, study.pairs))
+    assert "| a/rl/base4 | 51.0 ± 1.0 |" in text
+    assert "| acc_jud (world, judge): b/rl/base4 - a/rl/base4 | 21.0 |" in text
+
+
+@pytest.mark.slow
+def test_a_study_trains_what_differs_and_shares_the_rest(tmp_path: Path) -> None:
+    words = [
+        f'paths.outputs="{tmp_path}"', f'paths.results="{tmp_path}/results"', "run=study", *SMALL,
+        "study=generations", "study.seeds=[0]", "study.targets=[rl,evaluate]",
+        "study.variants={4 rollouts: [], 8 rollouts: [rl.num_generations=8]}", "rl.start=backbone",
+        "study.pairs=[[8 rollouts/rl/base4,4 rollouts/rl/base4]]",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "recipes/study.py", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| 8 rollouts/rl/base4 |" in (tmp_path / "results" / "generations.md").read_text()
+    runs = tmp_path / "study" / "seed0"
+    assert not (runs / "8 rollouts" / "data").exists()
+    assert json.loads((runs / "8 rollouts" / "rl" / "summary.json").read_text())
