@@ -155,10 +155,11 @@ def test_seeds_are_bit_equal_on_a_cpu_and_cards_leave_threads_alone() -> None:
 
 def test_servers_are_visible_lines() -> None:
     judge = make("serve-judge", "MODEL=some/model", "ARGS=--port 8001").stdout
-    assert "vllm.entrypoints.openai.api_server --model some/model --port 8000" in judge
+    assert "api_server --dtype float32 --model 'some/model' --port 8000" in judge
     assert judge.rstrip().partition(" ##")[0].endswith("--port 8001")
-    assert "--model assets/backbone --port 8004" in make("serve-rollouts").stdout
-    assert "--model Qwen/QwQ-32B --port 8002" in make("serve-teacher", "SCALE=paper_7b").stdout
+    assert "--model 'assets/backbone' --port 8004" in make("serve-rollouts").stdout
+    teacher = make("serve-teacher", "SCALE=paper_7b").stdout
+    assert "--dtype bfloat16 --model 'Qwen/QwQ-32B' --port 8002" in teacher
 
 
 def test_help_lists_every_target_and_variable() -> None:
