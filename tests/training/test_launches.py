@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import set_seed
 
 from tests.training import tiny
 
@@ -16,18 +15,37 @@ SGD = {"optim": "sgd", "learning_rate": 0.1, "save_strategy": "no"}
 ADAM = {"optim": "adamw_torch", "adam_epsilon": 0.1, "learning_rate": 0.1, "weight_decay": 0.0}
 COLD_START = {"count": 40, "gradient_accumulation_steps": 2, **SGD, **ADAM}
 RL = {"max_steps": 10, "cases": 13, "fewer": 5, **SGD}
-BATCHES = {"cold_start": 4, "rl": 8}
+
+
+RUNS = {
+    "cold_start": COLD_START,
+    "rl": RL,
+    "credit": {**RL, "round_credit": 0.9, "per_device_train_batch_size": 8},
+}
+KINDS = {"cpu": "MULTI_CPU", "fsdp2": "FSDP"}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """What one process ends at, without shared prompts."""
     folder = tmp_path_factory.mktemp("alone")
-    runs = {"cold_start": COLD_START, "rl": {**RL, "share_prompts": False}}
     return {
-        what: tiny.result(what, folder / what, per_device_train_batch_size=BATCHES[what], **run)
-        for what, run in runs.items()
+        what: trained(what, folder / what, "cpu", 1, share=False, **run)
+        for what, run in RUNS.items()
     }
+
+
+def trained(what, folder, config, processes, share, python=tiny.WHOLE, **run):
+    """Its micro-batches are divided among the processes, or it makes as many fewer of them."""
+    if what == "credit":  # A process holds all rounds of a case.
+        run |= {"gradient_accumulation_steps": 4 // processes}
+    else:
+        size = {"cold_start": 4, "rl": 8}[what] // processes
+        run |= {"per_device_train_batch_size": size}
+    if what != "cold_start":
+        run |= {"share_prompts": share}
+    kind = "cold_start" if what == "cold_start" else "rl"
+    return tiny.result(kind, folder, config, processes, python, **run)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +53,11 @@ def alone(tmp_path_factory):
     [
         ("cold_start", "cpu"),
         ("cold_start", "zero3_offload"),
-        ("cold_start", "fsdp2"),
         ("rl", "cpu"),
         ("rl", "zero2"),
         ("rl", "zero3"),
+        ("rl", "fsdp2"),
+        ("credit", "cpu"),
     ],
 )
 def test_two_processes_and_shards_of_them_train_on_what_one_trains_on(
@@ -46,13 +65,9 @@ def test_two_processes_and_shards_of_them_train_on_what_one_trains_on(
 ):
     """Of RL with shared prompts; ten steps of SGD sum up all gradients."""
     tiny.model().save_pretrained(tmp_path / "judge")
-    run = {"rl": {**RL, "share_prompts": True}, "cold_start": COLD_START}[what]
-    size = BATCHES[what] // 2
-    together = tiny.result(
-        what, tmp_path, config, 2, tiny.WHOLE,
-        per_device_train_batch_size=size, judge=str(tmp_path / "judge"), **run,
-    )  # fmt: skip
-    set_seed(0)
+    judge = str(tmp_path / "judge")
+    together = trained(what, tmp_path, config, 2, share=True, judge=judge, **RUNS[what])
+    assert together["launched"] == KINDS.get(config, "DEEPSPEED")
     before = tiny.model().state_dict()
     for name, weight in alone[what]["weights"].items():
         assert (weight - before[name]).abs().max() > 1e-3, name
@@ -65,12 +80,8 @@ def test_two_processes_and_shards_of_them_train_on_what_one_trains_on(
 @pytest.mark.parametrize(
     ("processes", "credit", "kills"),
     [
-        # Before any checkpoint; between rounds; in the second epoch between rounds; while saving.
-        (
-            1,
-            0.0,
-            [({"kill": 0}, None), ({"kill": 1}, 1), ({"kill": 5}, 5), ({"kill_in_save": 7}, 6)],
-        ),
+        # Between rounds; in the second epoch between rounds; while saving.
+        (1, 0.0, [({"kill": 1}, 1), ({"kill": 5}, 5), ({"kill_in_save": 7}, 6)]),
         (1, 0.9, [({"kill": 5}, 5)]),
         (2, 0.0, [({"kill_in_save": 6}, 5)]),
     ],
@@ -94,11 +105,10 @@ def test_kills_leave_no_trace(tmp_path, processes, credit, kills):
 
 
 def test_adapters_train_with_colocated_vllm_and_leave_the_base_as_it_was(tmp_path):
-    found = tiny.result(
-        "rl", tmp_path, "cpu", 1, tiny.WHOLE, kind="sampled", rounds=1, max_steps=3,
-        use_vllm=True, vllm_mode="colocate", vllm_max_model_length=512, bf16=True,
-        vllm_importance_sampling_mode="token_truncate", save_strategy="no",
-    )  # fmt: skip
+    check_adapters_with_vllm(tiny.result("rl", tmp_path, "cpu", 1, tiny.WHOLE, **tiny.VLLM))
+
+
+def check_adapters_with_vllm(found):
     assert len(found["moved"]) > 10
     assert max(found["moved"]) == 0.0
     lines = [line for line in found["log"] if "loss" in line]

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,6 +41,12 @@ from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
 ROOT = Path(__file__).parents[2]
 # The environment with vLLM and DeepSpeed, which `make test-slow` makes.
 WHOLE = (ROOT / ".venv-vllm").resolve() / "bin" / "python"
+# Of a training whose rollouts are by vLLM, in the training's process.
+VLLM = {
+    "kind": "sampled", "rounds": 1, "max_steps": 3, "bf16": True, "save_strategy": "no",
+    "use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 512,
+    "vllm_gpu_memory_utilization": 0.1, "vllm_importance_sampling_mode": "token_truncate",
+}  # fmt: skip
 PROMPTS = Prompts("compact")
 BUDGET = 300
 
@@ -253,7 +261,9 @@ def launch(
     values = yaml.safe_load((ROOT / f"conf/accelerate/{config}.yaml").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "accelerate.yaml"
-    file.write_text(yaml.safe_dump(values | {"use_cpu": True, "num_processes": processes}))
+    file.write_text(
+        yaml.safe_dump(values | {"use_cpu": run.get("use_cpu", True), "num_processes": processes})
+    )
     several = ["--multi_gpu"] if config == "cpu" and processes > 1 else []
     command = [
         str(python), "-m", "accelerate.commands.launch", "--config_file", str(file),
@@ -290,6 +300,8 @@ def main() -> None:
     kill, save = run.pop("kill", -1), run.pop("kill_in_save", -1)
     judge = run.pop("judge", None)
     before = lora_with_vllm(run) if run.get("use_vllm") else {}
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        shard_on_cpu()
     trainer = {"rl": rl, "cold_start": cold_start}[what](**run)
     if judge is not None:  # A judge is whole on each process, whatever shards the policy.
         assert all(weight.numel() for weight in load_model(judge, "float32").parameters())
@@ -300,14 +312,27 @@ def main() -> None:
     moved = [(weights[name] - value).abs().max().item() for name, value in before.items()]
     if trainer.is_world_process_zero():
         kept = {"weights": weights, "log": trainer.state.log_history, "moved": moved}
+        kept["launched"] = trainer.accelerator.distributed_type.value
         torch.save(kept, Path(run["folder"]) / "result.pt")
+
+
+def shard_on_cpu() -> None:
+    """accelerate shards by FSDP only what it takes for GPUs."""
+    made = Accelerator.__init__
+
+    def make(self: Accelerator, *arguments: Any, **named: Any) -> None:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        made(self, *arguments, **named)
+
+    Accelerator.__init__ = make
 
 
 def lora_with_vllm(run: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Adapters on a bfloat16 model that vLLM rolls out; the base weights before the training."""
-    from vllm import _custom_ops
+    if run.get("use_cpu", True):
+        from vllm import _custom_ops
 
-    _custom_ops._supports_onednn = False  # It would pack weights, which can't be loaded again.
+        _custom_ops._supports_onednn = False  # It would pack weights, which can't be loaded again.
     folder = Path(run["folder"]) / "policy"
     model().save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -135,8 +135,10 @@ class ColdStartTrainer(SFTTrainer):
         losses: torch.Tensor = -passes[0].log_probs.sum(1) / passes[0].label_mask.sum(1).clamp(
             min=1
         )
+        assert num_items_in_batch is not None  # Of evaluations, which are refused.
         # Gradients are averaged over processes, but N counts the examples of all.
-        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        loss: torch.Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the throughput since the line before."""

@@ -75,9 +75,8 @@ class RoundsConfig(GRPOConfig):
     @property
     def steps_per_checkpoint(self) -> int:
         """After so many optimizer steps a generation batch has been trained on to its end."""
-        return micro_batches(self) // math.gcd(
-            micro_batches(self), self.gradient_accumulation_steps
-        )
+        batches = micro_batches(self)
+        return batches // math.gcd(batches, self.gradient_accumulation_steps)
 
 
 class RoundsTrainer(SharesPrompts):
@@ -175,22 +174,21 @@ class RoundsTrainer(SharesPrompts):
         """The reward's own, with credit where that is asked for; what becomes of them is logged."""
         with self.throughput.judge():
             own = self.reward(**columns)
-        names = ("case_id", "round", "d_prev", "shortened")
-        rewards = np.array(own, dtype=float)
-        seen = pd.DataFrame({"reward": rewards} | {name: columns[name] for name in names})
-        for name in names[:3]:
-            columns["log_extra"](name, columns[name])
-        everywhere = pd.DataFrame(gather_object(seen.to_dict("records")))
-        for name, value in _metrics(everywhere).items():
+        rewards, without = np.array(own, dtype=float), [d is None for d in columns["d_prev"]]
+        seen = {name: columns[name] for name in ("case_id", "round", "shortened")}
+        rows = pd.DataFrame({"reward": rewards, "missing": without, **seen}).to_dict("records")
+        for name, value in _metrics(pd.DataFrame(gather_object(rows))).items():
             columns["log_metric"](name, value)
+        for name in ("case_id", "round", "d_prev"):
+            columns["log_extra"](name, columns[name])
         if not self.args.round_credit:
             return own
         columns["log_extra"]("own_reward", own)
         # A process has its cases one after the other, each in all rounds.
         shape = (-1, self.rounds, int(self.num_generations or 1))
         # What was too long for the next prompt was drawn, and yet not read; nothing reads the last.
-        read = np.roll(seen["d_prev"].notna().to_numpy().reshape(shape), -1, axis=1)
-        drawn = np.array(columns["drawn"]).reshape(shape) & read
+        unread = np.roll(np.array(without).reshape(shape), -1, axis=1)
+        drawn = np.array(columns["drawn"]).reshape(shape) & ~unread
         credited = credited_rewards(rewards.reshape(shape), drawn, self.args.round_credit)
         return [None if np.isnan(each) else float(each) for each in credited.ravel()]
 
@@ -203,7 +201,7 @@ class RoundsTrainer(SharesPrompts):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As TRL's, with the throughput since the line before, and tables when they are due."""
-        block = self.rounds * self.args.steps_per_checkpoint
+        block = self.args.steps_per_checkpoint * (1 if self.args.round_credit else self.rounds)
         due = "loss" in logs and -self.state.global_step % self.args.completions_every < block
         self.log_completions = self.args.log_completions and due
         super().log(logs | self.throughput.measured() if "loss" in logs else logs, start_time)
@@ -229,7 +227,7 @@ def _metrics(seen: pd.DataFrame) -> dict[str, float]:
         found[f"groups_that_teach_nothing/round_{number}"] = (spread < 2).mean()
         found[f"reward/round_{number}"] = of_round["reward"].mean()
         if number != 1:
-            found["earlier_description/missing"] = of_round["d_prev"].isna().mean()
+            found["earlier_description/missing"] = of_round["missing"].mean()
             found["earlier_description/prompt_shortened"] = of_round["shortened"].mean()
     return found
 
