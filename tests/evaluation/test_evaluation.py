@@ -110,13 +110,13 @@ def test_an_evaluation_makes_only_what_is_not_there(tmp_path: Path) -> None:
     judge, other = WordJudge(), WordJudge()
     rl = policy(honest)
     run(tmp_path, {"rl": rl, "null": Null()}, {"judge": judge}, CASES[:5])
-    assert (len(rl.writer.prompts), len(judge.asked)) == (10, 30)  # type: ignore[attr-defined]
+    assert (len(rl._writer.prompts), len(judge.asked)) == (10, 30)  # type: ignore[attr-defined]
 
     run(tmp_path, {"rl": rl, "null": Null()}, {"judge": judge}, CASES[:5])
-    assert (len(rl.writer.prompts), len(judge.asked)) == (10, 30)  # type: ignore[attr-defined]
+    assert (len(rl._writer.prompts), len(judge.asked)) == (10, 30)  # type: ignore[attr-defined]
 
     figures = run(tmp_path, {"rl": rl}, {"judge": judge, "other": other}, CASES[:7])
-    assert (len(rl.writer.prompts), len(judge.asked)) == (14, 38)  # type: ignore[attr-defined]
+    assert (len(rl._writer.prompts), len(judge.asked)) == (14, 38)  # type: ignore[attr-defined]
     assert len(other.asked) == 28
     # What isn't asked for this time stays.
     assert set(figures[figures.metric == "acc_jud"].method) == {"rl", "null"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 
 import msgspec
 
@@ -34,9 +35,8 @@ class Signals(Method):
     """The raw signals in place of a description (E in the paper)."""
 
     def describe(self, asked: Asked) -> list[Said]:
-        texts = ["\n\n".join(map(plain_text, case.signals)) for case in asked.cases]
-        both = zip(asked.cases, texts, strict=True)
-        return [Said(case.case_id, description=text) for case, text in both]
+        texts = {case.case_id: "\n\n".join(map(plain_text, case.signals)) for case in asked.cases}
+        return [Said(case_id, description=text) for case_id, text in texts.items()]
 
 
 class LongerReply(Method):
@@ -45,27 +45,24 @@ class LongerReply(Method):
     reading = "nothing"
 
     def describe(self, asked: Asked) -> list[Said]:
-        more = [len(case.target.chosen) - len(case.target.rejected) for case in asked.cases]
-        share = [0.5 if own == 0 else float(own > 0) for own in more]
+        lengths = [(len(own.target.chosen), len(own.target.rejected)) for own in asked.cases]
+        share = [0.5 if chosen == other else float(chosen > other) for chosen, other in lengths]
         both = zip(asked.cases, share, strict=True)
         return [Said(case.case_id, decided=True, probability=own) for case, own in both]
 
 
+@dataclass(eq=False)
 class AnotherUsers(Method):
-    """A method's well-formed descriptions, each given to a case of another user.
+    """The well-formed descriptions of the method `of`, each given to a case of another user.
 
     A judge that prefers this to no description likes replies for what any description makes it look
     at, not for what it says of the user. Malformed completions stay with their cases. Users stand
     in a random order, and each case is given what is as far behind it as the user with the most
     cases has cases; if that user has more than half, some are left out.
-
-    Args:
-        of: the name of the method.
-        seed: of who is given which.
     """
 
-    def __init__(self, of: str, seed: int = 0) -> None:
-        self.of, self.seed = of, seed
+    of: str
+    seed: int = 0
 
     def describe(self, asked: Asked) -> list[Said]:
         users = {case.case_id: case.user_id for case in asked.cases}

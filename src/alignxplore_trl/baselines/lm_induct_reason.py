@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
 
 from alignxplore_trl.baselines.protocol import Asked, Method, Said
-from alignxplore_trl.cases import Case, Comparison, Signal
+from alignxplore_trl.cases import Comparison, Signal
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
 from alignxplore_trl.judging.weights import load_tokenizer
@@ -19,7 +22,7 @@ from alignxplore_trl.text.prompts import Prompts
 class _User:
     """A user's conversation, as one text, and what came of it so far."""
 
-    case: Case
+    case_id: str
     choices: list[Comparison]
     conversation: str
     rule: str | None = None
@@ -28,6 +31,7 @@ class _User:
     outcomes: list[bool | None] = field(default_factory=list)
 
 
+@dataclass(eq=False)
 class LMInductReason(Method):
     """Describe each user by a rule that is refined on the user's own choices.
 
@@ -37,88 +41,86 @@ class LMInductReason(Method):
     fails on are told in the same conversation. The rule kept last is the description. Posts and
     attributes are shown, but no rule can be tried on them.
 
-    Args:
+    Attributes:
         writer: the model, at the temperature of proposals (published: 0.7).
         judge: the same model as a judge, which applies rules.
         prompts: the prompt folder, with rule_proposal and rule_feedback.
         max_tokens: the budget of each message, to which it is shortened by rule.
         tokenizer: folder or name of the model whose tokens are counted.
-        iterations: proposals and trials at most.
-        candidates: rules that are proposed in each.
+        iterations, candidates: proposals and trials at most, and rules that are proposed in each.
         seed: of sampling, and of the order in which a choice's two replies are shown.
     """
 
-    def __init__(
-        self,
-        writer: Writer,
-        judge: Judge,
-        prompts: str,
-        max_tokens: int,
-        tokenizer: str,
-        iterations: int = 3,
-        candidates: int = 5,
-        seed: int = 0,
-    ) -> None:
-        self._writer, self._judge, self._prompts = writer, judge, Prompts(prompts)
-        self._max_tokens, self._tokenizer = max_tokens, tokenizer
-        self._iterations, self._candidates, self._seed = iterations, candidates, seed
+    writer: Writer
+    judge: Judge
+    prompts: str
+    max_tokens: int
+    tokenizer: str
+    iterations: int = 3
+    candidates: int = 5
+    seed: int = 0
 
     def describe(self, asked: Asked) -> list[Said]:
         users = []
         for case in asked.cases:
             choices = [own for own in case.signals if isinstance(own, Comparison)]
-            users.append(_User(case, choices, self._fit("rule_proposal", case.signals)))
-        for iteration in range(self._iterations):
+            users.append(_User(case.case_id, choices, self._fit("rule_proposal", case.signals)))
+        for iteration in range(self.iterations):
             left = [user for user in users if user.rule is None or not all(user.outcomes)]
             for user in left:
                 self._tell_failures(user)
-            self._keep_best(left, self._propose(left, self._seed + iteration))
+            self._keep_best(left, self._propose(left, self.seed + iteration))
+        known = [user for user in users if user.rule or user.problem]  # Or else no answer came.
         return [
-            Said(
-                user.case.case_id,
-                description=user.rule,
-                problem=user.problem if user.rule is None else None,
-            )
-            for user in users
-            if user.rule is not None or user.problem is not None  # Or else there was no answer.
+            Said(user.case_id, description=user.rule, problem=None if user.rule else user.problem)
+            for user in known
         ]
 
     def close(self) -> None:
-        self._writer.close()
+        self.writer.close()
+
+    @cached_property
+    def _templates(self) -> Prompts:
+        return Prompts(self.prompts)
+
+    @cached_property
+    def _encode(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.tokenizer)
 
     def _fit(self, template: str, signals: Sequence[Signal], **more: Sequence[bool]) -> str:
-        tokenizer = load_tokenizer(self._tokenizer)
-
         def render(kept: Sequence[Signal], _: str | None) -> str:
             # Those that don't fit are left out from the front.
             values = {name: own[len(own) - len(kept) :] for name, own in more.items()}
-            return self._prompts.render(template, signals=kept, **values)
+            return self._templates.render(template, signals=kept, **values)
 
         def count_tokens(text: str) -> int:
-            return len(tokenizer(text)["input_ids"])
+            return len(self._encode(text)["input_ids"])
 
-        return fit_prompt(render, signals, None, count_tokens, self._max_tokens).text
+        return fit_prompt(render, signals, None, count_tokens, self.max_tokens).text
 
     def _propose(self, users: Sequence[_User], seed: int) -> list[list[str]]:
         """The distinct rules for each user, in the order in which they were proposed."""
-        answers = self._writer.write([user.conversation for user in users], self._candidates, seed)
+        answers = self.writer.write([user.conversation for user in users], self.candidates, seed)
         proposed = []
         for user, own in zip(users, answers, strict=True):
-            read = [parse_description(each.text) for each in own if each is not None]
-            problems = [each for each in read if isinstance(each, FormatProblem)]
-            user.problem = problems[-1] if problems else user.problem
-            rules = [each.description for each in read if not isinstance(each, FormatProblem)]
-            proposed.append(list(dict.fromkeys(rules)))
+            rules: dict[str, None] = {}
+            for each in own:
+                read = None if each is None else parse_description(each.text)
+                if isinstance(read, FormatProblem):
+                    user.problem = read
+                elif read is not None:
+                    rules[read.description] = None
+            proposed.append(list(rules))
         return proposed
 
     def _keep_best(self, users: Sequence[_User], proposed: Sequence[Sequence[str]]) -> None:
         pairs = [
-            JudgedPair(f"{user.case.case_id}/{n}", own.post, rule, own.chosen, own.rejected)
+            JudgedPair(f"{user.case_id}/{n}", own.post, rule, own.chosen, own.rejected)
             for user, rules in zip(users, proposed, strict=True)
             for rule in rules
             for n, own in enumerate(user.choices)
         ]
-        answers = iter(preferences(self._judge, pairs, "random", self._seed))
+        answers = iter(preferences(self.judge, pairs, "random", self.seed))
         for user, rules in zip(users, proposed, strict=True):
             tried: dict[str, list[bool | None]] = {}
             for rule in rules:
@@ -130,11 +132,10 @@ class LMInductReason(Method):
 
     def _tell_failures(self, user: _User) -> None:
         """Go on with a conversation: the rule that was kept, and the choices that it fails on."""
-        if user.rule is None:
-            return  # There is no rule to speak of: the same question is asked again.
-        both = zip(user.choices, user.outcomes, strict=True)
-        failed = [(choice, outcome is not None) for choice, outcome in both if not outcome]
-        choices, decided = zip(*failed, strict=True)
-        feedback = self._fit("rule_feedback", choices, decided=decided)
-        rule = self._prompts.guard(user.rule)
-        user.conversation += f"\n\n<answer> {rule} </answer>\n\n{feedback}"
+        if user.rule is not None:  # Or else the same question is asked again.
+            both = zip(user.choices, user.outcomes, strict=True)
+            failed = [(choice, outcome is not None) for choice, outcome in both if not outcome]
+            choices, decided = zip(*failed, strict=True)
+            feedback = self._fit("rule_feedback", choices, decided=decided)
+            rule = self._templates.guard(user.rule)
+            user.conversation += f"\n\n<answer> {rule} </answer>\n\n{feedback}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isclose
 
 from alignxplore_trl.baselines.protocol import Asked, Method, Said
@@ -19,6 +20,7 @@ _AT_ONCE = 128
 Labels = tuple[float | None, ...]
 
 
+@dataclass(eq=False)
 class Pba(Method):
     """State the poles that a user's signals agree on.
 
@@ -30,55 +32,55 @@ class Pba(Method):
     a user prefers who is described by one pole alone. A label is the mean of
     P(chosen | positive pole) and 1 - P(chosen | negative pole).
 
-    Args:
+    Attributes:
         judge: labels where there are no vectors.
         dimensions: `name`, `positive` and `negative` of each, in the order of the vectors. `None`:
             those of the simulated world, in its wording.
     """
 
-    def __init__(self, judge: Judge, dimensions: Sequence[Mapping[str, str]] | None = None) -> None:
-        self._judge = judge
-        self._of_the_world = dimensions is None
-        self._poles = [(own["positive"], own["negative"]) for own in dimensions or []]
-        if self._of_the_world:
-            self._poles = [(one, other) for one, other in world.WORDINGS.values()]
-        self._labels: dict[Comparison, Labels] = {}
+    judge: Judge
+    dimensions: Sequence[Mapping[str, str]] | None = None
+    _labels: dict[Comparison, Labels] = field(init=False, default_factory=dict)
 
     def describe(self, asked: Asked) -> list[Said]:
         shown = dict.fromkeys(s for c in asked.cases if c.vectors is None for s in c.signals)
         self._label([s for s in shown if isinstance(s, Comparison) and s not in self._labels])
         said = []
         for case in asked.cases:
-            entries = mean_labels(
-                [vector for vector in case.vectors if vector]
-                if case.vectors is not None
-                else [self._labels[s] for s in case.signals if isinstance(s, Comparison)]
-            )
+            labels = [self._labels[s] for s in case.signals if s in self._labels]
+            vectors = None if case.vectors is None else [own for own in case.vectors if own]
+            entries = mean_labels(labels if vectors is None else vectors)
             if any(entry is not None for entry in entries):
-                text = self._describe(stated_poles(entries, self._poles))
+                text = self._describe(stated_poles(entries, self._poles()))
                 said.append(Said(case.case_id, description=text))
         return said
 
+    def _poles(self) -> list[tuple[str, str]]:
+        if self.dimensions is None:
+            return [(one, other) for one, other in world.WORDINGS.values()]
+        return [(own["positive"], own["negative"]) for own in self.dimensions]
+
     def _describe(self, poles: Sequence[str]) -> str | None:
-        if self._of_the_world:
+        if self.dimensions is None:
             return world.describe(poles) or None
         return alignx.describe(dict(zip(poles, poles, strict=True)))
 
     def _label(self, choices: Sequence[Comparison]) -> None:
+        poles = self._poles()
         parts = range(0, len(choices), _AT_ONCE)
         for start in progress(parts, "comparisons labelled for PBA", len(parts)):
             batch = choices[start : start + _AT_ONCE]
             pairs = [
                 JudgedPair("", own.post, self._describe([pole]), own.chosen, own.rejected)
                 for own in batch
-                for poles in self._poles
-                for pole in poles
+                for both in poles
+                for pole in both
             ]
-            answers = iter(preferences(self._judge, pairs, "both", seed=0))
+            answers = iter(preferences(self.judge, pairs, "both", seed=0))
             for choice in batch:
-                both = [(next(answers), next(answers)) for _ in self._poles]
+                own = [(next(answers), next(answers)) for _ in poles]
                 self._labels[choice] = tuple(
-                    None if a is None or b is None else (a + 1.0 - b) / 2 for a, b in both
+                    None if a is None or b is None else (a + 1.0 - b) / 2 for a, b in own
                 )
 
 

@@ -27,24 +27,19 @@ class Setting:
         Raises:
             UserError: the name is not of that form, or its rounds differ in size.
         """
-        match = re.fullmatch(r"(?:base|streaming(?=\d+\+))([1-9]\d*)((?:\+\1)*)", name)
-        if not match or (name.startswith("base") and match[2]):
+        match = re.fullmatch(r"(base|streaming)([1-9]\d*)((?:\+\2)*)", name)
+        if not match or (match[1] == "base") != (match[3] == ""):
             raise UserError(
                 f"evaluation.settings: {name!r} found, expected base<signals>, such as base8, or "
                 "streaming<signals>+<signals>, such as streaming4+4, with rounds of one size"
             )
-        return cls(int(match[1]), 1 + match[2].count("+"))
+        return cls(int(match[2]), 1 + match[3].count("+"))
 
     @property
     def name(self) -> str:
         """Its name in results."""
         sizes = "+".join([str(self.per_round)] * self.rounds)
         return f"base{sizes}" if self.rounds == 1 else f"streaming{sizes}"
-
-    @property
-    def signals(self) -> int:
-        """How many signals of a user are read in all rounds together."""
-        return self.per_round * self.rounds
 
 
 @dataclass(frozen=True)
@@ -57,10 +52,8 @@ class Said:
         problem: why the completion is no inference; such a completion scores 0.
         decided: whether the method picks a reply by itself, with this `probability` of the right
             one (a half is a tie, `None` no decision); no judge is asked then.
-        earlier: the description that was updated.
-        prompt_tokens, completion_tokens, seconds: of this round; a case's share of the time in
-            which all were written.
-        dropped_signals, shortened_texts: what the token budget kept from the model in this round.
+        earlier: the description that was updated; it, and all below, are of this round.
+        seconds: a case's share of the time in which all were written.
     """
 
     case_id: str
@@ -81,12 +74,9 @@ class Said:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method is asked to describe.
+    """Cases, cut to the signals that are read, and in which rounds these are read.
 
-    Attributes:
-        cases: cut to the signals that are read, which are all of a case that it may look at.
-        setting: in which rounds they are read.
-        others: what the method named by `of` said of the cases in the end.
+    `others` is what the method named by `of` said of the cases in the end.
     """
 
     cases: Sequence[Case]

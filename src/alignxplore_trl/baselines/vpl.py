@@ -150,6 +150,7 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), last)
 
 
+@dataclass(eq=False)
 class Vpl(Method):
     """Decide by the difference of two scores under the mean of the user's variable.
 
@@ -157,16 +158,17 @@ class Vpl(Method):
     the folder that the stage vpl has saved.
     """
 
-    def __init__(self, model: str, dtype: str, max_batch_tokens: int = 16384) -> None:
-        self._folder, self._dtype, self._max_batch_tokens = Path(model), dtype, max_batch_tokens
+    model: str
+    dtype: str
+    max_batch_tokens: int = 16384
 
     def missing(self) -> str | None:
-        there = (self._folder.parent / "summary.json").is_file()
-        return None if there else f"{self._folder} isn't there; make vpl makes it"
+        there = (Path(self.model).parent / "summary.json").is_file()
+        return None if there else f"{self.model} isn't there; make vpl makes it"
 
     def describe(self, asked: Asked) -> list[Said]:
-        model = VplModel.from_pretrained(str(self._folder)).eval()
-        embedder = PairEmbedder(*model.embeds_with, self._dtype, self._max_batch_tokens)
+        model = VplModel.from_pretrained(self.model).eval()
+        embedder = PairEmbedder(*model.embeds_with, self.dtype, self.max_batch_tokens)
         both = zip(asked.cases, decide(model, embedder, asked.cases), strict=True)
         return [Said(case.case_id, decided=True, probability=own) for case, own in both]
 
@@ -219,8 +221,7 @@ class VplTraining:
     ) -> dict[str, float]:
         """Train on the pairs that users labelled, their targets included, and save the model.
 
-        Returns:
-            Counts, and the accuracy on the validation cases.
+        Returns counts, and the accuracy on the validation cases.
 
         Raises:
             UserError: no case has enough comparisons.
@@ -233,9 +234,8 @@ class VplTraining:
         users = [torch.stack(pairs) for pairs in known if len(pairs) > self.fewest_pairs]
         if not users:
             raise UserError(
-                f"vpl.fewest_pairs: {self.fewest_pairs} found, but none of {len(cases)} training "
-                "cases has as many comparisons beside its target; choose data whose signals are "
-                "comparisons"
+                f"vpl.fewest_pairs: {self.fewest_pairs} found, but no training case has as many "
+                "comparisons beside its target; choose data whose signals are comparisons"
             )
         model = VplModel(*where, embedder.size, self.hidden_size, self.latent_size)
         steps = self.fit(model, users)
@@ -251,15 +251,11 @@ class VplTraining:
         }
 
     def fit(self, model: VplModel, users: Sequence[Tensor]) -> int:
-        """Train a model on each user's pairs, (pairs, 2, embedding size), the chosen reply first.
-
-        Returns:
-            The number of steps.
-        """
+        """Train on each user's pairs, (pairs, 2, embedding size); returns the number of steps."""
         everything = torch.cat([user.flatten(0, 1) for user in users])
         model.center, model.spread = everything.mean(0), everything.std(0).clamp(min=1e-6)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            model.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )
         steps = self.epochs * math.ceil(sum(map(len, users)) / self.batch_size)
         warmup = round(self.warmup_share * steps)

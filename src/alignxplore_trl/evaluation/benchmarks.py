@@ -47,7 +47,7 @@ class Benchmark:
         """
         if reading == "nothing":
             return self.scored
-        count = setting.signals
+        count = setting.per_round * setting.rounds
         if self.variation.startswith("drift") and int(self.variation[len("drift") :]) > count:
             return []
         enough = [case for case in self.whole if len(case.signals) >= count]
@@ -70,14 +70,10 @@ class Benchmark:
 def read_benchmarks(
     names: Sequence[str], folders: Mapping[str, Path], limit: int | None, seed: int
 ) -> list[Benchmark]:
-    """Read test cases of prepared data.
+    """Read benchmarks by name, `<data>[_<set>][_<variation>]`, with at most `limit` cases each.
 
-    Args:
-        names: of benchmarks, `<data>[_<set>][_<variation>]`.
-        folders: of the stages that prepared data, by the data's name.
-        limit: cases of each benchmark. They are taken in an order of hashes: the first ones of a
-            file may be of one kind, and a larger limit takes the same ones and others.
-        seed: of what variations draw.
+    Cases are taken in an order of hashes: the first ones of a file may be of one kind, and a larger
+    limit takes the same ones and others. `folders` are those of prepared data, by the data's name.
 
     Raises:
         UserError: a name can't be read, or there are no such cases.
@@ -93,7 +89,7 @@ def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list
     """
     settings = [Setting.from_name(name) for name in names]
     most = max(len(case.signals) for benchmark in benchmarks for case in benchmark.whole)
-    if all(setting.signals > most for setting in settings):
+    if all(own.per_round * own.rounds > most for own in settings):
         raise UserError(
             f"evaluation.settings: {', '.join(names)} found, but the cases have at most {most} "
             f"signals; give for example evaluation.settings=[base{most}]"

@@ -44,10 +44,6 @@ def make_figures(folder: Path, pairs: Sequence[str]) -> pd.DataFrame:
     - precision (true among the stated directions), recall (stated among the user's), contradictions
       (descriptions that name both poles of a dimension): where directions are the world's.
     - tokens, seconds, prompt_tokens, dropped_signals, shortened_texts: means, of one round each.
-
-    Args:
-        folder: with the files that the evaluation has made.
-        pairs: whose differences are wanted, see `differences_of`.
     """
     paths = {name: folder / f"{name}.parquet" for name in ("descriptions", "verdicts", "wins")}
     tables = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
@@ -76,15 +72,10 @@ def make_figures(folder: Path, pairs: Sequence[str]) -> pd.DataFrame:
 
 
 def differences_of(verdicts: pd.DataFrame, pairs: Sequence[str]) -> list[Row]:
-    """First minus second on the same cases, as rows of figures.
+    """First minus second on the same cases, as rows of figures, for pairs as of `expand_pairs`.
 
     `method` and `setting` are `<first>-<second>` there. `p` is that of the paired t-test where
-    units have one case each; `p_holm` is corrected over the pairs of one metric, benchmark and
-    judge.
-
-    Args:
-        verdicts: rows of `verdicts_table`.
-        pairs: see `expand_pairs`.
+    units have one case each; `p_holm` is corrected over the pairs of one metric, benchmark, judge.
     """
     rows: list[Row] = []
     for key, own in verdicts.groupby(JUDGED[:3], sort=False):
@@ -104,11 +95,9 @@ def differences_of(verdicts: pd.DataFrame, pairs: Sequence[str]) -> list[Row]:
 def expand_pairs(pairs: Sequence[str], rows: pd.DataFrame) -> list[tuple[Place, Place]]:
     """The places, of those that rows have, which pairs of methods mean.
 
-    Args:
-        pairs: `<method> - <method>`, which compares equal settings, or with `/<setting>` behind a
-            method, such as `rl/streaming4+4 - pba/base8`. A method that reads no history is
-            compared with every setting. Pairs of which one side isn't there are left out.
-        rows: with columns `method` and `setting`.
+    A pair is `<method> - <method>`, which compares equal settings, or has `/<setting>` behind a
+    method, such as `rl/streaming4+4 - pba/base8`. A method that reads no history is compared with
+    every setting. Pairs of which one side isn't there are left out.
 
     Raises:
         UserError: a pair is not of that form.
@@ -149,7 +138,8 @@ def summarise(figures: pd.DataFrame) -> dict[str, float | int | None]:
             summary[f"{row['metric']}/{where}"] = row["value"]
             summary |= {f"{row['metric']}/{where}/{end}": row[end] for end in ends}
             if row["metric"] == "acc_jud":
-                summary |= {f"cases/{where}": row["n"], f"unanswered/{where}": row["unanswered"]}
+                counts = {f"cases/{where}": row["n"], f"unanswered/{where}": int(row["unanswered"])}
+                summary |= counts
     return summary
 
 
@@ -159,6 +149,7 @@ def table_of(figures: pd.DataFrame) -> str:
     half = (50 * (shown.high - shown.low)).map(" ±{:.1f}".format).str.replace(" ±nan", "")
     percent = (100 * shown.value).map("{:.1f}".format) + half
     text = percent.where(shown.metric.isin(SHARES), shown.value.map("{:.3g}".format))
+    text = text.where(shown.value.notna(), "–")
     heads = shown.metric + (" " + shown.judge).where(shown.judge != ANY, "")
     order = [
         head for metric in [*SHARES, *MEANS] for head in heads[shown.metric == metric].unique()

@@ -14,10 +14,7 @@ from alignxplore_trl.run.folder import StageFolder
 class Table:
     """Rows in a Parquet file, each found by its key; half a file is never left behind.
 
-    Args:
-        path: the file; made with the first rows.
-        keys: the columns that tell one row from another.
-        columns: all others, with the types that pandas keeps them in.
+    `keys` are the columns that tell one row from another, `columns` all others with their types.
     """
 
     def __init__(self, path: Path, keys: Sequence[str], columns: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from alignxplore_trl.text.prompts import Prompts
 _CASES_AT_ONCE = 1000
 
 
+@dataclass(eq=False)
 class Policy(Method):
     """A language model that reads signals, in rounds, and writes descriptions.
 
@@ -31,7 +32,7 @@ class Policy(Method):
     doesn't erase what was known. A case to which the model gave no answer in some round is left out
     for now: that a server didn't answer says nothing of the user, nor of the model.
 
-    Args:
+    Attributes:
         writer: the model; with `model`, what makes a writer of it (`_partial_`).
         prompts: the prompt folder.
         max_tokens: budget of a prompt, to which it is shortened by rule.
@@ -44,21 +45,18 @@ class Policy(Method):
 
     reading = "in_rounds"
 
-    def __init__(
-        self,
-        writer: Any,
-        prompts: str,
-        max_tokens: int,
-        model: str | None = None,
-        tokenizer: str | None = None,
-        made_by: str | None = None,
-        template: Literal["inference", "concise"] = "inference",
-        seed: int = 0,
-    ) -> None:
-        self.writer: Writer = writer if model is None else writer(model=model)
-        self.prompts, self.template = Prompts(prompts), template
-        self.max_tokens, self.tokenizer = max_tokens, str(tokenizer or model)
-        self.model, self.made_by, self.seed = model, made_by, seed
+    writer: Any
+    prompts: str
+    max_tokens: int
+    model: str | None = None
+    tokenizer: str | None = None
+    made_by: str | None = None
+    template: Literal["inference", "concise"] = "inference"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._writer: Writer = self.writer if self.model is None else self.writer(model=self.model)
+        self._templates = Prompts(self.prompts)
 
     def missing(self) -> str | None:
         if self.made_by and not (Path(str(self.model)).parent / "summary.json").is_file():
@@ -66,30 +64,33 @@ class Policy(Method):
         return None
 
     def describe(self, asked: Asked) -> list[Said]:
-        self.writer.load()  # Not in the time of the first round.
-        tokenizer, rounds = load_tokenizer(self.tokenizer), asked.setting.rounds
+        self._writer.load()  # Not in the time of the first round.
+        tokenizer = load_tokenizer(str(self.tokenizer or self.model))
+        per_round, rounds = asked.setting.per_round, asked.setting.rounds
         said: dict[str, list[Said]] = {case.case_id: [] for case in asked.cases}
         for number in range(rounds):
             cases = [case for case in asked.cases if case.case_id in said]
             earlier = [_last_description(said[case.case_id]) for case in cases]
             prompts = [
-                self._fit(
-                    case, case.rounds(asked.setting.per_round, rounds)[number], own, tokenizer
-                )
+                self._fit(case.case_id, case.rounds(per_round, rounds)[number], own, tokenizer)
                 for case, own in zip(cases, earlier, strict=True)
             ]
             began = time.perf_counter()
-            answers = self.writer.write([own.text for own in prompts], 1, self.seed + number)
+            answers = self._writer.write([own.text for own in prompts], 1, self.seed + number)
             seconds = (time.perf_counter() - began) / max(1, len(cases))
             rows = zip(cases, earlier, prompts, answers, strict=True)
             for case, before, prompt, [written] in rows:
                 if written is None:
                     del said[case.case_id]
                     continue
+                read = parse_completion if self.template == "inference" else parse_description
+                found = read(written.text)
                 own = Said(
                     case.case_id,
                     round=(number + 1) % rounds,
-                    **self._read(written.text),
+                    problem=found if isinstance(found, FormatProblem) else None,
+                    description=getattr(found, "description", None),
+                    reasoning=getattr(found, "reasoning", None),
                     earlier=before,
                     completion=written.text,
                     prompt_tokens=written.prompt_tokens,
@@ -102,13 +103,13 @@ class Policy(Method):
         return [own for of_case in said.values() for own in of_case]
 
     def close(self) -> None:
-        self.writer.close()
+        self._writer.close()
 
     def _fit(
-        self, case: Case, signals: Sequence[Signal], earlier: str | None, tokenizer: Any
+        self, case_id: str, signals: Sequence[Signal], earlier: str | None, tokenizer: Any
     ) -> FittedPrompt:
         def render(kept: Sequence[Signal], before: str | None) -> str:
-            return self.prompts.render(self.template, signals=kept, earlier=before)
+            return self._templates.render(self.template, signals=kept, earlier=before)
 
         def count_tokens(text: str) -> int:
             return len(tokenizer(text)["input_ids"])
@@ -116,12 +117,7 @@ class Policy(Method):
         try:
             return fit_prompt(render, signals, earlier, count_tokens, self.max_tokens)
         except PromptTooLongError as error:
-            raise UserError(f"case {case.case_id}: {error}; raise prompts.max_tokens") from error
-
-    def _read(self, text: str) -> dict[str, Any]:
-        read = parse_completion if self.template == "inference" else parse_description
-        found = read(text)
-        return {"problem": found} if isinstance(found, FormatProblem) else vars(found)
+            raise UserError(f"case {case_id}: {error}; raise prompts.max_tokens") from error
 
 
 def _last_description(said: Sequence[Said]) -> str | None:
@@ -161,12 +157,11 @@ def describe_all(
             continue
         reading = methods[of].reading if of else method.reading
         for benchmark in benchmarks:
-            for setting in _settings_of(reading, settings):
+            for where, setting in _places(reading, settings).items():
+                at = {"benchmark": benchmark.name, "method": name, "setting": where}
                 cases = benchmark.cases(reading, setting)
-                where = ANY if reading == "nothing" else setting.name
                 if fewer := len(benchmark.whole) - len(cases):
                     say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
-                at = {"benchmark": benchmark.name, "method": name, "setting": where}
                 known = set(rows_at(table.rows, **at).case_id)
                 new = [case for case in cases if case.case_id not in known]
                 if new:
@@ -177,26 +172,26 @@ def describe_all(
     return left_out
 
 
-def _settings_of(reading: Reading, settings: Sequence[Setting]) -> list[Setting]:
+def _places(reading: Reading, settings: Sequence[Setting]) -> dict[str, Setting]:
+    """The settings in which a method is tried, by name; one, whichever, if it reads no history."""
     if reading == "nothing":
-        return [settings[0]]  # Whichever it is.
-    once = reading == "at_once"
-    return list(dict.fromkeys(Setting(own.signals) if once else own for own in settings))
+        return {ANY: settings[0]}
+    if reading == "at_once":
+        settings = [Setting(own.per_round * own.rounds) for own in settings]
+    return {own.name: own for own in settings}
 
 
 def _describe(
     method: Method, cases: Sequence[Case], setting: Setting, at: Mapping[str, str], table: Table
 ) -> None:
     units = {case.case_id: case.unit for case in cases}
-    before = rows_at(table.rows, **{**at, "method": method.of or ""})
     others = [
         Said(row["case_id"], description=row["description"], problem=row["problem"])
-        for row in records(before[before.case_id.isin(units)])
+        for row in records(rows_at(table.rows, **{**at, "method": method.of or ""}))
+        if row["case_id"] in units
     ]
-    rows = [
-        {**asdict(own), **at, "unit": units[own.case_id]}
-        for own in method.describe(Asked(cases, setting, others))
-    ]
-    for row in rows:
-        row["setting"] += f"@{row['round']}" if row["round"] else ""
+    rows = []
+    for own in method.describe(Asked(cases, setting, others)):
+        where = at["setting"] + (f"@{own.round}" if own.round else "")
+        rows.append({**asdict(own), **at, "setting": where, "unit": units[own.case_id]})
     table.add(rows)

@@ -15,13 +15,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval.
+    """A mean of `n` values with its 95 % interval, and the two-sided p of "the mean is 0".
 
-    Attributes:
-        value: the mean; `None` where nothing is known.
-        low, high: of the interval; `None` where nothing is known of how the mean varies.
-        p: two-sided, of "the mean is 0".
-        n: how many values the mean is over.
+    All are `None` where nothing is known, and the interval where nothing is known of how it varies.
     """
 
     value: float | None = None
@@ -81,9 +77,7 @@ def difference_over_seeds(
 ) -> tuple[Estimate, bool]:
     """First minus second of two trainings, with the seeds that both have as the unit.
 
-    Returns:
-        The difference, and whether it holds: it has one sign in every seed, and the interval
-        excludes 0.
+    The difference holds if it has one sign in every seed, and the interval excludes 0.
     """
     each = [first[seed] - second[seed] for seed in first if seed in second]
     found = estimate(each, [str(number) for number in range(len(each))])
@@ -96,12 +90,8 @@ def difference_over_seeds(
 def compare_variants(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Variants of a training against each other, for every figure, with the seeds as the unit.
 
-    Args:
-        values: columns `figure`, `variant`, `seed` and `value`.
-        pairs: variants whose difference, first minus second, is wanted.
-
-    Returns:
-        One row per figure and pair: `figure`, `first`, `second`, the fields of `Estimate`, `holds`.
+    From columns `figure`, `variant`, `seed` and `value`, one row per figure and pair: `figure`,
+    `first`, `second`, the fields of `Estimate` of first minus second, and `holds`.
     """
     rows = []
     for figure, own in values.dropna(subset=["value"]).groupby("figure", sort=False):
