@@ -51,8 +51,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     figures = train(trainer)
     summary = {f"examples/{name}": count for name, count in counts.items()} | figures
     sampling = Sampling(model.max_completion_tokens)
-    weights, prompts = experiment.output.weights, experiment.prompts
-    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
+    prompts = experiment.prompts
+    # Whole, whatever output.weights says of the policy: RL puts adapters of its own on it.
+    save_model(trainer, tokenizer, folder.model, "merged", model.dtype, asdict(sampling))
     if trainer.is_world_process_zero():
         asked = (prompts.folder, prompts.max_tokens, setting.signals, setting.rounds)
         HowToAsk(*asked, sampling).save(folder.model)
