@@ -46,20 +46,14 @@ def test_weights_that_nothing_copies_are_trained_in_float32(
     assert model.dtype == expected
 
 
-def test_a_tokenizer_that_loses_tags_is_refused(tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(save_tokenizer(tmp_path / "good"))
-    assert policy_tokenizer(str(tmp_path / "good")).padding_side == "left"
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken("<answer>", special=True)]}
-    )
-    tokenizer.save_pretrained(tmp_path / "bad")
-    with pytest.raises(UserError, match="<answer> of the completion format is lost"):
-        policy_tokenizer(str(tmp_path / "bad"))
-
-
-def save_tokenizer(folder):
-    tiny.tokenizer().save_pretrained(folder)
-    return folder
+def test_a_tokenizer_that_loses_tags_is_refused(tmp_path, backbone):
+    assert policy_tokenizer(str(backbone)).padding_side == "left"
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    special = [AddedToken("<answer>", special=True)]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="<answer> of the .*format is lost"):
+        policy_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("weights", ["merged", "adapters"])
