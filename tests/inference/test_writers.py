@@ -30,13 +30,8 @@ PROMPTS = [
     "<post> 1 moving ovens outside<chosen> haha, perhaps<rejected> rush, doubt<think>",
     "<post> b<think>",
 ]
-DRAWING: dict[str, Any] = {
-    "temperature": 0.9,
-    "top_p": 0.95,
-    "top_k": 10,
-    "max_new_tokens": 24,
-    "chat": False,
-}
+DRAWING: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "top_k": 10}
+DRAWING |= {"max_new_tokens": 24, "chat": False}
 
 
 @pytest.fixture(autouse=True)
@@ -67,70 +62,49 @@ def test_a_text_depends_on_seed_prompt_and_number_alone() -> None:
     assert texts(one.write(PROMPTS, samples=4, seed=4)) != written
 
 
-def test_tokens_are_drawn_with_the_probabilities_that_sampling_asks_for() -> None:
-    """Against softmax(z / t), cut to the top k, then to the fewest tokens of mass p."""
+@pytest.mark.parametrize(("heat", "top_p", "top_k"), [(2.0, 0.9, 8), (3.0, 1.0, None)])
+def test_tokens_are_drawn_as_sampling_asks(heat: float, top_p: float, top_k: int | None) -> None:
+    """By softmax(z / t), cut to the top k, then to the fewest tokens of mass p."""
     model = AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
-    head = PROMPT + " 1"
+    tokenizer, head, count = AutoTokenizer.from_pretrained(TEACHER), PROMPT + " 1", 3000
     with torch.inference_mode():
-        logits = model(**tokenizer(head, return_tensors="pt", return_token_type_ids=False)).logits[
-            0, -1
-        ]
-    for settings in (
-        {"temperature": 2.0, "top_p": 0.9, "top_k": 8},
-        {"temperature": 3.0, "top_p": 1.0, "top_k": None},
-    ):
-        shares = torch.softmax(logits / settings["temperature"], 0)
-        order = shares.argsort(descending=True).tolist()[: settings["top_k"]]
-        expected, total = {}, sum(float(shares[token]) for token in order)
-        mass = 0.0
-        for token in order:
-            if mass < settings["top_p"] * total:
-                expected[token] = float(shares[token])
-            mass += float(shares[token])
-        total = sum(expected.values())
-        count = 3000
-        drawn = Counter(
-            texts(writer(max_new_tokens=1, batch_size=1000, **settings).write([head], count))[0]
-        )
-        by_text: Counter[str] = Counter()
-        for token, share in expected.items():
-            by_text[tokenizer.decode([token], skip_special_tokens=True)] += share / total  # type: ignore[assignment]
-        assert set(drawn) <= set(by_text)
-        for text, share in by_text.items():
-            spread = 4 * (share * (1 - share) / count) ** 0.5 + 1 / count
-            assert drawn[text] / count == pytest.approx(share, abs=spread)
+        logits = model(torch.tensor([tokenizer(head)["input_ids"]])).logits[0, -1].double()
+    shares, tokens = torch.softmax(logits / heat, 0).sort(descending=True)
+    shares = shares[:top_k] / shares[:top_k].sum()
+    shares = shares[shares.cumsum(0) - shares < top_p]
+    expected: dict[str, float] = {}
+    for token, share in zip(tokens.tolist(), (shares / shares.sum()).tolist(), strict=False):
+        text = tokenizer.decode([token], skip_special_tokens=True)
+        expected[text] = expected.get(text, 0.0) + share
+    one = writer(max_new_tokens=1, batch_size=1000, temperature=heat, top_p=top_p, top_k=top_k)
+    drawn = Counter(texts(one.write([head], count))[0])
+    assert set(drawn) <= set(expected)
+    for text, share in expected.items():
+        spread = 4 * (share * (1 - share) / count) ** 0.5 + 1 / count
+        assert drawn[text] / count == pytest.approx(share, abs=spread)
 
 
 def test_at_temperature_0_the_most_probable_tokens_are_taken() -> None:
     model = AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     for prompt, row in zip(PROMPTS, texts(writer(temperature=0.0).write(PROMPTS, 2)), strict=True):
-        read = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-        output = model.generate(**read, do_sample=False, max_new_tokens=24)
-        expected = tokenizer.decode(
-            output[0, read["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        assert row == [expected, expected]
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        output = model.generate(ids, do_sample=False, max_new_tokens=24)[0, ids.shape[1] :]
+        assert row == [tokenizer.decode(output, skip_special_tokens=True)] * 2
 
 
 def test_any_end_token_of_the_generation_config_ends_a_text(tmp_path: Path) -> None:
     folder = shutil.copytree(TEACHER, tmp_path / "model")
-    semicolon = AutoTokenizer.from_pretrained(TEACHER)("a;")["input_ids"][-1]
-    config = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(
-        json.dumps(config | {"eos_token_id": [1, semicolon]})
-    )
+    count, file = AutoTokenizer.from_pretrained(TEACHER), folder / "generation_config.json"
+    ends = {"eos_token_id": [1, count("a;")["input_ids"][-1]]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | ends))
     [[whole]], [[short]] = writer().write([PROMPT]), writer(folder).write([PROMPT])
     assert whole is not None
     assert short is not None
     assert ";" in whole.text
     assert short.text == whole.text.partition(";")[0].rstrip()
     # The token that ends a text is counted.
-    assert (
-        short.completion_tokens
-        == len(AutoTokenizer.from_pretrained(TEACHER)(short.text)["input_ids"]) + 1
-    )
+    assert short.completion_tokens == len(count(short.text)["input_ids"]) + 1
 
 
 def test_a_prompt_beyond_the_context_has_no_answer_and_memory_is_given_back() -> None:
@@ -144,6 +118,8 @@ def test_a_prompt_beyond_the_context_has_no_answer_and_memory_is_given_back() ->
 
 
 def test_a_chat_is_asked_through_its_template(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no chat template"):
+        writer(chat=True).load()
     folder = shutil.copytree(TEACHER, tmp_path / "model")
     (folder / "chat_template.jinja").write_text(
         "{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}"

@@ -19,15 +19,10 @@ from alignxplore_trl.text.completions import Inference, parse_completion
 if TYPE_CHECKING:
     import torch
 
-_GIVE_UP_AFTER = 50  # Requests without an answer in a row, each with its retries.
-
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote, from inside the `<think>` that a prompt has opened.
-
-    The token that ends a text is counted with it; 0 tokens are none that a server told.
-    """
+    """What a model wrote, from inside `<think>`; where a server counts no tokens, these are 0."""
 
     text: str
     prompt_tokens: int
@@ -36,23 +31,16 @@ class Written:
 
 Ask = tuple[str, int]  # A prompt, and the number of the sample of it that is asked for.
 Answers = list[Written | None]
+Opened = tuple[Any, Any, int | None, Any]  # Model, tokenizer, longest context, end tokens.
 Arrived = Callable[[Sequence[tuple[int, Written]]], None]  # Given answers by the places of asks.
-
-
-def _nobody(answers: Sequence[tuple[int, Written]]) -> None:
-    """Nobody waits for answers before all are there."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Writer(ABC):
     """A model that goes on from prompts: made of settings alone, its weights are loaded later.
 
-    Attributes:
-        chat: send prompts as a user's message, through the model's chat template.
-        temperature: 0 takes the most probable token each time.
-        top_p, top_k: which of the most probable tokens are drawn from; top_k `None`: all.
-        max_new_tokens: the longest answer.
-        counts: asks without an answer, by reason.
+    With `chat` prompts are a user's message in the model's chat template. `temperature` 0 takes the
+    most probable token each time, `top_k` `None` draws from all. `counts` has reasons of no answer.
     """
 
     chat: bool
@@ -72,12 +60,8 @@ class Writer(ABC):
         return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
     @abstractmethod
-    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
-        """An answer to each ask; UserError where the model, or its server, isn't there.
-
-        In this process it is a function of seed, prompt and number, but for rounding: sums depend
-        on a batch's padding. Servers keep to no seed.
-        """
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None) -> Answers:
+        """An answer to each ask; in this process by seed, prompt and number, but for rounding."""
 
     @abstractmethod
     def load(self) -> None:
@@ -98,6 +82,8 @@ class _InProcess(Writer):
     def load(self) -> None:
         if self._model is None:
             self._model, self._tokenizer, context, ends = self._open()
+            if self.chat and not self._tokenizer.chat_template:
+                raise UserError(f"{self.model}: it has no chat template; choose chat: false")
             self._room = (context or 2**31) - self.max_new_tokens
             ends = [*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id]
             self._ends = {token for token in ends if token is not None}
@@ -109,7 +95,7 @@ class _InProcess(Writer):
         gc.collect()
         torch.cuda.empty_cache()
 
-    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None) -> Answers:
         self.load()
         texts = [self._in_template(prompt) if self.chat else prompt for prompt, _ in asks]
         read = self._tokenizer(texts, add_special_tokens=not self.chat)["input_ids"] if asks else []
@@ -125,7 +111,8 @@ class _InProcess(Writer):
             rows = self._generate([read[place] for place in places], seeds)
             for place, row in zip(places, rows, strict=True):
                 answers[place] = self._written(len(read[place]), row)
-            arrived([(place, own) for place in places if (own := answers[place])])
+            if arrived:
+                arrived([(place, own) for place in places if (own := answers[place])])
         return answers
 
     def _in_template(self, prompt: str) -> str:
@@ -139,12 +126,10 @@ class _InProcess(Writer):
         return Written(as_completion(text) if self.chat else text, read, min(length + 1, len(row)))
 
     @abstractmethod
-    def _open(self) -> tuple[Any, Any, int | None, Any]:
-        """The model, its tokenizer, its longest context, and the tokens that end its texts."""
+    def _open(self) -> Opened: ...
 
     @abstractmethod
-    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """The tokens that follow each prompt, by a seed of its own."""
+    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]: ...
 
 
 @dataclass(kw_only=True, eq=False)
@@ -155,7 +140,7 @@ class TransformersWriter(_InProcess):
     attn_implementation: str | None = None
     device: str | None = None
 
-    def _open(self) -> tuple[Any, Any, int | None, Any]:
+    def _open(self) -> Opened:
         from alignxplore_trl.judging.weights import load_model, load_tokenizer
 
         model = load_model(self.model, self.dtype, self.attn_implementation, self.device)
@@ -183,14 +168,10 @@ class TransformersWriter(_InProcess):
         device, steps = self._model.device, self.max_new_tokens
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         draws = torch.stack([torch.rand(steps, generator=each) for each in streams]).to(device)
-        how = partial(
-            GenerationConfig,
-            do_sample=False,  # One stream of numbers for a batch would tie its texts together.
-            repetition_penalty=1.0,
-            eos_token_id=sorted(self._ends),
-            pad_token_id=self._tokenizer.pad_token_id,
-            return_dict_in_generate=True,
-        )
+        # Not `do_sample`: one stream of numbers for a batch would tie its texts together.
+        tokens = {"eos_token_id": [*self._ends], "pad_token_id": self._tokenizer.pad_token_id}
+        plain = {"do_sample": False, "repetition_penalty": 1.0, "return_dict_in_generate": True}
+        how = partial(GenerationConfig, **tokens, **plain)
         different = [list(ids) for ids in dict.fromkeys(map(tuple, prompts))]
         rows = torch.tensor([different.index(ids) for ids in prompts])
         inputs = self._tokenizer.pad({"input_ids": different}, return_tensors="pt").to(device)
@@ -203,12 +184,10 @@ class TransformersWriter(_InProcess):
                 cache = self._model.generate(ids[:, :-1], **first).past_key_values
                 cache.batch_select_indices(rows.to(device))
             output = self._model.generate(
-                ids[rows],
-                attention_mask=mask[rows],
-                past_key_values=cache,
+                ids[rows], attention_mask=mask[rows], past_key_values=cache,
                 generation_config=how(max_new_tokens=steps),
                 logits_processor=[draw] if self.temperature > 0 else [],
-            )
+            )  # fmt: skip
         return list(output.sequences[:, length:].tolist())
 
 
@@ -223,7 +202,7 @@ class VllmWriter(_InProcess):
             self._model.llm_engine.engine_core.shutdown()
         super().close()
 
-    def _open(self) -> tuple[Any, Any, int | None, Any]:
+    def _open(self) -> Opened:
         try:
             from vllm import LLM
 
@@ -271,7 +250,7 @@ class EndpointWriter(Writer):
         if isinstance(answer, Refusal) and answer.reason != "malformed":
             raise UserError(f"{self.urls}: {answer.reason}: {answer.said}")
 
-    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived = _nobody) -> Answers:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None) -> Answers:
         steps = iter(progress(range(len(asks)), f"completions of {self.served_as}", len(asks)))
         in_a_row = 0
 
@@ -279,9 +258,9 @@ class EndpointWriter(Writer):
             nonlocal in_a_row
             next(steps)
             in_a_row = in_a_row + 1 if isinstance(answer, Refusal) else 0
-            if in_a_row == _GIVE_UP_AFTER:
+            if in_a_row == 50:  # Each with its retries: the server is out.
                 raise UserError(f"{self.urls}: no answer to {in_a_row} requests: {self.counts}")
-            if isinstance(answer, Written):
+            if arrived and isinstance(answer, Written):
                 arrived([(place, answer)])
 
         requests = [self._request(prompt, self.max_new_tokens) for prompt, _ in asks]
@@ -324,10 +303,7 @@ def as_message(prompt: str) -> str:
 
 
 def as_completion(text: str, thought: str = "") -> str:
-    """The answer of a chat from inside `<think>`, which it opens itself, or its server takes out.
-
-    Reasoning in the form that was asked for counts more than what the model thought before it.
-    """
+    """A chat's answer from inside `<think>`; reasoning in the form asked for counts most."""
     text = text.lstrip().removeprefix("<think>")
     again = text.partition("</think>")[2].lstrip().removeprefix("<think>")
     if isinstance(parse_completion(again), Inference):
