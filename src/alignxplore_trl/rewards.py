@@ -31,12 +31,10 @@ WITHOUT_DESCRIPTION = ("chosen_without_description", "rejected_without_descripti
 class DescriptionReward(ABC):
     """A score of the description, times R_format: 0 for a malformed completion.
 
-    It is `None` where the model asked gave no answer, and TRL leaves the row out of its group. The
-    run ends where more than `outage_share` of a batch's well-formed completions, of all processes,
-    and at least `outage_least` of them got none; answers that can't be used don't count.
-
-    Raises:
-        UserError: an outage, on all processes; so is an error of one of them.
+    It is `None` where the model asked gave no answer, and TRL leaves the row out of its group. A
+    UserError ends the run on all processes where more than `outage_share` of a batch's well-formed
+    completions, and at least `outage_least` of them, got none, answers that can't be used not
+    counted, or where one process failed.
     """
 
     __name__: str

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import NamedTuple
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from alignxplore_trl.judging.encoding import encode_questions, encode_replies
 from alignxplore_trl.judging.protocol import Layout, Question, Verdict, judgement
+from alignxplore_trl.judging.weights import load_tokenizer
 from alignxplore_trl.text.prompts import Prompts
 
 # Of each position log p of the tokens wanted there, in nats.
@@ -24,19 +27,23 @@ class Text(NamedTuple):
     wanted: tuple[tuple[int, ...], ...]
 
 
-class Model(Protocol):
-    """A causal language model, here or on a server."""
+class Model(ABC):
+    """A causal language model, here or on a server, and its tokenizer."""
 
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    def __init__(self, model: str) -> None:
+        self.name = model
 
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.name)
+
+    @abstractmethod
     def load(self, example: Text) -> None:
         """Make sure that it can be asked such a thing; UserError where it can't."""
-        ...
 
+    @abstractmethod
     def score(self, texts: Sequence[Text]) -> list[Scores | str]:
         """What is wanted of each text, or the reason why there is nothing."""
-        ...
 
 
 class _Asking:
@@ -65,11 +72,7 @@ class LetterJudge(_Asking):
         self.minimum_label_mass = minimum_label_mass
 
     def load(self) -> None:
-        """Bring weights into memory, or try the servers.
-
-        Raises:
-            UserError: there is no such model, or its answers can't be read.
-        """
+        """Bring weights into memory, or try the servers; UserError where it can't be asked."""
         [(ids, letters)] = encode_questions(self.model.tokenizer, ["?"], self.chat)
         self.model.load(Text(tuple(ids), (letters,)))
 
@@ -92,7 +95,7 @@ class ReplyGenerator(_Asking):
     """Reads log p(reply | prompt), the sum over the reply's own tokens."""
 
     def load(self) -> None:
-        """Bring weights into memory, or try the servers; raises as a judge does."""
+        """Bring weights into memory, or try the servers; UserError where it can't be asked."""
         [(head, tail)] = encode_replies(self.model.tokenizer, ["?"], ["!"], self.chat)
         self.model.load(Text(tuple(head), (tuple(tail[:1]),)))
 

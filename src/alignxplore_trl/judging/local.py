@@ -5,36 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-from alignxplore_trl.judging.asking import LetterJudge, ReplyGenerator, Scores, Text
+from alignxplore_trl.judging.asking import LetterJudge, Model, ReplyGenerator, Scores, Text
 from alignxplore_trl.judging.protocol import Layout
 from alignxplore_trl.judging.reading import Reader
-from alignxplore_trl.judging.weights import load_model, load_tokenizer
+from alignxplore_trl.judging.weights import load_model
 
 
-class LocalModel:
-    """A model's settings; its weights are loaded at first use, or by `load`."""
+class LocalModel(Model):
+    """A model in this process; its weights are loaded at first use, or by `load`."""
 
     def __init__(
         self, model: str, dtype: str, attn_implementation: str | None, max_batch_tokens: int
     ) -> None:
-        self.settings = (model, dtype, attn_implementation)
-        self.max_batch_tokens = max_batch_tokens
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.settings[0])
+        super().__init__(model)
+        self.settings, self.max_batch_tokens = (dtype, attn_implementation), max_batch_tokens
 
     @cached_property
     def reader(self) -> Reader:
-        return Reader(load_model(*self.settings), self.max_batch_tokens)
+        return Reader(load_model(self.name, *self.settings), self.max_batch_tokens)
 
     def load(self, example: Text) -> None:
         self.reader.read([example])
 
     def score(self, texts: Sequence[Text]) -> list[Scores | str]:
-        """log p of what is wanted; "too_long" beyond the model's context."""
         fitting = [text for text in texts if len(text.ids) <= self.reader.context]
         found = dict(zip(fitting, self.reader.read(fitting), strict=True))
         return [found.get(text, "too_long") for text in texts]

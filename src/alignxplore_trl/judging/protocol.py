@@ -26,22 +26,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's answer to one question.
-
-    Attributes:
-        probability_a: probability of naming Response A, given that it names A or B.
-        label_mass: probability of naming either, before that normalisation.
-    """
+    """Probability of naming Response A, given that A or B is named, and that of naming either."""
 
     probability_a: float
     label_mass: float
 
 
 class Judge(Protocol):
-    """A model that says which of two responses the described user prefers.
+    """Says which of two responses the described user prefers.
 
-    A judge may also have `counts`, a `Counter` of its unanswered questions by reason, and `load()`,
-    which brings its weights into memory before the first question.
+    It may have `counts`, a `Counter` of unanswered questions by reason, and `load()`, which brings
+    weights into memory or tries the servers.
     """
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
@@ -50,10 +45,7 @@ class Judge(Protocol):
 
 
 class Generator(Protocol):
-    """A frozen language model that says how probable replies are.
-
-    It may have `counts` and `load()`, as a judge may.
-    """
+    """Says how probable replies are; it may have `counts` and `load()`, as a judge may."""
 
     def log_probabilities(
         self, prompts: Sequence[str], replies: Sequence[str]

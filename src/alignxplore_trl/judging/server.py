@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-from alignxplore_trl.judging.asking import LetterJudge, ReplyGenerator, Scores, Text
+from alignxplore_trl.judging.asking import LetterJudge, Model, ReplyGenerator, Scores, Text
 from alignxplore_trl.judging.protocol import Layout
-from alignxplore_trl.judging.weights import load_tokenizer
 from alignxplore_trl.run.endpoint import Endpoint, Refusal, Request
 from alignxplore_trl.run.errors import UserError
 
@@ -21,22 +18,14 @@ Letters = Literal["token_ids", "top_logprobs"]
 _TOP = 5
 
 
-class ServedModel:
+class ServedModel(Model):
     """A model behind servers, which are sent token ids; its tokenizer is read here."""
 
     def __init__(self, model: str, endpoint: Endpoint, letters: Letters = "token_ids") -> None:
-        self.model, self.endpoint, self.letters = model, endpoint, letters
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.model)
+        super().__init__(model)
+        self.endpoint, self.letters = endpoint, letters
 
     def load(self, example: Text) -> None:
-        """Ask each server for an example.
-
-        Raises:
-            UserError: for each that doesn't answer as expected what it said.
-        """
         problems = []
         for url in self.endpoint.urls:
             one = copy(self.endpoint)
@@ -48,7 +37,6 @@ class ServedModel:
             raise UserError(problems)
 
     def score(self, texts: Sequence[Text]) -> list[Scores | str]:
-        """log p of what is wanted, or the reason of a refusal."""
         answers = self.endpoint.ask([self._request(text) for text in texts])
         return [own.reason if isinstance(own, Refusal) else own for own in answers]
 
@@ -94,12 +82,9 @@ class ServedModel:
 class ServedJudge(LetterJudge):
     """A judge that is read from the one token which a server generates.
 
-    Args:
-        model: whose tokenizer is read, a folder or a name on the Hub.
-        prompts, chat, layout, minimum_label_mass: as for `LocalJudge`.
-        urls, served_as, key_variable, concurrency, timeout, deadline: as for `Endpoint`.
-        letters: how the letters are asked for: `token_ids` (vLLM), or `top_logprobs` for servers
-            that refuse a field they don't know.
+    Of `model`, a folder or a name on the Hub, the tokenizer is read. `letters` is how these are
+    asked for: `token_ids` (vLLM), or `top_logprobs` for servers that refuse a field they don't
+    know. The other arguments are those of `LocalJudge` and `Endpoint`.
     """
 
     def __init__(

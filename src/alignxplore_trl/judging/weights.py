@@ -23,8 +23,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model; without `device` onto this process's GPU if there is one.
 
-    Raises:
-        UserError: there is no such model, in the words of transformers.
+    A model that isn't there is a UserError in the words of transformers.
     """
     if device is None:
         gpu = torch.cuda.is_available()
@@ -32,27 +31,26 @@ def load_model(
     key = (model, dtype, attn_implementation, device)
     found = _LOADED.get(key)
     if found is None:
-        try:
-            with outside_zero3():
-                found = AutoModelForCausalLM.from_pretrained(
-                    model, dtype=dtype, attn_implementation=attn_implementation
-                )
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{model}: {error}") from error
+        with _in_words(model), outside_zero3():
+            found = AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, attn_implementation=attn_implementation
+            )
         found.to(device)  # type: ignore[arg-type]
         found = _LOADED[key] = found.eval()
     return found
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
-
-    Raises:
-        UserError: there is none, in the words of transformers.
-    """
-    try:
+    """The tokenizer of a model, or a UserError as above."""
+    with _in_words(model):
         return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _in_words(model: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{model}: {error}") from error
 
 
