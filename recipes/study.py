@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import write_text
 from alignxplore_trl.run.make import MakeError, make
+
+# Overrides that are the study's own; its stages aren't told them.
+_OWN = ("study", "run", "seed", "make", "upstream")
 
 
 @recipe("study")
@@ -31,7 +35,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     told = [
         each
         for each in HydraConfig.get().overrides.task
-        if each.partition("=")[0].lstrip("+") not in ("study", "run", "seed", "make", "upstream")
+        if re.split(r"[.=]", each.lstrip("+"))[0] not in _OWN
     ]
     name, rows = HydraConfig.get().runtime.choices["study"], []
     first = next(iter(study.variants))

@@ -38,7 +38,10 @@ def make(
     """
     given = [each for each in variables if each.partition("=")[2]]
     known = dict(each.split("=", 1) for each in overrides if "=" in each)
-    given += [f"{name}={known[key]}" for key, name in _VARIABLES.items() if key in known]
+    # Make quotes its variables by itself.
+    given += [
+        f"{name}={known[key].strip(chr(34))}" for key, name in _VARIABLES.items() if key in known
+    ]
     arguments = shlex.join(overrides).replace("$", "$$")
     command = ["make", *targets, *given, f"ARGS={arguments}"]
     # Under make, its own variables and flags would reach this one.
