@@ -41,9 +41,21 @@ def check_targets(values: Mapping[str, Any]) -> None:
     """
     problems = _unbound(values, "", {})
     for section, target in TRAINERS.items():
-        problems += _unknown_fields(_resolved(target), section, values[section])
+        problems += _fields(_resolved(target), section, values[section])[1]
     if problems:
         raise UserError(problems)
+
+
+def trainer_fields(kind: type, section: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A trainer's section in the types of its dataclass: 1 is a number wherever 1.0 is one.
+
+    Raises:
+        UserError: for each key that isn't a field, or isn't of its type.
+    """
+    values, problems = _fields(kind, section, given)
+    if problems:
+        raise UserError(problems)
+    return values
 
 
 def _unbound(value: Any, key: str, seen: dict[str, str]) -> list[str]:
@@ -86,24 +98,22 @@ def _resolved(name: str) -> Any:
         return getattr(_resolved(module), attribute)  # Of a class.
 
 
-def _unknown_fields(kind: type, section: str, given: Mapping[str, Any]) -> list[str]:
+def _fields(kind: type, section: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     fields = {field.name for field in dataclasses.fields(kind) if field.init}
-    hints = typing.get_type_hints(kind)
-    problems = []
+    hints, values, problems = typing.get_type_hints(kind), {}, []
     for name, value in given.items():
+        key = f"{section}.{name}"
         if name in RESERVED:
-            problems.append(f"{section}.{name}: the recipe sets it; {RESERVED[name]}")
+            problems.append(f"{key}: the recipe sets it; {RESERVED[name]}")
         elif name not in fields:
-            problems.append(
-                f"{section}.{name}: {kind.__name__} has no such field{nearest(name, fields)}"
-            )
+            problems.append(f"{key}: {kind.__name__} has no such field{nearest(name, fields)}")
         else:
+            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
             try:
-                adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
-                adapter.validate_python(value)
+                values[name] = adapter.validate_python(value)
             except ValidationError as error:
-                problems.append(f"{section}.{name}: {value!r} found: {error.errors()[0]['msg']}")
-    return problems
+                problems.append(f"{key}: {value!r} found: {error.errors()[0]['msg']}")
+    return values, problems
 
 
 def cards(bf16: bool) -> str:

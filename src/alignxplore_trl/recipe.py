@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alignxplore_trl.config import CONF, Experiment, checked, plain, suggestions
-from alignxplore_trl.preflight import check_targets, split_target
+from alignxplore_trl.preflight import check_targets, split_target, trainer_fields
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import SOURCE, StageFolder, fingerprint
 from alignxplore_trl.run.progress import say
@@ -146,7 +146,7 @@ class Stage:
             "use_cpu": os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"),
         }
         try:
-            return kind(**self._value(section), **ours, **more)
+            return kind(**trainer_fields(kind, section, self._value(section)), **ours, **more)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"{section}: {error}") from error
 
