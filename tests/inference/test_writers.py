@@ -56,9 +56,8 @@ def test_a_text_depends_on_seed_prompt_and_number_alone() -> None:
     assert len({text for row in written for text in row}) > 6
     assert texts(one.write(PROMPTS[::-1], samples=4, seed=3))[::-1] == written
     assert texts(one.write(PROMPTS[1:2], samples=2, seed=3)) == [written[1][:2]]
-    [alone, _] = writer(batch_size=3).write_each([(PROMPT, 2), ("<post>", 0)], 3)
-    assert alone is not None
-    assert alone.text == written[0][2]
+    alone = writer(batch_size=3).write_each([(PROMPT, 2), ("<post>", 0)], 3)
+    assert texts([alone])[0][0] == written[0][2]
     assert texts(one.write(PROMPTS, samples=4, seed=4)) != written
 
 
@@ -98,13 +97,13 @@ def test_any_end_token_of_the_generation_config_ends_a_text(tmp_path: Path) -> N
     count, file = AutoTokenizer.from_pretrained(TEACHER), folder / "generation_config.json"
     ends = {"eos_token_id": [1, count("a;")["input_ids"][-1]]}
     file.write_text(json.dumps(json.loads(file.read_text()) | ends))
-    [[whole]], [[short]] = writer().write([PROMPT]), writer(folder).write([PROMPT])
-    assert whole is not None
-    assert short is not None
-    assert ";" in whole.text
-    assert short.text == whole.text.partition(";")[0].rstrip()
+    [[whole]], [[short]] = texts(writer().write([PROMPT])), writer(folder).write([PROMPT])
+    assert ";" in whole
     # The token that ends a text is counted.
-    assert short.completion_tokens == len(count(short.text)["input_ids"]) + 1
+    text = whole.partition(";")[0].rstrip()
+    assert short == Written(
+        text, len(count(PROMPT)["input_ids"]), len(count(text)["input_ids"]) + 1
+    )
 
 
 def test_a_prompt_beyond_the_context_has_no_answer_and_memory_is_given_back() -> None:
@@ -124,10 +123,10 @@ def test_a_chat_is_asked_through_its_template(tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text(
         "{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}"
     )
-    [[own]], [[plain]] = writer(folder, chat=True).write([PROMPT]), writer().write([PROMPT])
-    assert own is not None
-    assert plain is not None
-    assert own.text.strip() == plain.text.strip()
+    [[own]], [[plain]] = (
+        texts(one.write([PROMPT])) for one in (writer(folder, chat=True), writer())
+    )
+    assert own.strip() == plain.strip()
 
 
 def test_what_a_writer_cannot_do_is_said(tmp_path: Path) -> None:
@@ -138,56 +137,37 @@ def test_what_a_writer_cannot_do_is_said(tmp_path: Path) -> None:
         writer(tmp_path / "missing").load()
 
 
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        ("User: Find out.\n\nAssistant: <think>", "Find out."),
-        ("Find out.\n<think>\n", "Find out."),
-        ("User: Describe.\n\nAssistant:", "Describe."),
-        ("A <think> within", "A <think> within"),
-    ],
-)
-def test_a_message_lacks_what_the_model_opens_itself(prompt: str, message: str) -> None:
-    assert as_message(prompt) == message
+def test_a_message_lacks_what_the_model_opens_itself() -> None:
+    for prompt in ("User: Who?\n\nAssistant: <think>", "Who?\n<think>\n", "User: Who?\nAssistant:"):
+        assert as_message(prompt) == "Who?"
+    assert as_message("A <think> within") == "A <think> within"
 
 
-@pytest.mark.parametrize(
-    ("text", "thought", "completion"),
-    [
-        ("<think> r </think> <answer> d </answer>", "", " r </think> <answer> d </answer>"),
-        (" r </think> <answer> d </answer>", "", "r </think> <answer> d </answer>"),
-        ("<answer> d </answer>", "its own ", " its own </think> <answer> d </answer>"),
-        # Reasoning in the form that was asked for is the one that counts.
-        ("r </think> <answer> d </answer>", "its own", "r </think> <answer> d </answer>"),
-        (
-            "<think> own </think> <think> r </think> <answer> d </answer>",
-            "",
-            " r </think> <answer> d </answer>",
-        ),
-        ("no form at all", "", "no form at all"),
-    ],
-)
-def test_the_answer_of_a_chat_is_read_from_inside_think(
-    text: str, thought: str, completion: str
-) -> None:
-    assert as_completion(text, thought) == completion
+FORM = " r </think> <answer> d </answer>"
+CHATS = {
+    ("<think>" + FORM, ""): FORM,
+    ("<answer> d </answer>", "r "): FORM,
+    # Reasoning in the form that was asked for is the one that counts.
+    ("<think>" + FORM, "its own"): FORM,
+    ("<think> own </think> <think>" + FORM, ""): FORM,
+    ("no form at all", ""): "no form at all",
+}
+
+
+@pytest.mark.parametrize("given", CHATS)
+def test_the_answer_of_a_chat_is_read_from_inside_think(given: tuple[str, str]) -> None:
+    assert as_completion(*given) == CHATS[given]
 
 
 def chat(content: Any, **more: Any) -> dict[str, Any]:
     usage = {"prompt_tokens": 7, "completion_tokens": 5}
-    return {
-        "choices": [{"message": {"content": content, **more}, "finish_reason": "stop"}],
-        "usage": usage,
-    }
+    return {"choices": [{"message": {"content": content, **more}}], "usage": usage}
 
 
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 ANSWERS = {
     "text": ({"choices": [{"text": " r"}]}, Written(" r", 0, 0)),
-    "chat": (
-        chat("<answer> d </answer>", reasoning_content="r"),
-        Written(" r </think> <answer> d </answer>", 7, 5),
-    ),
+    "chat": (chat("<answer> d </answer>", reasoning_content="r"), Written(FORM, 7, 5)),
     "other name": (chat("d", reasoning="r"), Written(" r </think> d", 7, 5)),
     "parts": (chat([THINKING, {"type": "text", "text": "d"}]), Written(" hm </think> d", 7, 5)),
     "half a character": ({"choices": [{"text": "a \ud83d b"}]}, Written("a \ufffd b", 0, 0)),
@@ -236,11 +216,9 @@ def test_requests_hold_what_was_set_and_answers_arrive_one_by_one() -> None:
 
 
 def test_a_chat_is_sent_messages() -> None:
-    with StubServer(
-        lambda body, _: Reply(chat(f"<answer> {len(body['messages'])} </answer>", reasoning="r"))
-    ) as server:
-        [[own]] = endpoint(server.url, chat=True).write(["User: Who?\n\nAssistant: <think>"])
-    assert own == Written(" r </think> <answer> 1 </answer>", 7, 5)
+    with StubServer(lambda body, _: Reply(chat("<answer> d </answer>", reasoning="r"))) as server:
+        answers = endpoint(server.url, chat=True).write(["User: Who?\n\nAssistant: <think>"])
+    assert answers == [[Written(FORM, 7, 5)]]
     assert server.received[0]["messages"] == [{"role": "user", "content": "Who?"}]
     assert "prompt" not in server.received[0]
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from alignxplore_trl.cases import Case, Comparison, Post
 from alignxplore_trl.inference.writers import Answers, Arrived, Ask, Writer, Written
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.synthesis.candidates import Candidate, Synthesis, draw_unverified
-from alignxplore_trl.synthesis.kept import Kept, answers_to
+from alignxplore_trl.synthesis.candidates import Synthesis, draw_unverified
+from alignxplore_trl.synthesis.kept import Kept
 from alignxplore_trl.text.prompts import Prompts
 
 # What the teacher writes for samples 0 to 3, and what the reward says of it.
-SAID = ("right {k}", "wrong {k}", "unjudged {k}", None)
+SAID = ("right", "wrong", "unjudged", None)
 REWARDS = {"right": 1.0, "wrong": 0.0, "unjudged": None}
 
 
@@ -41,10 +43,8 @@ class Scripted(Writer):
 
 
 def say(prompt: str, number: int) -> str | None:
-    if prompt.startswith("<dimensions>") or "<dimensions>" not in prompt:
-        text = SAID[number]
-        return text and f" r </think> <answer> {text.format(k=number)} </answer>"
-    return "nothing"
+    text = SAID[number]
+    return text and f" r </think> <answer> {text} </answer>"
 
 
 def reward(
@@ -84,7 +84,7 @@ def test_only_reward_1_makes_an_example_and_each_other_candidate_says_why(tmp_pa
     assert own.counts["round_1/prompt_tokens"] == 9 * 3
     assert own.counts["round_1/cases_with_one_verified"] == 3
     example = found[0].example()
-    assert example["completion"] == " r </think> <answer> right 0 </answer>"
+    assert example["completion"] == " r </think> <answer> right </answer>"
     # The student's prompt knows nothing of the dimensions that guided the teacher.
     assert "warmth" not in example["prompt"]
     assert example["prompt"].endswith("<think>")
@@ -92,8 +92,7 @@ def test_only_reward_1_makes_an_example_and_each_other_candidate_says_why(tmp_pa
 
 
 def test_a_malformed_completion_has_reward_0_and_is_not_judged(tmp_path: Path) -> None:
-    own = synthesis(tmp_path, Scripted(lambda prompt, number: "no form"), rounds=1)
-    found = own.run(CASES)
+    found = synthesis(tmp_path, Scripted(lambda prompt, number: "no form"), rounds=1).run(CASES)
     assert {(each.became, each.reward) for each in found} == {("malformed/think_not_closed", 0.0)}
 
 
@@ -108,15 +107,9 @@ def test_later_rounds_read_other_signals_and_a_well_formed_description_right_or_
         assert f"<earlier> {each.earlier}" in each.prompt
         assert f"p{each.case_id}2" in each.prompt
         assert f"p{each.case_id}1" not in each.prompt
-    drawn = [str(each.earlier).split()[0] for each in second[::4]]
+    drawn = [each.earlier for each in second[::4]]
     assert all(10 <= drawn.count(name) <= 30 for name in ("right", "wrong", "unjudged"))
     assert own.counts["round_2/cases_without_signals"] == 1
-    # Another seed draws others; without a well-formed candidate there is none.
-    other = synthesis(tmp_path, Scripted(say), seed=1).run(cases)
-    assert [each.earlier for each in other if each.round == 2] != [each.earlier for each in second]
-    (tmp_path / "answers.jsonl").unlink()
-    none = synthesis(tmp_path, Scripted(lambda prompt, number: None))
-    assert {each.earlier for each in none.run(cases)} == {None}
 
 
 def test_the_control_has_as_many_of_each_round_and_rejected_ones_among_them(tmp_path: Path) -> None:
@@ -124,10 +117,8 @@ def test_the_control_has_as_many_of_each_round_and_rejected_ones_among_them(tmp_
     verified = [each for each in found if each.reward == 1]
     control = draw_unverified(found, 0)
 
-    def of_rounds(some: Sequence[Candidate]) -> list[int]:
-        return [sum(each.round == number for each in some) for number in (1, 2)]
-
-    assert of_rounds(control) == of_rounds(verified) == [60, 60]
+    of_rounds = [Counter(each.round for each in some) for some in (verified, control)]
+    assert of_rounds == [{1: 60, 2: 60}] * 2
     assert {each.became for each in control} == {"verified", "rejected", "not_judged"}
     assert draw_unverified(found, 0) == control != draw_unverified(found, 1)
 
@@ -151,19 +142,13 @@ def test_where_the_names_of_dimensions_come_from(tmp_path: Path, guidance: str) 
 
 
 def test_the_same_command_asks_again_only_for_what_had_no_answer(tmp_path: Path) -> None:
-    first = synthesis(tmp_path, Scripted(say)).run(CASES)
+    cases = [*CASES, replace(CASES[0], case_id="twin")]
+    first = synthesis(tmp_path, Scripted(say), rounds=1).run(cases)
     teacher = Scripted(say)
-    assert synthesis(tmp_path, teacher).run(CASES) == first
+    assert synthesis(tmp_path, teacher, rounds=1).run(cases) == first
+    # The last sample of each prompt; equal prompts are asked once.
     assert {number for _, number in teacher.asked} == {3}
-    # Three cases, and the two that have a second round: samples without an answer.
-    assert len(teacher.asked) == 5
-
-
-def test_equal_prompts_of_two_users_are_asked_once(tmp_path: Path) -> None:
-    teacher = Scripted(say)
-    found = answers_to(teacher, [("a", 0), ("b", 0), ("a", 0)], 0, Kept(tmp_path / "kept"))
-    assert teacher.asked == [("a", 0), ("b", 0)]
-    assert found[0] == found[2]
+    assert len(teacher.asked) == len(set(teacher.asked)) == 3
 
 
 def test_half_a_line_of_a_killed_process_is_dropped_and_a_damaged_one_is_named(

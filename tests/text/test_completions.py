@@ -36,6 +36,7 @@ clean = (
 descriptions = clean.filter(
     lambda text: re.search(r"\w", text) and DESCRIPTION_PLACEHOLDER not in text.lower()
 )
+COPIED = Inference(REASONING_PLACEHOLDER, f"[{DESCRIPTION_PLACEHOLDER.title()}].")
 BACKBONE = Path(__file__).parents[2] / "assets" / "backbone"
 
 
@@ -66,28 +67,17 @@ def test_a_written_inference_is_read_back(reasoning: str, description: str) -> N
     ("completion", "expected"),
     [
         ("r", FormatProblem.THINK_NOT_CLOSED),
-        ("", FormatProblem.THINK_NOT_CLOSED),
-        ("r <answer> d </answer>", FormatProblem.THINK_NOT_CLOSED),
         ("r </think> d", FormatProblem.NO_ANSWER),
         ("r </think> <answer> d", FormatProblem.ANSWER_NOT_CLOSED),
         ("<think> r </think> <answer> d </answer>", FormatProblem.REPEATED_TAG),
-        ("r </think> <answer> d </answer> <answer> e </answer>", FormatProblem.REPEATED_TAG),
         ("r </think> <answer> d < / ANSWER > </answer>", FormatProblem.REPEATED_TAG),
         ("<answer> d </answer> r </think>", FormatProblem.TAGS_OUT_OF_ORDER),
         ("r </think> so <answer> d </answer>", FormatProblem.TEXT_BEFORE_ANSWER),
         ("r </think> <answer> d </answer> bye", FormatProblem.TEXT_AFTER_ANSWER),
         (" </think> <answer> d </answer>", FormatProblem.EMPTY_REASONING),
         ("r </think> <answer> … </answer>", FormatProblem.EMPTY_DESCRIPTION),
-        (
-            f"r </think> <answer> [{DESCRIPTION_PLACEHOLDER.title()}]. </answer>",
-            FormatProblem.PLACEHOLDER_ECHOED,
-        ),
-        (
-            format_completion(Inference(REASONING_PLACEHOLDER, DESCRIPTION_PLACEHOLDER)),
-            FormatProblem.PLACEHOLDER_ECHOED,
-        ),
+        (format_completion(COPIED), FormatProblem.PLACEHOLDER_ECHOED),
         (" r </think>\n\n<ANSWER>d</answer >\n", Inference("r", "d")),
-        ("1 < 2 </think> <answer> a > b </answer>", Inference("1 < 2", "a > b")),
     ],
 )
 def test_each_problem_has_its_name(completion: str, expected: object) -> None:
@@ -97,16 +87,12 @@ def test_each_problem_has_its_name(completion: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("completion", "expected"),
     [
-        ("likes jokes", Inference("", "likes jokes")),
         ("Here: <answer>likes jokes</answer> Anything else?", Inference("", "likes jokes")),
         (" likes jokes </answer>", Inference("", "likes jokes")),  # The prompt had opened it.
         ("<think> hm </think> likes jokes", Inference("hm", "likes jokes")),
-        ("<think> <answer> x </answer> </think> likes jokes", Inference("x", "likes jokes")),
-        (" … ", FormatProblem.EMPTY_DESCRIPTION),
         ("<answer> </answer> likes jokes", FormatProblem.EMPTY_DESCRIPTION),
         ("<think> hm", FormatProblem.THINK_NOT_CLOSED),
         ("<answer> likes jokes", FormatProblem.ANSWER_NOT_CLOSED),
-        ("<answer> a <answer> b </answer>", FormatProblem.REPEATED_TAG),
         ("a </answer> b <answer>", FormatProblem.TAGS_OUT_OF_ORDER),
     ],
 )

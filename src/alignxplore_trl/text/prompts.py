@@ -19,7 +19,7 @@ _REQUIRED = ("inference", "teacher", "judgement", "reply")
 _SIGNALS = [Comparison("a", "b", "c"), Post("a", "b"), Attributes("a")]
 _JUDGED = {"post": "a", "description": "a", "response_a": "a", "response_b": "a"}
 # What each template is given, by examples with which it is tried when a folder is opened.
-_EXAMPLES: dict[str, dict[str, Any]] = {
+EXAMPLES: dict[str, dict[str, Any]] = {
     "inference": {"signals": _SIGNALS, "earlier": "a"},
     "teacher": {"signals": _SIGNALS, "earlier": "a", "dimensions": ["a"]},
     "judgement": _JUDGED,
@@ -65,7 +65,7 @@ class Prompts:
         self._environment.globals["description_placeholder"] = DESCRIPTION_PLACEHOLDER
         try:
             self._reserved = _reserved_pattern(self._sources(loader))
-            for name, values in _EXAMPLES.items():
+            for name, values in EXAMPLES.items():
                 if self._has(name):
                     nothing = dict.fromkeys({"earlier", "description"} & values.keys())
                     self.render(name, **values)
@@ -74,7 +74,7 @@ class Prompts:
             raise UserError(f"{self.folder}: not a valid template: {error}") from error
 
     def render(self, name: str, **values: Any) -> str:
-        """A prompt, such as `render("inference", signals=…, earlier=…)`; see `_EXAMPLES`."""
+        """A prompt, such as `render("inference", signals=…, earlier=…)`; see `EXAMPLES`."""
         if not self._has(name):
             raise UserError(
                 f"prompts.folder: {self.folder} lacks {name}.jinja; see that of default"
