@@ -16,8 +16,8 @@ in bfloat16, by CUDA events. The last line is one JSON object. Ratios are plain 
 
     update_memory              peak memory of an update, shared / plain; …_of_one: beside plain
                                passes of one sequence at a time
-    logprob_difference         largest difference of a log-probability from TRL's own path
-    gradient_difference        largest difference of a parameter's gradient, of its size
+    logprob_difference         of log-probabilities from those of TRL's own path, of their size
+    gradient_difference        of a parameter's gradient, of its size, at most
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def differences(update: Update) -> dict[str, float]:
     (one, ours), (other, theirs) = found
     off = [(a - b).norm() / b.norm() for a, b in zip(ours, theirs, strict=True) if b.norm() > 0]
     return {
-        "logprob_difference": (one - other).abs().max().item(),
+        "logprob_difference": ((one - other).norm() / other.norm()).item(),
         "gradient_difference": max(off).item(),
     }
 

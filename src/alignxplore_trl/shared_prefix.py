@@ -39,12 +39,10 @@ class Branch(NamedTuple):
 
 @dataclass
 class Row:
-    """Texts that are read in one pass.
+    """Texts that are read in one pass: int64, (1, tokens); a label is the next token or -100.
 
-    Attributes:
-        ids, positions, labels: int64, (1, tokens); a label is the next token, -100 in a prefix.
-        spans: for each part of the row its place, and those of the prefixes before it.
-        texts: the places of the continuations that aren't branches, in the order given.
+    `spans` has for each part of the row its place, and those of the prefixes before it; `texts` the
+    places of the continuations that aren't branches, in the order given.
     """
 
     ids: torch.Tensor
@@ -56,9 +54,8 @@ class Row:
     @property
     def inputs(self) -> dict[str, Any]:
         """For the forward pass; a mask of four dimensions keeps the model from making one."""
-        mask = self.ids.new_ones(1, 1, 1, 1)
-        named = {"input_ids": self.ids, "position_ids": self.positions, "attention_mask": mask}
-        return named | {"spans": self.spans, "use_cache": False}
+        named = {"input_ids": self.ids, "position_ids": self.positions, "spans": self.spans}
+        return named | {"attention_mask": self.ids.new_ones(1, 1, 1, 1), "use_cache": False}
 
 
 def row_of(
@@ -68,39 +65,43 @@ def row_of(
     """A row of prefixes with what may follow each; the tokens of all continuations are labels."""
     row = Row(*torch.empty(3, 1, 0, dtype=torch.long))
     columns: list[tuple[int, int, int]] = []
-    for prefix, continuations in groups:
-        _lay_out(row, columns, prefix, continuations, 0, [])
+    for group in groups:
+        _lay_out(row, columns, Branch(*group), 0, [])
     row.ids, row.positions, row.labels = torch.tensor(columns, device=device).T[:, None]
     return row
 
 
 def _lay_out(
-    row: Row,
-    columns: list[tuple[int, int, int]],
-    prefix: Sequence[int],
-    continuations: Sequence[Sequence[int] | Branch],
-    start: int,
-    before: list[Span],
+    row: Row, columns: list[tuple[int, int, int]], branch: Branch, start: int, before: list[Span]
 ) -> None:
     """Append a branch whose first token has the position `start`."""
+    prefix, continuations = branch
     # Without continuations nothing else would be left of a prefix of one token.
     shared = prefix[:-1] if any(continuations) else prefix
     if shared:
         own = (len(columns), len(columns) + len(shared))
         columns += ((token, start + place, -100) for place, token in enumerate(shared))
-        row.spans.append((own, before))
+        _attend_to(row, own, before)
         before = [*before, own]
     last = start + len(prefix) - 1
     for continuation in continuations:
         if isinstance(continuation, Branch):
-            ids = [prefix[-1], *continuation.prefix]
-            _lay_out(row, columns, ids, continuation.continuations, last, before)
+            inner = continuation._replace(prefix=[prefix[-1], *continuation.prefix])
+            _lay_out(row, columns, inner, last, before)
             continue
-        own = (len(columns), len(columns) + len(continuation))
-        read = [prefix[-1], *continuation]
+        own, read = (len(columns), len(columns) + len(continuation)), [prefix[-1], *continuation]
         columns += zip(read, range(last, last + len(continuation)), continuation, strict=False)
         row.texts.append(own)
-        row.spans += [(own, before)] if continuation else []
+        if continuation:
+            _attend_to(row, own, before)
+
+
+def _attend_to(row: Row, own: Span, before: list[Span]) -> None:
+    """What follows its prefix at once is one part with it: no mask is needed then."""
+    if before and row.spans[-1][0][1] == before[-1][1] == own[0]:
+        (first, _), others = row.spans.pop()
+        own, before = (first, own[1]), others
+    row.spans.append((own, before))
 
 
 def _attend(
@@ -146,8 +147,9 @@ def why_not(model: PreTrainedModel) -> str:
     texts = [([3, 4, 5, 6, 7, 8], [9, 5]), ([3, 4, 5, 6, 7, 8], [3]), ([3, 4, 5, 6], [5, 4])]
     row = row_of([([3, 4, 5, 6], [inner, [5, 4]]), ([9, 3], [[6, 3, 4]])], model.device)
     together = model(**row.inputs).logits[0]
+    texts.append(([9, 3], [6, 3, 4]))
     found, wanted = [], []
-    for (prefix, own), place in zip([*texts, ([9, 3], [6, 3, 4])], row.texts, strict=True):
+    for (prefix, own), place in zip(texts, row.texts, strict=True):
         alone = model(torch.tensor([prefix + own], device=model.device), use_cache=False).logits[0]
         found.append(together[slice(*place)])
         wanted.append(alone[len(prefix) - 1 : -1])
