@@ -31,11 +31,11 @@ def plainly(rewards, drawn, credit):
 
 
 def ours(rewards, drawn, credit):
-    flags = np.zeros((1, len(rewards), len(rewards[0])), dtype=bool)
+    flags = np.zeros((len(rewards), 1, len(rewards[0])), dtype=bool)
     for k, place in enumerate(drawn):
         if place is not None:
-            flags[0, k, place] = True
-    found = credited_rewards(np.array([rewards], dtype=float), flags, credit)[0]
+            flags[k, 0, place] = True
+    found = credited_rewards(np.array(rewards, dtype=float)[:, None], flags, credit)[:, 0]
     return [[None if np.isnan(each) else each for each in of_round] for of_round in found.tolist()]
 
 

@@ -52,7 +52,7 @@ def test_a_tokenizer_that_loses_tags_is_refused(tmp_path, backbone):
     special = [AddedToken("<answer>", special=True)]
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="<answer> of the .*format is lost"):
+    with pytest.raises(UserError, match=r"<answer> of the .*format is lost"):
         policy_tokenizer(str(tmp_path))
 
 

@@ -22,7 +22,7 @@ def credited_rewards(
     chance.
 
     Args:
-        rewards: shape (cases, rounds, rollouts), NaN where a rollout was not scored.
+        rewards: shape (rounds, cases, rollouts), NaN where a rollout was not scored.
         drawn: of the same shape: whether the next round started from this rollout's description;
             of a case at most one in a round, and none in the last.
         credit: the part, 0.9 as published.
@@ -31,11 +31,11 @@ def credited_rewards(
         The credited rewards; NaN stays NaN.
     """
     credited, baseline = rewards.copy(), CHANCE
-    for number in reversed(range(rewards.shape[1] - 1)):
-        following = credited[:, number + 1]
+    for number in reversed(range(len(rewards) - 1)):
+        following = credited[number + 1]
         scored = ~np.isnan(following)
         total = np.where(scored, following, 0.0).sum(axis=1)
         mean = np.where(scored.any(axis=1), total / np.maximum(scored.sum(axis=1), 1), baseline)
-        credited[:, number] += credit * np.where(drawn[:, number], mean[:, None], baseline)
+        credited[number] += credit * np.where(drawn[number], mean[:, None], baseline)
         baseline = CHANCE + credit * baseline
     return credited

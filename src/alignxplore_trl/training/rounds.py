@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -137,16 +138,15 @@ class RoundsTrainer(SharesPrompts):
         logging.getLogger("trl.trainer.grpo_trainer").addFilter(_has_no_user_text)
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
-        self._rows = [dict(row) for row in inputs]
+        # Round by round, where there are several in a batch.
+        self._rows = sorted((dict(row) for row in inputs), key=itemgetter("round"))
         return super()._generate_and_score_completions(self._rows)
 
     def _generate(self, prompts: list[str]) -> Any:
         """Generate round after round; `prompts` is what TRL goes on with, and is filled in."""
-        numbers = [row["round"] for row in self._rows]
-        places = sorted(range(len(numbers)), key=numbers.__getitem__)  # Round by round.
         parts = []
-        for number in sorted(set(numbers)):
-            rows = [self._rows[place] for place in places if numbers[place] == number]
+        for _, of_round in groupby(self._rows, key=itemgetter("round")):
+            rows = list(of_round)
             starts = {row["case_id"]: row for row in rows}
             starts = {case: self._start_of(row) for case, row in starts.items()}
             for row in rows:
@@ -155,7 +155,8 @@ class RoundsTrainer(SharesPrompts):
             for row, drawn in zip(rows, self.earlier.draw(rows, parts[-1][3]), strict=True):
                 row["drawn"] = drawn
         prompts[:] = [row["prompt"] for row in self._rows]
-        return _in_places(parts, places)
+        # Lists of as many entries as rows, or nothing: of tools, images and the like.
+        return tuple(own[0] and [*chain(*own)] for own in zip(*parts, strict=True))
 
     def _start_of(self, row: Row) -> Row:
         """What a case starts a round from, the prompt that holds it, and whether that was cut."""
@@ -184,10 +185,9 @@ class RoundsTrainer(SharesPrompts):
         if not self.args.round_credit:
             return own
         columns["log_extra"]("own_reward", own)
-        # A process has its cases one after the other, each in all rounds.
-        shape = (-1, self.rounds, int(self.num_generations or 1))
+        shape = (self.rounds, -1, int(self.num_generations or 1))
         # What was too long for the next prompt was drawn, and yet not read; nothing reads the last.
-        unread = np.roll(np.array(without).reshape(shape), -1, axis=1)
+        unread = np.roll(np.array(without).reshape(shape), -1, axis=0)
         drawn = np.array(columns["drawn"]).reshape(shape) & ~unread
         credited = credited_rewards(rewards.reshape(shape), drawn, self.args.round_credit)
         return [None if np.isnan(each) else float(each) for each in credited.ravel()]
@@ -205,18 +205,6 @@ class RoundsTrainer(SharesPrompts):
         due = "loss" in logs and -self.state.global_step % self.args.completions_every < block
         self.log_completions = self.args.log_completions and due
         super().log(logs | self.throughput.measured() if "loss" in logs else logs, start_time)
-
-
-def _in_places(parts: Sequence[tuple[Any, ...]], places: Sequence[int]) -> tuple[Any, ...]:
-    """What TRL generated round by round as one, each row in its place."""
-
-    def column(values: Sequence[Any]) -> Any:
-        if not values[0]:  # None, or nothing of what tools and images bring.
-            return values[0]
-        placed = zip(places, (each for some in values for each in some), strict=True)
-        return [each for _, each in sorted(placed, key=itemgetter(0))]
-
-    return tuple(map(column, zip(*parts, strict=True)))
 
 
 def _metrics(seen: pd.DataFrame) -> dict[str, float]:

@@ -80,12 +80,12 @@ class SharesPrompts(GRPOTrainer):
 
     def _decide(self) -> bool:
         asked = self.args.share_prompts  # type: ignore[attr-defined]
-        reason = self._why_plain() if asked is not False else ""
-        if reason and asked is True:
-            raise UserError(f"rl.share_prompts: true found, but {reason}")
-        if reason:
+        if asked is not False and (reason := self._why_plain()):
+            if asked is True:
+                raise UserError(f"rl.share_prompts: true found, but {reason}")
             say(f"rl: a prompt is computed for each of its rollouts: {reason}")
-        return asked is not False and not reason
+            return False
+        return asked is not False
 
     def _why_plain(self) -> str:
         """Why prompts can't be shared; if they can, the models attend as is needed from here on."""
