@@ -26,7 +26,6 @@ import resource
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,7 +42,6 @@ from transformers import (
     PrinterCallback,
     Qwen2Config,
     TrainerCallback,
-    set_seed,
 )
 from trl import GRPOTrainer, SFTTrainer
 from trl.extras.profiling import ProfilingContext
@@ -60,35 +58,29 @@ VARIANTS = (
     "cold_start/plain", "cold_start/ours", "cold_start/checkpointing",
     "rl/plain", "rl/ours", "rl/shared", "rl/vllm",
 )  # fmt: skip
-# Names of TRL's profiling.
-GENERATING = ("generate_single_turn", "transformers.generate", "vLLM.generate")
+# By names of TRL's profiling.
+GENERATING = ("transformers.generate", "vLLM.generate", "sync_weights")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of `Qwen2Config`, and the tokens of its prompts and longest completions."""
+    """A model, by the sizes `QWEN`, and the tokens of its prompts and longest completions."""
 
-    model: Mapping[str, Any]
+    model: tuple[int, ...]
     prompt: int
     example: int
     rollout: int
     adapters: bool = False
 
 
-def _qwen(
-    hidden: int, inner: int, layers: int, heads: int, groups: int, words: int
-) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": groups, "vocab_size": words,
-        "tie_word_embeddings": hidden < 3584, "max_position_embeddings": 32_768,
-    }  # fmt: skip
-
-
+QWEN = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 SHAPES = {
-    "tiny": Shape(_qwen(128, 256, 2, 2, 1, 2048), 96, 64, 32),
-    "0.5b": Shape(_qwen(896, 4864, 24, 14, 2, 151_936), 2048, 1536, 512),
-    "7b": Shape(_qwen(3584, 18_944, 28, 28, 4, 152_064), 2048, 1536, 512, adapters=True),
+    "tiny": Shape((128, 256, 2, 2, 1, 2048), 96, 64, 32),
+    "0.5b": Shape((896, 4864, 24, 14, 2, 151_936), 2048, 1536, 512),
+    "7b": Shape((3584, 18_944, 28, 28, 4, 152_064), 2048, 1536, 512, adapters=True),
 }
 
 
@@ -101,7 +93,6 @@ def tokenizer_of(words: int) -> PreTrainedTokenizerFast:
 
 
 def odd_ones(completions: list[str], **columns: Any) -> list[float | None]:
-    """A reward that costs nothing, and differs within a group."""
     return [float(number % 2) for number in range(len(completions))]
 
 
@@ -124,12 +115,14 @@ class AfterWarmUp(TrainerCallback):
 
 def trainer_of(variant: str, shape: Shape, steps: int, folder: Path) -> Any:
     """The trainer of a variant, on random tokens."""
-    set_seed(0)
     cuda, (stage, kind) = torch.cuda.is_available(), variant.split("/")
-    words, draw = shape.model["vocab_size"], random.Random(0)
+    words, draw, count = shape.model[-1], random.Random(0), WARM_UP + steps
     tokenizer = tokenizer_of(words)
     dtype = torch.bfloat16 if shape.adapters else torch.float32
-    config = Qwen2Config(**shape.model, bos_token_id=None, eos_token_id=1, pad_token_id=0)
+    config = Qwen2Config(
+        **dict(zip(QWEN, shape.model, strict=True)), tie_word_embeddings=not shape.adapters,
+        max_position_embeddings=32_768, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
     with torch.device("cuda" if cuda else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     if kind == "vllm":  # It loads the model, too.
@@ -138,20 +131,19 @@ def trainer_of(variant: str, shape: Shape, steps: int, folder: Path) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
     lora = LoraConfig(r=32, target_modules="all-linear") if shape.adapters else None
     common = {
-        "output_dir": str(folder), "max_steps": WARM_UP + steps, "save_strategy": "no",
+        "output_dir": str(folder), "max_steps": count, "save_strategy": "no",
         "logging_steps": 100, "report_to": "none", "disable_tqdm": True, "bf16": True,
         "use_cpu": not cuda, "learning_rate": 1e-6, "gradient_checkpointing": kind != "ours",
         "per_device_train_batch_size": 4,
     }  # fmt: skip
     if stage == "cold_start":
-        rows = []
-        for _ in range(EXAMPLES * (WARM_UP + steps)):
-            own = draw.randint(shape.example // 4, shape.example)
-            ids = [draw.randrange(2, words) for _ in range(shape.prompt + own)]
-            rows.append({"input_ids": ids, "labels": [-100] * shape.prompt + ids[shape.prompt :]})
+        lengths = [draw.randint(shape.example // 4, shape.example) for _ in range(count * EXAMPLES)]
+        texts = [draw.choices(range(2, words), k=shape.prompt + own) for own in lengths]
+        labels = [[-100] * shape.prompt + text[shape.prompt :] for text in texts]
+        rows = Dataset.from_dict({"input_ids": texts, "labels": labels})
         args = ColdStartConfig(**common, max_length=None, gradient_accumulation_steps=EXAMPLES // 4)
         return (SFTTrainer if kind == "plain" else ColdStartTrainer)(
-            model=model, args=args, train_dataset=Dataset.from_list(rows),
+            model=model, args=args, train_dataset=rows,
             processing_class=tokenizer, peft_config=lora,
         )  # fmt: skip
     rollouts = {
@@ -165,14 +157,10 @@ def trainer_of(variant: str, shape: Shape, steps: int, folder: Path) -> Any:
             "vllm_enable_sleep_mode": cuda, "vllm_importance_sampling_mode": "token_truncate",
             "vllm_max_model_length": shape.prompt + shape.rollout,
         }  # fmt: skip
-    count = GROUPS * (WARM_UP + steps)
-    prompts = [
-        " ".join(f"w{i}" for i in draw.choices(range(2, words), k=shape.prompt))
-        for _ in range(count)
-    ]
-    cases = Dataset.from_dict(
-        {"prompt": prompts, "case_id": [*map(str, range(count))], "round": [1] * count}
-    )
+    ids = [draw.choices(range(2, words), k=shape.prompt) for _ in range(count * GROUPS)]
+    prompts = [" ".join(f"w{number}" for number in text) for text in ids]
+    rounds = {"prompt": prompts, "case_id": [*map(str, range(len(ids)))], "round": [1] * len(ids)}
+    cases = Dataset.from_dict(rounds)
     args = RoundsConfig(**common | rollouts)
     if kind == "plain":
         return GRPOTrainer(
@@ -200,15 +188,14 @@ def measure(variant: str, shape: Shape, steps: int) -> dict[str, float]:
     figures = {name.partition("/")[2]: value for name, value in meter.measured().items()}
     figures["seconds_per_update"] = (meter.since - begun) / steps
     peak = torch.cuda.max_memory_allocated() if meter.done.is_cuda else 0
-    in_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    figures["peak_memory_gib"] = peak / 2**30 or in_process
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    figures["peak_memory_gib"] = peak / 2**30 or resident
     del figures["judge_share"]
     if variant.startswith("rl"):
         generating = sum(counted.seconds[name] for name in GENERATING) / steps
         rewards = counted.seconds["_calculate_rewards"] / steps
-        update = figures["seconds_per_update"] - generating - rewards
-        named = {"generate": generating, "rewards": rewards, "update": update}
-        figures |= {f"seconds/{name}": value for name, value in named.items()}
+        figures |= {"seconds/generate": generating, "seconds/rewards": rewards}
+        figures["seconds/update"] = figures["seconds_per_update"] - generating - rewards
     return figures
 
 
@@ -244,7 +231,7 @@ def measure_apart(variant: str, shape: Shape, steps: int) -> dict[str, float] | 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = "cuda" if torch.cuda.device_count() else "cpu"  # It doesn't begin CUDA.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=SHAPES, default="0.5b" if device == "cuda" else "tiny")
     parser.add_argument("--steps", type=int, default=2, help="updates that are counted")
     given = parser.parse_args()
