@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignxplore_trl.data import rows
 from alignxplore_trl.data.rows import Problems, read_rows
 from alignxplore_trl.run.errors import UserError
 
@@ -68,23 +67,20 @@ def test_any_name_of_a_file_is_read(tmp_path, name, suffix):
 
 
 @given(st.lists(st.fixed_dictionaries({"text": st.text(st.characters(exclude_categories=["Cs"]))})))
-def test_json_is_read_wherever_its_chunks_end(tmp_path_factory, content):
+def test_lines_and_arrays_of_json_are_read(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "chunks.jsonl"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_CHUNK", 5)
-        assert values(write_as(path, content)) == content
-        assert values(write(path, json.dumps(content))) == content
+    assert values(write_as(path, content)) == content
+    assert values(write(path, json.dumps(content))) == content
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"user": "a"}\n{"user": \n{"user": "b"}', r"row 2: not JSON: Expecting"),
-        ('[{"user": "a"}, {"user": "b"', r"row 2: not JSON: Expecting ',' delimiter"),
-        ('[{"user": "a"}', r"row 2: not JSON"),
+        ('[{"user": "a"}, {"user": "b"', r"row 1: not JSON: Expecting ',' delimiter: line 1"),
         ("user,text", r"row 1: not JSON"),
         ('{"user": "a \\ud83d"}', r"row 1, user: '\\ud83d' found, which is half of a surrogate"),
-        ('{"text": [{"x": "\\udc00"}]}', r"row 1, text, x: '\\udc00' found, which is half"),
+        ('{"text": [{"x": "\\udc00"}]}', r"row 1, text: '\\udc00' found, which is half"),
         (b'{"user": "a", "text": "Caf\xe9"}', r"row 1, text: byte 0xe9 found, which isn't UTF-8"),
         (b"\x1f\x8b\x08\x00", r"row 1: not JSON"),
         ("[" * 100_000, r"row 1: not JSON"),

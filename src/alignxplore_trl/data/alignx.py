@@ -289,9 +289,7 @@ def _users(candidates: Sequence[_Candidate], counts: Counter[str]) -> list[str]:
 
     Attributes alone make no user, since strangers have the same.
     """
-    pairs = [(place, key) for place, each in enumerate(candidates) for key in each.keys]
-    places, keys = np.array(pairs, np.int64).reshape(-1, 2).T
-    parts = connected(places, keys, len(candidates)).tolist()
+    parts = connected(each.keys for each in candidates)
     first: dict[int, _Candidate] = {}
     users = [
         first.setdefault(part, each).user or f"{first[part].name}-user"

@@ -26,8 +26,6 @@ Name = Annotated[str, msgspec.Meta(pattern=r"\S")] | int
 _JSON = (".jsonl", ".ndjson", ".json")
 # Of a folder, the files of the first of these kinds that it has.
 _KINDS = ((".parquet",), _JSON, (".csv", ".tsv"))
-# Characters of JSON that are read at once, and that no row is longer than.
-_CHUNK, _LONGEST = 2**22, 2**26
 _MOST_SHOWN = 20
 
 
@@ -73,7 +71,7 @@ def read_rows(source: str | Path, columns: Collection[str], problems: Problems) 
     found: Iterator[Row]
     if path.exists():
         files = [path] if path.is_file() else _files_of(path, columns)
-        found = (row for file in files for row in _rows_of_file(file, path, columns, problems))
+        found = (row for file in files for row in _rows_of_file(file, path, columns))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in sum(_KINDS, ()):
         found = _rows_of_hub(str(source), columns)
     else:
@@ -85,7 +83,7 @@ def read_rows(source: str | Path, columns: Collection[str], problems: Problems) 
         if isinstance(row.value, dict):
             wanted = {name: row.value[name] for name in columns if name in row.value}
             row = row._replace(value=wanted)
-        if fault := _not_unicode(row.value):
+        if fault := _fault_of(row.value):
             problems.add(f"{row.place}{fault}")
         else:
             yield row
@@ -112,64 +110,45 @@ def convert(row: Row, to: type[R], problems: Problems) -> R | None:
 def _files_of(folder: Path, columns: Collection[str]) -> list[Path]:
     wanted = ", ".join(sorted(columns))
     for suffixes in _KINDS:
-        files = sorted(file for file in folder.rglob("*") if file.suffix in suffixes)
-        for file in list(files) if suffixes is _JSON else ():
-            first: Any = next(_json_values(file), {})
+        files = []
+        for file in sorted(each for each in folder.rglob("*") if each.suffix in suffixes):
+            first = next(_json_values(file), {}) if suffixes is _JSON else ValueError()
+            has_columns = isinstance(first, dict) and bool(first.keys() & set(columns))
             # What can't be read is a mistake, and reported when its turn comes.
-            if not isinstance(first, ValueError) and not (
-                isinstance(first, dict) and first.keys() & set(columns)
-            ):
+            if has_columns or isinstance(first, ValueError):
+                files.append(file)
+            else:
                 say(f"passed over: {file} (its first row has none of {wanted})")
-                files.remove(file)
         if files:
             return files
     raise UserError(f"data.path: no file of {folder} has rows with {wanted}")
 
 
-def _rows_of_file(
-    file: Path, source: Path, columns: Collection[str], problems: Problems
-) -> Iterator[Row]:
+def _rows_of_file(file: Path, source: Path, columns: Collection[str]) -> Iterator[Row]:
     if file.suffix == ".parquet":
         values = _parquet_values(file, columns)
     else:
         values = _separated_values(file) if file.suffix in _KINDS[2] else _json_values(file)
     name = file.stem if file == source else "-".join(file.relative_to(source).with_suffix("").parts)
     for number, value in enumerate(values, 1):
-        place = f"{file}, row {number:,}"
-        if isinstance(value, ValueError):
-            problems.add(f"{place}: not JSON: {value}")
-        else:
-            yield Row(f"{name}-{number}", place, value)
+        yield Row(f"{name}-{number}", f"{file}, row {number:,}", value)
 
 
 def _json_values(file: Path) -> Iterator[Any]:
-    """The values of a JSON array, or those that follow each other; an error for one that is none.
+    """The values of a JSON array, which is read whole, or those of lines; errors for what is none.
 
     Bytes that aren't UTF-8 come out as halves of surrogate pairs, and are found with these.
     """
-    decode = json.JSONDecoder().raw_decode
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
-        text = stream.read(_CHUNK).lstrip()
-        is_array = text.startswith("[")
-        start = int(is_array)
-        while True:
-            while start < len(text) and text[start] in " \t\r\n,":
-                start += 1
-            if is_array and text.startswith("]", start):
-                return
+        first = next((line for line in stream if not line.isspace()), "").strip()
+        stream.seek(0)
+        is_whole = first.startswith("[") or first == "{"
+        for text in [stream.read()] if is_whole else stream:
             try:
-                value, start = decode(text, start)
+                found = [] if text.isspace() else json.loads(text)
             except (ValueError, RecursionError) as error:
-                if len(text) - start < _LONGEST and (more := stream.read(_CHUNK)):
-                    text, start = text[start:] + more, 0
-                    continue
-                if start == len(text) and not is_array:
-                    return
-                yield ValueError(str(error))
-                if is_array or (start := text.find("\n", start)) < 0:
-                    return
-            else:
-                yield value
+                found = ValueError(f"not JSON: {error}")
+            yield from found if isinstance(found, list) else [found]
 
 
 def _parquet_values(file: Path, columns: Collection[str]) -> Iterator[Any]:
@@ -183,9 +162,10 @@ def _parquet_values(file: Path, columns: Collection[str]) -> Iterator[Any]:
 
 
 def _separated_values(file: Path) -> Iterator[Any]:
-    delimiter = "," if file.suffix == ".csv" else "\t"
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+        reader = csv.DictReader(
+            stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True
+        )
         try:
             for value in reader:
                 # What stands beyond the header's columns is kept under `None`.
@@ -213,20 +193,17 @@ def _rows_of_hub(name: str, columns: Collection[str]) -> Iterator[Row]:
             yield Row(f"{split}-{number}", f"{name}, {split}, row {number:,}", value)
 
 
-def _not_unicode(value: Any) -> str:
-    """What in a value can't be written as UTF-8, and where, in words; empty if nothing."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            if fault := _not_unicode(part):
-                return f", {key}{fault}"
-    elif isinstance(value, list) and value and not isinstance(value[-1], int | float):
-        return next(filter(None, map(_not_unicode, value)), "")
-    elif isinstance(value, str) and not value.isascii():
+def _fault_of(value: Any) -> str:
+    """Why a value can't be used, and its field, in words: it isn't JSON, or no UTF-8."""
+    if isinstance(value, ValueError):
+        return f": {value}"
+    for field, part in value.items() if isinstance(value, dict) else [("value", value)]:
         try:
-            value.encode()
+            msgspec.json.encode(part)
         except UnicodeEncodeError as error:
-            found = value[error.start]
+            found = error.object[error.start]
             if "\udc80" <= found <= "\udcff":
-                return f": byte {ord(found) - 0xDC00:#04x} found, which isn't UTF-8; save it so"
-            return f": {found!a} found, which is half of a surrogate pair; mend the text"
+                byte = ord(found) - 0xDC00
+                return f", {field}: byte {byte:#04x} found, which isn't UTF-8; save it so"
+            return f", {field}: {found!a} found, which is half of a surrogate pair; mend the text"
     return ""

@@ -10,22 +10,18 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from rensa import RMinHash
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 
 from alignxplore_trl.cases import Attributes, Case
 from alignxplore_trl.run.errors import UserError
 
-Numbers = npt.NDArray[np.int64]
-
 # Splits of other names are tests, and are filled before these.
-_FILLED_LAST = ("validation", "cold_start", "rl")
+_FILLED_LAST = {"validation": 1, "cold_start": 2, "rl": 3}
 # Estimated Jaccard similarity of their runs of three words from which on two posts are one.
 SIMILARITY = 0.8
 _HASHES, _BAND = 128, 4
@@ -62,41 +58,31 @@ def split_cases(
     Raises:
         UserError: a split that is to have cases gets none.
     """
-    filled = filled or {}
-    there = [(split, case) for split, own in filled.items() for case in own]
-    keys = _keys([case for _, case in there] + list(cases), not_posts)
+    there = [(split, case) for split, own in (filled or {}).items() for case in own]
+    keys = _keys([*(case for _, case in there), *cases], not_posts)
     # A user or a group of posts -> the split that has it.
-    owner: dict[str | int | None, str] = {
-        key: split
-        for (split, _), own in zip(there, keys, strict=False)
-        for key in own
-        if key is not None
-    }
+    owner = {key: split for (split, _), own in zip(there, keys, strict=False) for key in own}
     keys = keys[len(there) :]
     queue = _order(cases, keys, seed)[::-1]
     share = min(1.0, len(cases) / max(1, sum(sizes.values())))
     splits: dict[str, list[Case]] = {}
-    tests = [split for split in sizes if split not in _FILLED_LAST]
-    for split in (*tests, *(split for split in _FILLED_LAST if split in sizes)):
+    for split in sorted(sizes, key=lambda name: _FILLED_LAST.get(name, 0)):
         taken = splits[split] = []
-        # A user who is begun is taken whole, as far as there is room.
-        while (
-            queue
-            and len(taken) < sizes[split]
-            and (len(taken) < sizes[split] * share or owner.get(keys[queue[-1]][0]) == split)
-        ):
-            number = queue.pop()
-            free = [owner.get(key, split) == split for key in keys[number]]
-            places = [place for place, is_free in enumerate(free[2:]) if is_free]
-            if not free[0]:
+        while queue and len(taken) < sizes[split]:
+            user, target, *posts = keys[queue[-1]]
+            # A user who is begun is taken whole, as far as there is room.
+            if len(taken) >= sizes[split] * share and owner.get(user) != split:
+                break
+            case = cases[queue.pop()]
+            places = [at for at, post in enumerate(posts) if owner.get(post, split) == split]
+            if owner.get(user, split) != split:
                 counts["cases_dropped/user_of_another_split"] += 1
-            elif not free[1] or len(places) < needed:
+            elif owner.get(target, split) != split or len(places) < needed:
                 counts["cases_dropped/shared_post"] += 1
             else:
-                counts["signals_dropped/shared_post"] += len(free) - 2 - len(places)
-                taken.append(with_signals(cases[number], places))
-                own = zip(keys[number], free, strict=True)
-                owner |= {key: split for key, is_free in own if is_free and key is not None}
+                counts["signals_dropped/shared_post"] += len(posts) - len(places)
+                taken.append(with_signals(case, places))
+                owner |= dict.fromkeys((user, target, *(posts[at] for at in places)), split)
         if len(taken) < sizes[split]:
             counts[f"cases_missing/{split}"] = sizes[split] - len(taken)
     counts["cases_left_over"] += len(queue)
@@ -133,16 +119,14 @@ def post_key(post: str) -> str:
     return " ".join(post.casefold().split())
 
 
-def connected(items: npt.ArrayLike, keys: npt.ArrayLike, count: int) -> Numbers:
-    """The number of the part that each of `count` items is in, connected by keys in common.
-
-    `items` and `keys` are of equal length: an item, and a key that it has.
-    """
-    _, numbers = np.unique(np.asarray(keys), return_inverse=True)
-    nodes = count + int(numbers.max(initial=0)) + 1
-    ones = np.ones(len(numbers), bool)
-    graph = coo_array((ones, (np.asarray(items), count + numbers)), shape=(nodes, nodes))
-    return np.asarray(connected_components(graph, directed=False)[1][:count], np.int64)
+def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:
+    """For each item, given by its keys, a number: the same where keys in common connect them."""
+    parts, first = DisjointSet(), dict[Hashable, int]()
+    for item, own in enumerate(keys):
+        parts.add(item)
+        for key in own:
+            parts.merge(item, first.setdefault(key, item))
+    return [parts[item] for item in range(len(parts))]
 
 
 def groups_of_posts(keys: Sequence[str]) -> dict[str, int]:
@@ -167,10 +151,10 @@ def groups_of_posts(keys: Sequence[str]) -> dict[str, int]:
             pairs = np.stack([order[:-step][same], order[step:][same]], axis=1)
             shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1)
             links.append(pairs[shares >= SIMILARITY])
-    pairs = np.concatenate(links)
-    numbers = np.tile(np.arange(len(pairs)), 2)
-    labels = connected(pairs.T.ravel(), numbers, len(keys)).tolist()
-    return dict(zip(keys, labels, strict=True))
+    groups = DisjointSet(range(len(keys)))
+    for one, other in np.unique(np.concatenate(links), axis=0).tolist():
+        groups.merge(one, other)
+    return {key: groups[number] for number, key in enumerate(keys)}
 
 
 def _runs(key: str) -> list[str]:
@@ -178,12 +162,12 @@ def _runs(key: str) -> list[str]:
     return [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
 
 
-def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[str | int | None]]:
+def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[Hashable]]:
     """What no two splits may share, of each case: the user, the target's post, each signal's post.
 
-    Posts are numbered by their groups; what is none, as in attributes, is `None`.
+    Posts are numbered by their groups; what is none, as in attributes, has a key of its own.
     """
-    ignored = {post_key(text) for text in not_posts}
+    ignored = {"", *map(post_key, not_posts)}
     posts = [
         [
             "" if isinstance(signal, Attributes) else post_key(signal.post)
@@ -191,24 +175,16 @@ def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[str | 
         ]
         for case in cases
     ]
-    group_of = groups_of_posts(sorted({post for own in posts for post in own} - ignored - {""}))
+    group_of = groups_of_posts(sorted({post for own in posts for post in own} - ignored))
     return [
-        [case.user_id, *(group_of.get(post) for post in own)]
+        [case.user_id, *(group_of.get(post, object()) for post in own)]
         for case, own in zip(cases, posts, strict=True)
     ]
 
 
-def _order(cases: Sequence[Case], keys: Sequence[Sequence[object]], seed: int) -> list[int]:
+def _order(cases: Sequence[Case], keys: Sequence[Sequence[Hashable]], seed: int) -> list[int]:
     """The numbers of the cases, connected ones next to each other, otherwise by chance."""
-    numbers: dict[object, int] = {}
-    pairs = [
-        (number, numbers.setdefault(key, len(numbers)))
-        for number, own in enumerate(keys)
-        for key in own
-        if key is not None
-    ]
-    part_of = connected([n for n, _ in pairs], [key for _, key in pairs], len(cases)).tolist()
-    draw = random.Random(seed)
-    by_part = [draw.random() for _ in range(max(part_of, default=-1) + 1)]
+    parts, draw = connected(keys), random.Random(seed)
+    by_part = {part: draw.random() for part in dict.fromkeys(parts)}
     by_user = {user: draw.random() for user in dict.fromkeys(case.user_id for case in cases)}
-    return sorted(range(len(cases)), key=lambda i: (by_part[part_of[i]], by_user[cases[i].user_id]))
+    return sorted(range(len(cases)), key=lambda i: (by_part[parts[i]], by_user[cases[i].user_id]))
