@@ -32,11 +32,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
 
     from alignxplore_trl.evaluation.statistics import compare_variants
 
-    told = [
-        each
-        for each in HydraConfig.get().overrides.task
-        if re.split(r"[.=]", each.lstrip("+"))[0] not in _OWN
-    ]
+    words = HydraConfig.get().overrides
+    told = [word for word in words.hydra if word.startswith("hydra.searchpath")]
+    told += [word for word in words.task if re.split(r"[.=]", word.lstrip("+"))[0] not in _OWN]
     name, rows = HydraConfig.get().runtime.choices["study"], []
     first = next(iter(study.variants))
     for seed in study.seeds:

@@ -44,7 +44,7 @@ def main(words: list[str]) -> None:
     if not swept:
         raise UserError("sweep: no key has several values, such as rl.learning_rate=1.0e-6,5.0e-7")
     run, folder = experiment.run, Path(experiment.paths.outputs) / experiment.run / "sweep"
-    told = [each for each in common if not each.startswith("hydra")]
+    told = [each for each in common if not each.startswith("hydra") or "searchpath" in each]
     if shared := shared_target(experiment, swept):
         try:
             make([shared], [*told, f'run="{run}"'], experiment.make)
@@ -69,7 +69,8 @@ def main(words: list[str]) -> None:
 def point(composed: DictConfig) -> float:
     """One point: its make command, and what it is worth (NaN where it failed)."""
     experiment = checked(plain(composed))
-    sweep, told = experiment.sweep, list(HydraConfig.get().overrides.task)
+    sweep, words = experiment.sweep, HydraConfig.get().overrides
+    told = [word for word in words.hydra if word.startswith("hydra.searchpath")] + list(words.task)
     own = [each for each in told if each.partition("=")[0].lstrip("+") in sweep.swept]
     label = ",".join(own).replace("/", "_")
     folder = Path(experiment.paths.outputs) / str(sweep.base) / "sweep" / label

@@ -14,6 +14,16 @@ from alignxplore_trl.config import Study, checked, compose, plain
 from alignxplore_trl.evaluation.statistics import compare_variants
 from tests.recipes.commands import ROOT, SMALL, load
 
+MINE = """
+question: Which?
+seeds: [0]
+targets: [rl, evaluate]
+overrides: [setting=base, rl.start=backbone, "method=[rl]"]
+variants: {4 rollouts: [], 8 rollouts: [rl.num_generations=8]}
+methods: [rl]
+figures: [acc_jud]
+pairs: [[8 rollouts/rl/base4, 4 rollouts/rl/base4]]
+"""
 SWEEP, STUDY = load("sweep"), load("study")
 
 
@@ -72,21 +82,18 @@ def test_what_is_no_sweep_is_refused(words: list[str], said: str) -> None:
 
 @pytest.mark.slow
 def test_each_point_is_a_make_command(tmp_path: Path) -> None:
-    """Three points: one fails, the others share the base's data; a second time nothing is made."""
+    """Two points on the base's data, of which one fails; a second time only that is tried again."""
     words = [
         "--multirun", f'paths.outputs="{tmp_path}"', "run=base", *SMALL, "rl.start=backbone",
-        "sweep.targets=[rl]", "sweep.metric=rl/data/rows", "rl.temperature=0,1,0.9",
+        "sweep.targets=[rl]", "sweep.metric=rl/data/rows", "rl.temperature=0,1",
     ]  # fmt: skip
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "recipes/sweep.py", *words], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 1, done.stderr
-        *_, first, second, failed = done.stdout.strip().splitlines()
-        assert {line.split()[1] for line in (first, second)} == {
-            "rl.temperature=1",
-            "rl.temperature=0.9",
-        }
+        *_, finished, failed = done.stdout.strip().splitlines()
+        assert finished.split()[1] == "rl.temperature=1"
         assert "failed  rl.temperature=0: error: rl: `temperature`" in failed
     points = tmp_path / "base" / "sweep"
     assert not (points / "rl.temperature=1" / "data").exists()
@@ -120,15 +127,15 @@ def test_a_study_compares_with_the_seeds_as_the_unit() -> None:
 def test_a_study_trains_what_differs_and_shares_the_rest(tmp_path: Path) -> None:
     words = [
         f'paths.outputs="{tmp_path}"', f'paths.results="{tmp_path}/results"', "run=study", *SMALL,
-        "study=generations", "study.seeds=[0]", "study.targets=[rl,evaluate]",
-        "study.variants={4 rollouts: [], 8 rollouts: [rl.num_generations=8]}", "rl.start=backbone",
-        "study.pairs=[[8 rollouts/rl/base4,4 rollouts/rl/base4]]",
+        "study=mine", f"hydra.searchpath=[file://{tmp_path}/conf]",
     ]  # fmt: skip
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(MINE)
     done = subprocess.run(
         [sys.executable, "recipes/study.py", *words], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "| 8 rollouts/rl/base4 |" in (tmp_path / "results" / "generations.md").read_text()
+    assert "| 8 rollouts/rl/base4 |" in (tmp_path / "results" / "mine.md").read_text()
     runs = tmp_path / "study" / "seed0"
     assert not (runs / "8 rollouts" / "data").exists()
     assert json.loads((runs / "8 rollouts" / "rl" / "summary.json").read_text())
