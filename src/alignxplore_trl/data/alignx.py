@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -95,13 +96,11 @@ class AlignxRow(PairItem):
             yield from ((item.signal(), item.direction) for item in self.pairs or ())
 
 
-class _Candidate(NamedTuple):
-    """What a row gives: its cases, by the further test they are for, and what makes its user."""
+class _Passed(NamedTuple):
+    """The cases of a row, by the further test they are for ("": none), and what makes its user."""
 
-    name: str
-    views: dict[str, Case | None]
+    cases: dict[str, Case]
     keys: list[int]
-    user: str
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -127,34 +126,22 @@ class AlignX:
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, refine and split; see `data.prepare.Source`."""
         asked, needed = sum(self.sizes.values()), self.rounds * self.signals
-        found = _sample(self._candidates(counts), _KEPT * asked, seed)
-        names = _users(found, counts)
-        own, others = (
-            [
-                msgspec.structs.replace(case, user_id=names[place])
-                for place, candidate in enumerate(found)
-                if (case := candidate.views.get(kind)) is not None
-            ]
-            for kind in ("", TEST_POSTS)
-        )
+        rows = _with_users(_sample(self._passing(counts), _KEPT * asked, seed), counts)
+        own, posts = ([row[test] for row in rows if test in row] for test in ("", TEST_POSTS))
         splits: dict[str, list[Case]] = {}
-        if others:
+        if posts:
             # A user is in one split alone: with few, each split has its share of them.
-            share = min(1.0, len(set(names)) / asked)
+            share = min(1.0, counts["users"] / asked)
             some = {TEST_POSTS: ceil(self.sizes[TEST_POSTS] * share)}
-            splits = split_cases(others, some, self.test_posts_signals, seed, Counter())
+            splits = split_cases(posts, some, self.test_posts_signals, seed, Counter())
             taken = {case.user_id for case in splits[TEST_POSTS]}
             own = [case for case in own if case.user_id not in taken]
         sizes = {split: size for split, size in self.sizes.items() if split != TEST_POSTS}
         return splits | split_cases(own, sizes, needed, seed, counts, filled=splits)
 
-    def _candidates(self, counts: Counter[str]) -> Iterator[_Candidate]:
+    def _passing(self, counts: Counter[str]) -> Iterator[_Passed]:
         """The rows that give a case; the others are counted, by reason, or mistakes."""
         problems, length = Problems(), len(self.dimensions)
-        kinds: dict[str, tuple[SignalKind, int]] = {
-            "": (self.signal_kind, self.rounds * self.signals),
-            TEST_POSTS: ("posts", self.test_posts_signals),
-        }
         for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
             vectors = (item.direction for item in row.items())
             if wrong := {len(vector) for vector in vectors if vector is not None} - {length}:
@@ -165,16 +152,16 @@ class AlignX:
                 continue
             counts["rows"] += 1
             counts["rows_without_directions"] += row.direction is None
-            views = {
-                test: self._case(source.name, row, *kind, Counter() if test else counts)
-                for test, kind in kinds.items()
-                if not test or self.sizes.get(test)
-            }
-            counts["rows_passed"] += views[""] is not None
-            if any(views.values()):
-                user = [] if row.user is None else [hash(str(row.user))]
-                keys = user or [hash(item.signal()) for item in row.items()]
-                yield _Candidate(source.name, views, keys, str(row.user) if user else "")
+            needed = self.rounds * self.signals
+            cases = {"": self._case(source.name, row, self.signal_kind, needed, counts)}
+            counts["rows_passed"] += cases[""] is not None
+            if self.sizes.get(TEST_POSTS):
+                posts = self._case(source.name, row, "posts", self.test_posts_signals, Counter())
+                cases[TEST_POSTS] = posts
+            if passed := {test: case for test, case in cases.items() if case}:
+                named = row.user is not None
+                keys = [row.user] if named else [item.signal() for item in row.items()]
+                yield _Passed(passed, [*map(hash, keys)])
         if self.bad_rows == "refuse":
             problems.raise_if_any("mend them, or leave them out by data.bad_rows=leave_out")
         for problem in problems.shown:
@@ -199,7 +186,7 @@ class AlignX:
         poles = preferred_poles(direction, self.dimensions)
         return Case(
             case_id=name,
-            user_id="",
+            user_id="" if row.user is None else str(row.user),
             signals=tuple(signal for signal, _ in history),
             target=row.signal(),
             directions=poles or None,
@@ -274,33 +261,33 @@ def _telling(history: Iterable[Told], counts: Counter[str]) -> Iterator[Told]:
             counts["signals_dropped/no_text_or_equal_replies"] += 1
 
 
-def _sample(candidates: Iterable[_Candidate], most: int, seed: int) -> list[_Candidate]:
+def _sample(rows: Iterable[_Passed], most: int, seed: int) -> list[_Passed]:
     """So many of them at most, of more by chance, so that they fit into memory (a reservoir)."""
-    draw, kept = random.Random(seed), list[_Candidate]()
-    for seen, candidate in enumerate(candidates, 1):
+    draw, kept = random.Random(seed), list[_Passed]()
+    for seen, row in enumerate(rows, 1):
         place = len(kept) if seen <= most else draw.randrange(seen)
         if place < most:
-            kept[place : place + 1] = [candidate]
+            kept[place : place + 1] = [row]
     return kept
 
 
-def _users(candidates: Sequence[_Candidate], counts: Counter[str]) -> list[str]:
-    """The user of each row: rows without a name that share a signal, also through others, are one.
+def _with_users(rows: Sequence[_Passed], counts: Counter[str]) -> list[dict[str, Case]]:
+    """The cases of each row: rows without a name that share a signal, also through others, are one.
 
     Attributes alone make no user, since strangers have the same.
     """
-    parts = connected(each.keys for each in candidates)
-    first: dict[int, _Candidate] = {}
-    users = [
-        first.setdefault(part, each).user or f"{first[part].name}-user"
-        for part, each in zip(parts, candidates, strict=True)
-    ]
-    counts["users"] = len(first)
-    nameless = sum(not each.user for each in candidates)
-    if nameless and len(first) < len(users):
+    parts, users = connected(row.keys for row in rows), dict[int, str]()
+    for part, row in zip(parts, rows, strict=True):
+        one = next(iter(row.cases.values()))
+        users.setdefault(part, one.user_id or f"{one.case_id}-user")
+    counts["users"] = len(users)
+    nameless = any(not case.user_id for row in rows for case in row.cases.values())
+    if nameless and len(users) < len(rows):
         say(
-            f"{nameless:,} rows without a user are joined where they share a signal: "
-            f"{len(users):,} rows are of {len(first):,} users, the largest has "
-            f"{max(Counter(users).values()):,}"
+            f"rows without a user are joined where they share a signal: {len(rows):,} rows are of "
+            f"{len(users):,} users, the largest has {max(Counter(parts).values()):,}"
         )
-    return users
+    return [
+        {test: replace(case, user_id=users[part]) for test, case in row.cases.items()}
+        for part, row in zip(parts, rows, strict=True)
+    ]

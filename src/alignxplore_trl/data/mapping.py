@@ -11,21 +11,18 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import msgspec
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.data.alignx import says_something
-from alignxplore_trl.data.rows import Name, Problems, Row, read_rows
+from alignxplore_trl.data.rows import Name, Problems, Row, convert, read_rows
 from alignxplore_trl.data.splits import post_key, split_cases
 from alignxplore_trl.run.errors import UserError
-
-_Rank = tuple[str, float]
 
 
 class _Shown(NamedTuple):
@@ -33,16 +30,10 @@ class _Shown(NamedTuple):
 
     user: str
     post: str
-    rank: _Rank
+    rank: Any
     place: str
     chosen: list[str]
     others: list[str]
-
-
-class _Choice(NamedTuple):
-    comparison: Comparison
-    group: str
-    rank: _Rank
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -78,22 +69,14 @@ class Mapping:
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, order and split; see `data.prepare.Source`."""
-        problems, groups = Problems(), dict[str, _Shown]()
-        for row in self._rows(counts, problems):
-            self._note(row, groups, problems)
-        kinds = {shown.rank[0]: shown.place for shown in groups.values()}
-        if len(kinds) > 1:
-            found = " and ".join(f"a {kind} ({place})" for kind, place in kinds.items())
-            problems.add(f"data.order: {found} in {self.order}; expected one kind to sort by")
-        problems.raise_if_any()
-        by_user = defaultdict[str, list[_Choice]](list)
-        for group, shown in groups.items():
+        by_user = defaultdict[str, list[tuple[str, Comparison]]](list)
+        for group, shown in sorted(self._groups(counts).items(), key=lambda each: each[1].rank):
             pairs = [*itertools.product(shown.chosen, shown.others)]
             counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += not pairs
             most = min(len(pairs), self.pairs_per_group)
             for pair in random.Random(f"{seed}/{group}").sample(pairs, most):
                 if says_something(comparison := Comparison(shown.post, *pair)):
-                    by_user[shown.user].append(_Choice(comparison, group, shown.rank))
+                    by_user[shown.user].append((group, comparison))
                 else:
                     counts["choices_dropped/no_text_or_equal_replies"] += 1
         counts["users"] = len(by_user)
@@ -101,33 +84,28 @@ class Mapping:
         needed, ignored = self.rounds * self.signals, [self.post_text]
         return split_cases(cases, self.sizes, needed, seed, counts, not_posts=ignored)
 
-    def _rows(self, counts: Counter[str], problems: Problems) -> Iterator[Row]:
-        """The rows that pass the filters."""
+    def _groups(self, counts: Counter[str]) -> dict[str, _Shown]:
+        """What was shown, of the rows that pass the filters."""
+        problems, groups, failed = Problems(), dict[str, _Shown](), ""
         named = (self.user, self.post, self.winner, self.group, self.order)
         columns = {*filter(None, named), *self.replies, *self.keep, *self.at_least}
-        wanted = columns | {column.split(".")[0] for column in columns}
-        present, passed, example = set[str](), 0, ""
+        wanted, absent = columns | {column.split(".")[0] for column in columns}, set(columns)
         for row in read_rows(self.path, wanted, problems):
             counts["rows"] += 1
-            if not isinstance(row.value, dict):
-                problems.add(f"{row.place}: expected an object with columns")
-                continue
-            present |= row.value.keys()
+            absent -= {column for column in absent if value_at(row.value, column) is not None}
             if column := self._failed_filter(row.value):
                 counts[f"rows_dropped/{column}"] += 1
-                example = f"{row.place} has {value_at(row.value, column)!r} in {column}"
+                failed = f"{row.place} has {value_at(row.value, column)!r} in {column}"
             else:
-                passed += 1
-                yield row
-        absent = [c for c in sorted(columns) if not {c, c.split(".")[0]} & present]
-        if absent and present:
-            raise UserError(
-                f"{self.path}: no row has the columns {absent} that the keys of data name"
-            )
-        if example and not passed:
-            raise UserError(f"data.keep, data.at_least: no row passes; {example}")
+                self._note(row, groups, problems)
+        if absent and counts["rows"]:
+            raise UserError(f"{self.path}: no row has the columns {sorted(absent)} that data names")
+        problems.raise_if_any()
+        if failed and not groups:
+            raise UserError(f"data.keep, data.at_least: no row passes; {failed}")
+        return groups
 
-    def _failed_filter(self, row: dict[str, Any]) -> str | None:
+    def _failed_filter(self, row: Any) -> str | None:
         for column, values in self.keep.items():
             if meaning(value_at(row, column)) not in map(meaning, values):
                 return column
@@ -143,24 +121,27 @@ class Mapping:
         before = problems.count
 
         def take(column: str, kind: Any = str) -> Any:
-            try:
-                return msgspec.convert(value_at(row.value, column), kind)
-            except msgspec.ValidationError as error:
-                problems.add(f"{row.place}, {column}: {error}")
+            at, value = f"{row.place}, {column}", value_at(row.value, column)
+            return convert(row._replace(place=at, value=value), kind, problems)
 
         user = str(take(self.user, Name))
         post = take(self.post) if self.post else self.post_text
         group = str(take(self.group, Name)) if self.group else row.name
-        rank = _rank(value_at(row.value, self.order)) if self.order else ("", 0.0)
-        if rank is None:
-            found = value_at(row.value, self.order or "")
-            problems.add(f"{row.place}, {self.order}: {found!r} found, expected a number or date")
-        flags = [True, *[False] * len(self.replies)]
+        texts = [take(column) for column in self.replies]
+        flags = [place == 0 for place in range(len(texts))]
         if self.winner:
             winner = meaning(take(self.winner, bool | int | float | str))
             flags = [winner in map(meaning, values) for values in self.wins]
-        texts = [take(column) for column in self.replies]
-        if problems.count > before or rank is None:
+        rank: Any = 0.0
+        if self.order:
+            rank = _rank(found := value_at(row.value, self.order))
+            first = next(iter(groups.values()), None)
+            if rank is None or (first and type(rank) is not type(first.rank)):
+                problems.add(
+                    f"{row.place}, {self.order}: {found!r} found, expected a number or date, the "
+                    "same of both in all rows"
+                )
+        if problems.count > before:
             return
         shown = groups.setdefault(group, _Shown(user, post, rank, row.place, [], []))
         if (shown.user, shown.post) != (user, post):
@@ -168,43 +149,41 @@ class Mapping:
                 f"{row.place}, {self.group}: the group {group} is that of {shown.place}, but user "
                 "or post differ; expected one choice of one user"
             )
-        for text, is_chosen in zip(texts, flags, strict=False):
+        for text, is_chosen in zip(texts, flags, strict=True):
             (shown.chosen if is_chosen else shown.others).append(text)
 
-    def _of_user(self, user: str, choices: list[_Choice], counts: Counter[str]) -> list[Case]:
+    def _of_user(
+        self, user: str, choices: Sequence[tuple[str, Comparison]], counts: Counter[str]
+    ) -> list[Case]:
         """The latest choices of a user as targets, each with the latest ones before it.
 
-        No choice from the target's group or about the target's post is in its history. Of several
-        pairs from one group, the first is the target.
+        Of several pairs from one group, the first is a target, so that none of its group is in its
+        history. No choice about its post is there either.
         """
-        choices = sorted(choices, key=lambda choice: choice.rank)
-        needed, cases = self.rounds * self.signals, list[Case]()
+        cases, needed = list[Case](), self.rounds * self.signals
         for number in range(len(choices) - 1, -1, -1):
-            target = choices[number]
+            group, target = choices[number]
             if len(cases) == self.cases_per_user:
                 break
-            if number and choices[number - 1].group == target.group:
+            if number and choices[number - 1][0] == group:
                 continue
-            others = [c.comparison for c in choices[:number] if not self._tells(c, target)]
+            others = [
+                choice
+                for _, choice in choices[:number]
+                if self.post_text or post_key(choice.post) != post_key(target.post)
+            ]
             if len(others) >= needed:
-                history = tuple(others[-needed:])
-                cases.append(Case(target.group, user, history, target.comparison))
+                cases.append(Case(group, user, tuple(others[-needed:]), target))
         counts["choices"] += len(choices)
         counts["users_with_too_few_choices"] += not cases
         return cases[::-1]
 
-    def _tells(self, choice: _Choice, target: _Choice) -> bool:
-        """Whether a choice would give the target away: the same group, or the same post."""
-        one, other = post_key(choice.comparison.post), post_key(target.comparison.post)
-        return choice.group == target.group or (not self.post_text and one == other)
-
 
 def value_at(row: Any, column: str) -> Any:
     """What stands at a column: a key, or a path of keys and places in lists; `None` for nothing."""
-    if column in row:
-        return row[column]
     value = row
-    for part in column.split("."):
+    is_key = isinstance(row, dict) and column in row
+    for part in [column] if is_key else column.split("."):
         if isinstance(value, dict):
             value = value.get(part)
         elif isinstance(value, list) and re.fullmatch(r"-?\d+", part):
@@ -223,15 +202,13 @@ def meaning(value: Any) -> float | str:
         return text
 
 
-def _rank(value: Any) -> tuple[str, float] | None:
-    """The kind of a value and its place in an order; `None` if it can't be sorted by."""
+def _rank(value: Any) -> float | datetime | None:
+    """A value as it is sorted by; `None` if it can't be."""
+    number = meaning(value)
+    if isinstance(number, float):
+        return None if math.isnan(number) else number
     try:
-        number = float(value)
-        return None if math.isnan(number) else ("number", number)
-    except (TypeError, ValueError):
-        pass
-    try:
-        moment = datetime.fromisoformat(str(value))
+        moment = datetime.fromisoformat(number)
     except ValueError:
         return None
-    return "date", (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

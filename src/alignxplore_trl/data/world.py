@@ -10,13 +10,16 @@ the two replies differ.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -26,57 +29,15 @@ SignalKind = Literal["comparisons", "posts", "mixed"]
 # A tenth of the posts each is for validation and test; the rest is shared by the training splits.
 _TENTHS = {"cold_start": range(8), "rl": range(8), "validation": (8,), "test": (9,)}
 
-# dimension -> pole -> wordings. Every wording belongs to one pole; none is the name of a pole.
-WORDINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "length": {"brief": ("tldr", "nutshell", "shortly", "tersely"),
-               "detailed": ("furthermore", "thoroughly", "moreover", "elaborating")},
-    "humour": {"playful": ("haha", "kidding", "giggle", "punchline"),
-               "serious": ("soberly", "gravely", "earnestly", "solemnly")},
-    "formality": {"formal": ("hereby", "sincerely", "esteemed", "pursuant"),
-                  "casual": ("hey", "gonna", "dude", "yep")},
-    "warmth": {"warm": ("hugs", "dear", "proud", "cherish"),
-               "blunt": ("nonsense", "nope", "harshly", "wrong")},
-    "evidence": {"factual": ("study", "measured", "statistics", "source"),
-                 "anecdotal": ("once", "grandma", "neighbour", "story")},
-    "certainty": {"confident": ("definitely", "certainly", "surely", "undoubtedly"),
-                  "cautious": ("perhaps", "maybe", "might", "possibly")},
-    "novelty": {"inventive": ("imagine", "reinvent", "unusual", "experiment"),
-                "traditional": ("classic", "customary", "heritage", "timeless")},
-    "pace": {"quick": ("immediately", "now", "asap", "rush"),
-             "patient": ("gradually", "slowly", "wait", "eventually")},
-    "focus": {"practical": ("toolbox", "checklist", "handson", "try"),
-              "theoretical": ("principle", "concept", "abstractly", "framework")},
-    "perspective": {"personal": ("myself", "feelings", "diary", "heart"),
-                    "detached": ("objectively", "impartial", "outsider", "observers")},
-    "outlook": {"hopeful": ("bright", "cheers", "luckily", "promising"),
-                "sceptical": ("doubt", "dubious", "unproven", "catch")},
-    "structure": {"ordered": ("firstly", "secondly", "numbered", "bullet"),
-                  "rambling": ("anyway", "whatever", "tangent", "besides")},
-}  # fmt: skip
+_WORDS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+# dimension -> pole -> wordings.
+WORDINGS: Mapping[str, Mapping[str, list[str]]] = _WORDS["wordings"]
 DIMENSION_OF_POLE = {pole: name for name, poles in WORDINGS.items() for pole in poles}
-POLE_OF_WORDING = {
-    wording: pole
-    for poles in WORDINGS.values()
-    for pole, wordings in poles.items()
-    for wording in wordings
-}
+_POLES = {pole: words for poles in WORDINGS.values() for pole, words in poles.items()}
+POLE_OF_WORDING = {word: pole for pole, words in _POLES.items() for word in words}
 OPPOSITE = {
-    pole: other for poles in WORDINGS.values() for pole in poles for other in poles if other != pole
+    pole: other for one, two in WORDINGS.values() for pole, other in ((one, two), (two, one))
 }
-
-_ACTIVITIES = (
-    "fixing", "painting", "cleaning", "choosing", "moving", "building", "selling", "buying",
-    "storing", "sharing", "lending", "washing", "drawing", "filming", "mending", "naming",
-)  # fmt: skip
-_OBJECTS = (
-    "bikes", "boats", "chairs", "lamps", "tents", "pianos", "kites", "clocks", "shelves",
-    "carpets", "mirrors", "gates", "fences", "ovens", "radios", "maps", "boots", "hats", "puzzles",
-    "ponds",
-)  # fmt: skip
-_PLACES = (
-    "indoors", "outside", "abroad", "upstairs", "downtown", "nearby", "overnight", "alone",
-    "together", "online", "yearly", "weekly",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -157,8 +118,8 @@ def draw_post(draw: random.Random, directions: Mapping[str, str], post: str) -> 
     """A comment the user wrote: two wordings of a pole the user likes, one of something else."""
     pole = draw.choice(list(directions.values()))
     distractor = draw.choice([name for name in WORDINGS if name not in directions])
-    words = draw.sample(_wordings(pole), 2)
-    words.append(draw.choice(_wordings(draw.choice(list(WORDINGS[distractor])))))
+    words = draw.sample(_POLES[pole], 2)
+    words.append(draw.choice(_POLES[draw.choice(list(WORDINGS[distractor]))]))
     draw.shuffle(words)
     return Post(post, ", ".join(words))
 
@@ -176,21 +137,12 @@ def stated_poles(description: str) -> list[str]:
 @cache
 def posts_of_split(split: str) -> tuple[str, ...]:
     """All texts of posts that may occur in a split: eight tenths train, one each for the others."""
-    everything = [
-        f"{activity} {thing} {place}"
-        for activity in _ACTIVITIES
-        for thing in _OBJECTS
-        for place in _PLACES
-    ]
+    everything = [*map(" ".join, itertools.product(*_WORDS["posts"]))]
     random.Random("posts").shuffle(everything)
     return tuple(post for number, post in enumerate(everything) if number % 10 in _TENTHS[split])
 
 
-def _wordings(pole: str) -> tuple[str, ...]:
-    return WORDINGS[DIMENSION_OF_POLE[pole]][pole]
-
-
 def _reply(draw: random.Random, *poles: str) -> str:
-    words = [draw.choice(_wordings(pole)) for pole in poles]
+    words = [draw.choice(_POLES[pole]) for pole in poles]
     draw.shuffle(words)
     return ", ".join(words)
