@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
+from trl import SFTTrainer
 
 from alignxplore_trl.run.errors import StoppedBySignalError
 from alignxplore_trl.run.progress import say
@@ -46,9 +47,10 @@ def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
     if trainer.args.disable_tqdm:
         disable_progress_bar()
     resumed = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
-    if resumed and 0 < trainer.args.max_steps <= int(resumed.rpartition("-")[2]):
+    done = int(resumed.rpartition("-")[2]) if resumed else 0
+    if isinstance(trainer, SFTTrainer) and done >= trainer.args.max_steps > 0:
         # No step is left. With one row an epoch is a step, and all epochs have been trained.
-        trainer.train_dataset = trainer.train_dataset.select([0])  # type: ignore[union-attr]
+        trainer.train_dataset = trainer.train_dataset.select([0])
     output = trainer.train(resume_from_checkpoint=resumed)
     if checkpoints.stopped_by and output.global_step < trainer.state.max_steps:
         raise StoppedBySignalError(checkpoints.stopped_by)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import mul
 from typing import Any
 
 import torch
@@ -33,9 +34,10 @@ class Throughput:
         # A table is only looked up, unless the output layer shares it.
         tables.discard(id(getattr(model.get_output_embeddings(), "weight", None)))
         counted = [weight for weight in model.parameters() if id(weight) not in tables]
-        self.per_token = sum(
-            (6 if weight.requires_grad else 4) * _size(weight) for weight in counted
-        )
+        # ZeRO-3 keeps the size of a weight beside the process's part of it.
+        sizes = [getattr(weight, "ds_numel", weight.numel()) for weight in counted]
+        trained = [6 if weight.requires_grad else 4 for weight in counted]
+        self.per_token = sum(map(mul, sizes, trained))
         config = model.config.get_text_config()
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -69,7 +71,3 @@ class Throughput:
         self.done.zero_()
         self.judging, self.since = 0.0, time.perf_counter()
         return {f"throughput/{name}": value for name, value in found.items()}
-
-
-def _size(weight: nn.Parameter) -> int:
-    return int(getattr(weight, "ds_numel", weight.numel()))  # Of ZeRO-3, which keeps a part of it.
