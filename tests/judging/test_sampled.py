@@ -118,7 +118,7 @@ def test_a_verdict_is_the_share_of_the_readable_answers_that_name_a() -> None:
 
 
 def test_a_base_models_json_is_begun_for_it() -> None:
-    writer = Scripted([[' A"} and so on'], [" B"], [' C"}'], ["<reply> A"]], chat=False)
+    writer = Scripted([[' A"} and so on'], [" B B <post> B"], [' C"}'], ["<reply> A"]], chat=False)
     verdicts = SampledJudge(writer, "compact").judge(QUESTIONS)
     assert verdicts == [Verdict(1.0, 1.0), Verdict(0.0, 1.0), None, None]
     assert all(own.endswith('{"selection": "Response') for own in writer.prompts)

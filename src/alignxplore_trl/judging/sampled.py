@@ -73,12 +73,19 @@ class SampledJudge:
         return [found[question] for question in questions]
 
     def _verdict(self, answers: Sequence[str]) -> Verdict | None:
-        letters = [letter for text in answers if (letter := read_selection(self._start + text))]
+        letters = [letter for text in answers if (letter := self._read(text))]
         label_mass = len(letters) / self.samples
         if letters and label_mass >= self.minimum_label_mass:
             return Verdict(letters.count("A") / len(letters), label_mass)
         self._unreadable += bool(answers)
         return None
+
+    def _read(self, text: str) -> str | None:
+        if not self._start:
+            return read_selection(text)
+        # Of an answer that was begun, what stands behind the letter doesn't matter.
+        letter = re.match(r"\s*([AB])\b", text)
+        return letter[1] if letter else None
 
 
 def read_selection(answer: str) -> Letter | None:
