@@ -183,16 +183,8 @@ class AlignX:
         if len(history) < needed:
             counts["rows_dropped/too_few_signals"] += 1
             return None
-        poles = preferred_poles(direction, self.dimensions)
-        return Case(
-            case_id=name,
-            user_id="" if row.user is None else str(row.user),
-            signals=tuple(signal for signal, _ in history),
-            target=row.signal(),
-            directions=poles or None,
-            description=describe(poles),
-            vectors=exact_vectors(vector for _, vector in history),
-        )
+        user = "" if row.user is None else str(row.user)
+        return case_of(name, user, row.signal(), history, direction, self.dimensions)
 
     def _refined(
         self, target: npt.NDArray[np.float64], history: Iterable[Told], counts: Counter[str]
@@ -222,24 +214,36 @@ def check_target(target: Comparison, pairs: Iterable[PairItem]) -> None:
         raise ValueError(f"{PAIRS} holds the target pair, which gives it away; remove it there")
 
 
-def preferred_poles(direction: Iterable[float], dimensions: Sequence[Dimension]) -> dict[str, str]:
-    """The non-neutral entries of a direction vector: dimension -> the preferred pole."""
-    return {
+def case_of(
+    name: str,
+    user: str,
+    target: Comparison,
+    history: Sequence[Told],
+    direction: Vector,
+    dimensions: Sequence[Dimension],
+) -> Case:
+    """A case whose truth is what the target's vector says, if there is one."""
+    poles = {
         dimension.name: dimension.positive if value == 1 else dimension.negative
-        for value, dimension in zip(direction, dimensions, strict=False)
+        for value, dimension in zip(direction or (), dimensions, strict=False)
         if value != NEUTRAL
     }
+    # One object for each value, and none for a signal without a vector.
+    vectors = tuple(tuple(map(_EXACT.__getitem__, vector or ())) for _, vector in history)
+    return Case(
+        case_id=name,
+        user_id=user,
+        signals=tuple(signal for signal, _ in history),
+        target=target,
+        directions=poles or None,
+        description=describe(poles),
+        vectors=vectors if any(vectors) else None,
+    )
 
 
 def describe(poles: Mapping[str, str]) -> str | None:
     """The description that states these poles, the true one; `None` without any."""
     return f"This user {'; '.join(poles.values())}." if poles else None
-
-
-def exact_vectors(vectors: Iterable[Vector]) -> tuple[tuple[float, ...], ...] | None:
-    """`Case.vectors`: empty for a signal without one, `None` if no signal has one."""
-    found = tuple(tuple(map(_EXACT.__getitem__, vector or ())) for vector in vectors)
-    return found if any(found) else None
 
 
 def says_something(signal: Signal) -> bool:

@@ -7,10 +7,10 @@ dimension counts as one, and cases are clustered by their target.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import zip_longest
 
 import msgspec
@@ -62,15 +62,15 @@ class PSoups:
             files[source.name.rpartition("-")[0].removeprefix("psoups_")].append(row)
             counts["rows"] += 1
         problems.raise_if_any()
-        by_user: dict[str, list[Case]] = defaultdict(list)
+        by_user = defaultdict[str, list[Case]](list)
         for dimension, rows in files.items():
             for case in self._cases(dimension, rows, seed, counts):
                 by_user[case.user_id].append(case)
         turns = [case for turn in zip_longest(*by_user.values()) for case in turn if case]
         test = turns[: self.sizes["test"]]
         for case in test:
-            counts[f"cases/{case.user_id}"] += 1
             longer = len(case.target.chosen) > len(case.target.rejected)
+            counts[f"cases/{case.user_id}"] += 1
             counts[f"chosen_is_longer/{case.user_id}"] += longer
         check_none_is_empty({"test": test}, self.sizes, counts)
         return {"test": test}
@@ -82,31 +82,34 @@ class PSoups:
         for row in rows:
             pairs = (row.signal(), *row.own())
             pools[row.description] |= dict.fromkeys(filter(says_something, pairs))
-        if len(pools) != 2:
+        directions = list(pools)
+        if len(directions) != 2:
             raise UserError(
-                f"{self.path}, {dimension}, ground_truth_persona: {len(pools)} descriptions found, "
-                "expected two, one for each direction of a file's one dimension"
+                f"{self.path}, {dimension}, ground_truth_persona: {len(directions)} descriptions "
+                "found, expected two, one for each direction of a file's one dimension"
             )
         for number, row in enumerate(rows, 1):
-            target, name = row.signal(), f"psoups-{dimension}-{number}"
-            history, pool = row.own()[:needed], list(pools[row.description])
+            target, name, history = row.signal(), f"psoups-{dimension}-{number}", row.own()[:needed]
             counts["signals_dropped/target_pair"] += len(row.pairs) - len(row.own())
             counts["signals_drawn"] += needed - len(history)
-            posts = {post_key(pair.post) for pair in (target, *history)}
-            for pair in random.Random(f"{seed}/{name}").sample(pool, len(pool)):
+            posts, pool = (
+                {post_key(pair.post) for pair in (target, *history)},
+                pools[row.description],
+            )
+            for pair in random.Random(f"{seed}/{name}").sample(list(pool), len(pool)):
                 if len(history) < needed and post_key(pair.post) not in posts:
                     history.append(pair)
                     posts.add(post_key(pair.post))
             if len(history) < needed:
                 counts["cases_dropped/too_few_signals"] += 1
                 continue
-            texts = "\0".join((target.post, *sorted((target.chosen, target.rejected))))
+            pair_of_both = "\0".join((target.post, *sorted((target.chosen, target.rejected))))
             yield Case(
                 case_id=name,
-                user_id=f"psoups-{dimension}-direction-{list(pools).index(row.description) + 1}",
+                user_id=f"psoups-{dimension}-direction-{directions.index(row.description) + 1}",
                 signals=tuple(history),
                 target=target,
                 directions={dimension: row.description},
                 description=row.description,
-                cluster=f"psoups-{dimension}-{hashlib.sha256(texts.encode()).hexdigest()[:16]}",
+                cluster=f"psoups-{dimension}-{sha256(pair_of_both.encode()).hexdigest()[:16]}",
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -49,38 +50,32 @@ class _Example(msgspec.Struct):
             raise ValueError("expected a prompt that ends in <think>, from which response goes on")
 
 
-class _Judged(msgspec.Struct):
-    """Two replies, and which of them was chosen."""
-
-    first: str = msgspec.field(name="responseA")
-    second: str = msgspec.field(name="responseB")
-    answer: Literal["Response A", "Response B"]
-
-    def target(self, post: str) -> Comparison:
-        """The comparison of the two."""
-        pair = (self.first, self.second)
-        return Comparison(post, *(pair if self.answer == "Response A" else pair[::-1]))
-
-
-class _Round(_Judged):
+class _Round(msgspec.Struct):
     value: str
     task: str
     chosen: str
+    rejected: str
 
     def __post_init__(self) -> None:
-        alignx.check_target(self.target(self.task), ())
-        if self.target(self.task).chosen != self.chosen:
-            raise ValueError(f"answer: {self.answer!r} found, but that response isn't `chosen`")
+        alignx.check_target(Comparison(self.task, self.chosen, self.rejected), ())
 
 
-class _TestRow(_Judged, kw_only=True):
+class _TestRow(msgspec.Struct):
     prompt: str
+    first: str = msgspec.field(name="responseA")
+    second: str = msgspec.field(name="responseB")
+    answer: Literal["Response A", "Response B"]
     pairs: list[alignx.PairItem] = msgspec.field(name=alignx.PAIRS)
     direction: alignx.Vector = msgspec.field(default=None, name=alignx.DIRECTIONS)
     described: str | None = msgspec.field(default=None, name="profile_full")
 
     def __post_init__(self) -> None:
-        alignx.check_target(self.target(self.prompt), self.pairs)
+        alignx.check_target(self.target(), self.pairs)
+
+    def target(self) -> Comparison:
+        """The two replies, and which of them was chosen."""
+        shown = Comparison(self.prompt, self.first, self.second)
+        return shown if self.answer == "Response A" else shown.reversed()
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -104,23 +99,15 @@ class Release:
             if len(found.pairs) < self.signals:
                 counts["cases_dropped/too_few_signals"] += 1
                 continue
-            poles = alignx.preferred_poles(found.direction or (), self.dimensions)
-            test.append(
-                Case(
-                    case_id=row.name,
-                    user_id=row.name,
-                    signals=tuple(pair.signal() for pair in found.pairs),
-                    target=found.target(found.prompt),
-                    directions=poles or None,
-                    description=found.described or alignx.describe(poles),
-                    vectors=alignx.exact_vectors(pair.direction for pair in found.pairs),
-                )
-            )
+            pairs = [(pair.signal(), pair.direction) for pair in found.pairs]
+            about = row.name, row.name, found.target(), pairs, found.direction, self.dimensions
+            case = alignx.case_of(*about)
+            test.append(replace(case, description=found.described or case.description))
         problems.raise_if_any()
-        test = test[: self.sizes.get("test", 0)]
+        size = self.sizes.get("test", 0)
         if (self.path / "rl_test.json").is_file():
-            check_none_is_empty({"test": test}, {"test": self.sizes.get("test", 0)}, counts)
-        return {"test": test}
+            check_none_is_empty({"test": test[:size]}, {"test": size}, counts)
+        return {"test": test[:size]}
 
     def published(
         self, counts: Counter[str], splits: Mapping[str, Sequence[Case]]
@@ -141,8 +128,8 @@ class Release:
         problems.raise_if_any()
         if not (examples or rounds or splits["test"]):
             raise UserError(f"data.path: the folder {self.path} has none of the published files")
-        tests = [s for case in splits["test"] for s in (case.target, *case.signals)]
-        tested = {post_key(s.post) for s in tests if isinstance(s, Comparison)}
+        signals = [signal for case in splits["test"] for signal in (case.target, *case.signals)]
+        tested = {post_key(each.post) for each in signals if isinstance(each, Comparison)}
         group_of = groups_of_posts(sorted(tested | {post_key(row["post"]) for row in rounds}))
         groups = {group_of[post] for post in tested}
         free = [row for row in rounds if group_of[post_key(row["post"])] not in groups]
@@ -174,8 +161,8 @@ class Release:
                         f"{row.place}, history item {number}, value: no {PLACEHOLDER!r} outside "
                         "the signals, expected one where the earlier description belongs"
                     )
+                target = {"post": entry.task, "chosen": entry.chosen, "rejected": entry.rejected}
                 about = {"case_id": row.name, "user_id": row.name, "round": number, "slot": slot}
-                target = msgspec.structs.asdict(entry.target(entry.task))
                 yield {"prompt": entry.value, **about, "signals": "[]", **target}
 
     def _wrap(self, rounds: Sequence[dict[str, Any]], prompts: Sequence[str]) -> None:
@@ -214,8 +201,8 @@ def _before(prompts: Sequence[str], problems: Sequence[str]) -> str | None:
 
 def _common_beginning(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)
-    pairs = enumerate(zip(first, last, strict=False))
-    return first[: next((place for place, (one, other) in pairs if one != other), len(first))]
+    differing = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(differing, len(first))]
 
 
 def _slot(problem: str) -> int:

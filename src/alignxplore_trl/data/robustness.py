@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.data.splits import with_signals
@@ -69,8 +69,9 @@ def opposites_of(cases: Iterable[Case]) -> dict[str, str]:
     for case in cases:
         for name, pole in (case.directions or {}).items():
             poles[name].add(pole)
-    pairs = [tuple(both) for both in poles.values() if len(both) == 2]
-    return {pole: other for one, two in pairs for pole, other in ((one, two), (two, one))}
+    return {
+        p: other for both in poles.values() if len(both) == 2 for p in both for other in both - {p}
+    }
 
 
 def _reverse(case: Case, places: Sequence[int]) -> Case:
@@ -86,9 +87,7 @@ def _reverse(case: Case, places: Sequence[int]) -> Case:
         signals[place] = signal.reversed()
         if vectors:
             vectors[place] = tuple(1 - value for value in vectors[place])
-    return msgspec.structs.replace(
-        case, signals=tuple(signals), vectors=tuple(vectors) if vectors else None
-    )
+    return replace(case, signals=tuple(signals), vectors=tuple(vectors) or None)
 
 
 def _of_the_opposite_user(case: Case, opposites: Mapping[str, str]) -> Case:
@@ -98,7 +97,7 @@ def _of_the_opposite_user(case: Case, opposites: Mapping[str, str]) -> Case:
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
     known = bool(poles) and set(poles.values()) <= opposites.keys()
     told = known and set(pattern.findall(description)) == set(poles.values())
-    return msgspec.structs.replace(
+    return replace(
         case,
         target=case.target.reversed(),
         directions={name: opposites[pole] for name, pole in poles.items()} if known else None,

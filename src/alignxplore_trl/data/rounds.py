@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
+from msgspec.structs import asdict
 
 from alignxplore_trl.cases import Case, Signal, encode_signals
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
 
 
-@dataclass(frozen=True)
-class RoundRows:
+class RoundRows(NamedTuple):
     """Rows for a dataset, and what is missing in them, by reason.
 
-    Attributes:
-        rows: with the columns `prompt` (without an earlier description), `case_id`, `user_id`,
-            `round` (from 1), `signals` (see `encode_signals`), `post`, `chosen` and `rejected`.
-        counts: `cases`, `rows`, `cases_without_round/<n>`, `prompts_with_dropped_signals`,
-            `dropped_signals`, `prompts_with_shortened_texts` and `shortened_texts`.
+    Columns: `prompt` (without an earlier description), `case_id`, `user_id`, `round` (from 1),
+    `signals` (see `encode_signals`), `post`, `chosen` and `rejected`.
     """
 
     rows: list[dict[str, Any]]
@@ -56,14 +51,11 @@ def round_rows(
                 raise UserError(
                     f"prompts.max_tokens: case {case.case_id}, round {number}: {error}; raise it"
                 ) from error
-            counts["prompts_with_dropped_signals"] += fitted.dropped_signals > 0
-            counts["dropped_signals"] += fitted.dropped_signals
-            counts["prompts_with_shortened_texts"] += fitted.shortened_texts > 0
-            counts["shortened_texts"] += fitted.shortened_texts
+            for what in ("dropped_signals", "shortened_texts"):
+                counts[what] += getattr(fitted, what)
+                counts[f"prompts_with_{what}"] += getattr(fitted, what) > 0
             about = {"case_id": case.case_id, "user_id": case.user_id, "round": number}
-            target = msgspec.structs.asdict(case.target)
-            rows.append(
-                {"prompt": fitted.text, **about, "signals": encode_signals(signals), **target}
-            )
+            columns = {"signals": encode_signals(signals), **asdict(case.target)}
+            rows.append({"prompt": fitted.text, **about, **columns})
     counts["rows"] = len(rows)
     return RoundRows(rows, dict(sorted(counts.items())))
