@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Attributes, Case, Comparison, Post, Signal
 from alignxplore_trl.data.rows import Name, Problems, read_as
-from alignxplore_trl.data.splits import connected, split_cases
+from alignxplore_trl.data.splits import connected, split_cases, with_signals
 from alignxplore_trl.data.world import SignalKind
 from alignxplore_trl.run.progress import progress, say
 
@@ -34,7 +34,6 @@ _KEPT = 4
 # The values of a direction vector, one object each however many vectors there are.
 _EXACT = {0: 0.0, NEUTRAL: NEUTRAL, 1: 1.0}
 Vector = list[float] | None
-Told = tuple[Signal, Vector]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -86,14 +85,31 @@ class AlignxRow(PairItem):
         """The target and the history."""
         yield from (self, *(self.posts or ()), *(self.pairs or ()))
 
-    def history(self, kind: SignalKind) -> Iterator[Told]:
-        """The signals of a kind; mixed are the attributes, then posts, then comparisons."""
-        if kind == "mixed" and self.about:
-            yield Attributes(self.about), None
-        if kind != "comparisons":
-            yield from ((item.signal(), item.direction) for item in self.posts or ())
-        if kind != "posts":
-            yield from ((item.signal(), item.direction) for item in self.pairs or ())
+    def case(self, name: str, kind: SignalKind, dimensions: Sequence[Dimension]) -> Case:
+        """A case with all signals of a kind; mixed are the attributes, posts, then comparisons.
+
+        The target's vector tells its truth, if there is one.
+        """
+        items = [*((self.posts or ()) if kind != "comparisons" else ())]
+        items += (self.pairs or ()) if kind != "posts" else ()
+        about = [Attributes(self.about)] if kind == "mixed" and self.about else []
+        vectors = [[]] * len(about) + [item.direction or [] for item in items]
+        poles = {
+            dimension.name: dimension.positive if value == 1 else dimension.negative
+            for value, dimension in zip(self.direction or (), dimensions, strict=False)
+            if value != NEUTRAL
+        }
+        return Case(
+            case_id=name,
+            user_id="" if self.user is None else str(self.user),
+            signals=(*about, *(item.signal() for item in items)),
+            target=self.signal(),
+            directions=poles or None,
+            description=describe(poles),
+            vectors=tuple(tuple(_EXACT[v] for v in each) for each in vectors)
+            if any(vectors)
+            else None,
+        )
 
 
 class _Passed(NamedTuple):
@@ -177,33 +193,36 @@ class AlignX:
         if refine and len(direction) - direction.count(NEUTRAL) < self.minimum_dimensions:
             counts[f"rows_dropped/{'few_dimensions' if direction else 'no_directions'}"] += 1
             return None
-        history = list(_telling(row.history(kind), counts))
-        if refine:
-            history = list(self._refined(np.array(direction), history, counts))
-        if len(history) < needed:
+        case = row.case(name, kind, self.dimensions)
+        case = with_signals(case, _telling(case.signals, counts))
+        if refine and case.vectors:
+            case = with_signals(case, [*self._agreeing(np.array(direction), case.vectors, counts)])
+        if len(case.signals) < needed:
             counts["rows_dropped/too_few_signals"] += 1
             return None
-        user = "" if row.user is None else str(row.user)
-        return case_of(name, user, row.signal(), history, direction, self.dimensions)
+        return case
 
-    def _refined(
-        self, target: npt.NDArray[np.float64], history: Iterable[Told], counts: Counter[str]
-    ) -> Iterator[Told]:
-        """The items that agree with the target and don't conflict with an earlier one.
+    def _agreeing(
+        self,
+        target: npt.NDArray[np.float64],
+        vectors: Sequence[tuple[float, ...]],
+        counts: Counter[str],
+    ) -> Iterator[int]:
+        """The places of items that agree with the target, without conflict with an earlier one.
 
         An item without a vector stays, since nothing speaks against it.
         """
         active, held = target != NEUTRAL, target.copy()
         least = active.sum() if self.agreement == "all" else self.minimum_dimensions
-        for signal, vector in history:
-            codes = target if vector is None else np.array(vector)
+        for place, vector in enumerate(vectors):
+            codes = np.array(vector) if vector else target
             if ((codes == target) & active).sum() < least:
                 counts["signals_dropped/other_directions"] += 1
             elif ((codes != held) & (codes != NEUTRAL) & (held != NEUTRAL)).any():
                 counts["signals_dropped/conflict"] += 1
             else:
                 held = np.where(held == NEUTRAL, codes, held)
-                yield signal, vector
+                yield place
 
 
 def check_target(target: Comparison, pairs: Iterable[PairItem]) -> None:
@@ -212,33 +231,6 @@ def check_target(target: Comparison, pairs: Iterable[PairItem]) -> None:
         raise ValueError("expected a post and two different replies as the target pair")
     if any(pair.signal().shows_pair_of(target) for pair in pairs):
         raise ValueError(f"{PAIRS} holds the target pair, which gives it away; remove it there")
-
-
-def case_of(
-    name: str,
-    user: str,
-    target: Comparison,
-    history: Sequence[Told],
-    direction: Vector,
-    dimensions: Sequence[Dimension],
-) -> Case:
-    """A case whose truth is what the target's vector says, if there is one."""
-    poles = {
-        dimension.name: dimension.positive if value == 1 else dimension.negative
-        for value, dimension in zip(direction or (), dimensions, strict=False)
-        if value != NEUTRAL
-    }
-    # One object for each value, and none for a signal without a vector.
-    vectors = tuple(tuple(map(_EXACT.__getitem__, vector or ())) for _, vector in history)
-    return Case(
-        case_id=name,
-        user_id=user,
-        signals=tuple(signal for signal, _ in history),
-        target=target,
-        directions=poles or None,
-        description=describe(poles),
-        vectors=vectors if any(vectors) else None,
-    )
 
 
 def describe(poles: Mapping[str, str]) -> str | None:
@@ -253,16 +245,17 @@ def says_something(signal: Signal) -> bool:
     return all(text.strip() for text in msgspec.structs.astuple(signal))
 
 
-def _telling(history: Iterable[Told], counts: Counter[str]) -> Iterator[Told]:
-    seen: set[Signal] = set()
-    for signal, vector in history:
-        if signal in seen:
+def _telling(signals: Sequence[Signal], counts: Counter[str]) -> list[int]:
+    """The places of signals that say something, and not again what one before them says."""
+    first: dict[Signal, int] = {}
+    for place, signal in enumerate(signals):
+        if signal in first:
             counts["signals_dropped/repeated"] += 1
         elif says_something(signal):
-            seen.add(signal)
-            yield signal, vector
+            first[signal] = place
         else:
             counts["signals_dropped/no_text_or_equal_replies"] += 1
+    return list(first.values())
 
 
 def _sample(rows: Iterable[_Passed], most: int, seed: int) -> list[_Passed]:

@@ -70,12 +70,13 @@ class _TestRow(msgspec.Struct):
     described: str | None = msgspec.field(default=None, name="profile_full")
 
     def __post_init__(self) -> None:
-        alignx.check_target(self.target(), self.pairs)
+        self.row()
 
-    def target(self) -> Comparison:
-        """The two replies, and which of them was chosen."""
-        shown = Comparison(self.prompt, self.first, self.second)
-        return shown if self.answer == "Response A" else shown.reversed()
+    def row(self) -> alignx.AlignxRow:
+        """The row as it would stand in ALIGNX."""
+        pair = (self.first, self.second)
+        chosen, rejected = pair if self.answer == "Response A" else pair[::-1]
+        return alignx.AlignxRow(self.prompt, chosen, rejected, self.direction, pairs=self.pairs)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -99,10 +100,9 @@ class Release:
             if len(found.pairs) < self.signals:
                 counts["cases_dropped/too_few_signals"] += 1
                 continue
-            pairs = [(pair.signal(), pair.direction) for pair in found.pairs]
-            about = row.name, row.name, found.target(), pairs, found.direction, self.dimensions
-            case = alignx.case_of(*about)
-            test.append(replace(case, description=found.described or case.description))
+            case = found.row().case(row.name, "comparisons", self.dimensions)
+            described = found.described or case.description
+            test.append(replace(case, user_id=row.name, description=described))
         problems.raise_if_any()
         size = self.sizes.get("test", 0)
         if (self.path / "rl_test.json").is_file():

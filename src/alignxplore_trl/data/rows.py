@@ -112,7 +112,7 @@ def _files_of(folder: Path, columns: Collection[str]) -> list[Path]:
     for suffixes in _KINDS:
         files = []
         for file in sorted(each for each in folder.rglob("*") if each.suffix in suffixes):
-            first = next(_json_values(file), {}) if suffixes is _JSON else ValueError()
+            first: Any = next(_json_values(file), {}) if suffixes is _JSON else ValueError()
             has_columns = isinstance(first, dict) and bool(first.keys() & set(columns))
             # What can't be read is a mistake, and reported when its turn comes.
             if has_columns or isinstance(first, ValueError):
