@@ -75,9 +75,10 @@ def _unbound(value: Any, key: str, seen: dict[str, str]) -> list[str]:
     except (ImportError, AttributeError, ValueError) as error:
         problems.append(f"{key}._target_: {value['_target_']!r}: {error}")
     except TypeError as error:
-        unknown = [name for name in given if name not in signature.parameters]
-        hint = nearest(unknown[0], signature.parameters) if unknown else ""
-        problems.append(f"{key}: {value['_target_']}: {error}{hint}")
+        known, name = signature.parameters, value["_target_"]
+        unknown = [each for each in given if each not in known]
+        problems += [f"{key}.{u}: {name} has no such argument{nearest(u, known)}" for u in unknown]
+        problems += [] if unknown else [f"{key}: {name}: {error}"]
     return problems
 
 
@@ -93,7 +94,7 @@ def _resolved(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if error.name != module or "." not in module:
             raise
         return getattr(_resolved(module), attribute)  # Of a class.
 

@@ -153,7 +153,7 @@ def test_names_stay_text(command: Commands) -> None:
         ("cold_start.report_to=wandb", "the recipe sets it; set tracking.mode"),
         (
             "+judge.modl=x",
-            "error: judge: alignxplore_trl.judging.local.LocalJudge: got an unexpected",
+            "error: judge.modl: alignxplore_trl.judging.local.LocalJudge has no such",
         ),
         ("seed=-1", "error: seed: -1 found: Input should be greater than or equal to 0"),
         ("setting.rounds=1", "streaming with 1 round(s) found, expected base with exactly one"),
