@@ -54,12 +54,10 @@ class Case(msgspec.Struct, frozen=True):
         user_id: names the user; cases of one user stay in one split.
         signals: in the order in which they happened; the target pair is never among them.
         target: the pair that a description is tested on.
-        directions: name of a dimension -> the pole that the user prefers, where the source knows.
+        directions: name of a dimension -> the pole the user prefers, where the source knows.
         description: the true preference in words, where the source knows it.
-        cluster: what makes cases depend on each other; intervals are clustered by it. The user
-            where it is empty.
-        vectors: each signal's numbers by dimension, in the order of the signals, where rows have them
-            (1 positive, 0 negative, 0.5 neutral); PBA reads them.
+        cluster: what makes cases depend on each other, for intervals; by default the user.
+        vectors: each signal's numbers by dimension (1, 0 or 0.5), where rows have them.
     """
 
     case_id: str

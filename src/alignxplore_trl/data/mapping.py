@@ -110,9 +110,8 @@ class Mapping:
             if meaning(value_at(row, column)) not in map(meaning, values):
                 return column
         for column, least in self.at_least.items():
-            number = meaning(value_at(row, column))
             # Not `<`: NaN is neither smaller nor larger.
-            if isinstance(number, str) or not number >= least:
+            if isinstance(found := meaning(value_at(row, column)), str) or not found >= least:
                 return column
         return None
 

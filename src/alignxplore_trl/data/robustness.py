@@ -26,15 +26,13 @@ def vary(case: Case, variation: str, seed: int, opposites: Mapping[str, str]) ->
     Args:
         case: whose signals are in the order in which they happened.
         variation: `reversed` (every signal and the target), `drift<k>` (the first k signals),
-            `one_reversed` (one drawn for each case), `noise<rate>` (each by itself with this
-            probability) or `shuffled` (none; the order is drawn for each case).
+            `one_reversed` (any one), `noise<rate>` (each with this probability) or `shuffled`.
         seed: what is drawn is a function of it, the case, its number of signals and the variation.
         opposites: see `opposites_of`; for the truth about a user whose target is reversed, which is
             `None` where it isn't known.
 
     Raises:
-        UserError: another variation, a signal that is to be reversed and is no comparison, or
-            fewer signals than `drift<k>` reverses.
+        UserError: there is no such variation, or this case can't be varied so.
     """
     check_variation(variation)
     places = range(len(case.signals))

@@ -17,7 +17,7 @@ import numpy as np
 from rensa import RMinHash
 from scipy.cluster.hierarchy import DisjointSet
 
-from alignxplore_trl.cases import Attributes, Case
+from alignxplore_trl.cases import Case
 from alignxplore_trl.run.errors import UserError
 
 # Splits of other names are tests, and are filled before these.
@@ -41,17 +41,15 @@ def split_cases(
 ) -> dict[str, list[Case]]:
     """Split cases so that no two splits share a user or a post.
 
-    Cases that are connected through users or posts lie next to each other and are otherwise in an
-    order of chance, so that little is lost where splits meet. With fewer cases than asked for,
-    every split is smaller in proportion.
+    Connected cases lie next to each other and are otherwise in an order of chance, so that little
+    is lost where splits meet. With few cases, every split is smaller in proportion.
 
     Args:
         cases: of any number of users; one with fewer than `needed` signals is of no use.
         sizes: how many cases each split is to have.
         needed: signals.
         seed: of the order.
-        counts: is given `cases_missing/<split>`, `signals_dropped/…`, `cases_dropped/<reason>` and
-            `cases_left_over`.
+        counts: is given what is left out, by reason.
         filled: splits that are there already, and have the first right to users and posts.
         not_posts: texts in the place of posts that may be shared, such as what kind of list it was.
 
@@ -167,18 +165,15 @@ def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[Hashab
 
     Posts are numbered by their groups; what is none, as in attributes, has a key of its own.
     """
-    ignored = {"", *map(post_key, not_posts)}
-    posts = [
-        [
-            "" if isinstance(signal, Attributes) else post_key(signal.post)
-            for signal in (case.target, *case.signals)
-        ]
+    texts = [
+        [post_key(getattr(each, "post", "")) for each in (case.target, *case.signals)]
         for case in cases
     ]
-    group_of = groups_of_posts(sorted({post for own in posts for post in own} - ignored))
+    ignored = {"", *map(post_key, not_posts)}
+    group_of = groups_of_posts(sorted({text for own in texts for text in own} - ignored))
     return [
-        [case.user_id, *(group_of.get(post, object()) for post in own)]
-        for case, own in zip(cases, posts, strict=True)
+        [case.user_id, *(group_of.get(text, object()) for text in own)]
+        for case, own in zip(cases, texts, strict=True)
     ]
 
 
