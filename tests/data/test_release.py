@@ -169,7 +169,7 @@ def test_of_each_file_the_first_rows_are_taken(tmp_path):
         ({"cold_start": [{"prompt": "no end", "response": "r"}]}, "start.json, row 1: expected"),
         ({"rl_train": [[{"value": "x"}, {}]]}, "rl_train.json, row 1: Object missing required"),
         ({"rl_train": [{"value": "x"}]}, "rl_train.json, row 1: Expected `array`, got `object`"),
-        ({"rl_train": [[entry(1, "x") | {"chosen": "r"}, {}]]}, "expected a post and two different"),
+        ({"rl_train": [[entry(1, "x") | {"chosen": "r"}, {}]]}, "row 1: expected a post and two"),
         ({"rl_test": [judged("a") | {"answer": "A"}]}, "Invalid enum value 'A' - at `$.answer`"),
         ({"rl_test": [judged("a") | {"prompt": ""}]}, "expected a post and two different"),
         (dict.fromkeys(("cold_start", "rl_train", "rl_test")), "none of the published files"),

@@ -2,11 +2,11 @@
 
 import csv
 import json
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,13 +57,6 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
     assert [row.value for row in found] == ROWS
     assert problems == []
     assert (found[2].name, found[2].place) == ("a-3", f"{path}, row 3")
-
-
-@pytest.mark.parametrize("name", ["rows (1)", "données=a,b#1", "[x]*?"])
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_any_name_of_a_file_is_read(tmp_path, name, suffix):
-    (tmp_path / name).mkdir()
-    assert values(write_as(tmp_path / name / f"{name}{suffix}", ROWS)) == ROWS
 
 
 @given(st.lists(st.fixed_dictionaries({"text": st.text(st.characters(exclude_categories=["Cs"]))})))
@@ -143,29 +136,26 @@ def test_other_json_files_of_a_folder_are_passed_over_and_named(tmp_path, capsys
     assert "passed over: " + str(tmp_path / "dataset_infos.json") in capsys.readouterr().err
 
 
-def test_a_source_that_isnt_there_is_told(tmp_path, monkeypatch):
+def test_a_source_that_isnt_there_is_told(tmp_path):
     for source in ("nothing.jsonl", "some/rows.jsonl"):
         with pytest.raises(UserError, match=r"data\.path: no file or folder"):
             read(source)
     with pytest.raises(UserError, match="has rows with text, user"):
         read(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError):
+
+
+def test_a_data_set_of_the_hub_is_the_folder_that_was_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "datasets--owner--name"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="no file or folder owner/name, and no data set"):
         read("owner/name")
-
-
-def test_a_data_set_of_the_hub_is_loaded_by_datasets(tmp_path, monkeypatch):
-    import datasets
-
-    write_as(tmp_path / "train.jsonl", ROWS)
-    load = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name: load(str(tmp_path), cache_dir=str(tmp_path / "c"))
-    )
-    found, _ = read("owner/name")
-    assert [row.value for row in found] == ROWS
-    assert (found[0].name, found[0].place) == ("train-1", "owner/name, train, row 1")
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "refs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    write(repository / "refs" / "main", "0" * 40)
+    write_as(snapshot / "train.jsonl", ROWS)
+    assert values("owner/name") == ROWS
 
 
 def test_of_many_mistakes_the_first_are_shown():

@@ -1,7 +1,7 @@
 """The rows of a file, a folder or a data set on the Hub, each with the words for where it stands.
 
-JSON is read here, one row after the other: readers that infer a schema refuse rows that are
-well-formed (a number here, a text there). What is on the Hub is loaded by `datasets`.
+JSON is read here, one row after the other: readers that infer a schema, as that of `datasets`,
+refuse rows that are well-formed (a number here, a text there).
 """
 
 from __future__ import annotations
@@ -68,18 +68,16 @@ def read_rows(source: str | Path, columns: Collection[str], problems: Problems) 
         UserError: there is no such source, or its rows can't be told apart.
     """
     path = Path(source)
-    found: Iterator[Row]
-    if path.exists():
-        files = [path] if path.is_file() else _files_of(path, columns)
-        found = (row for file in files for row in _rows_of_file(file, path, columns))
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in sum(_KINDS, ()):
-        found = _rows_of_hub(str(source), columns)
-    else:
-        raise UserError(
-            f"data.path: no file or folder {source}; expected rows as JSON, Parquet, CSV or TSV, "
-            "or the name of a data set on the Hub (owner/name)"
-        )
-    for row in found:
+    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in sum(_KINDS, ())
+    if not path.exists():
+        if not is_name:
+            raise UserError(
+                f"data.path: no file or folder {source}; expected rows as JSON, Parquet, CSV or "
+                "TSV, or the name of a data set on the Hub (owner/name)"
+            )
+        path = _downloaded(str(source))
+    files = [path] if path.is_file() else _files_of(path, columns)
+    for row in (row for file in files for row in _rows_of_file(file, path, columns)):
         if isinstance(row.value, dict):
             wanted = {name: row.value[name] for name in columns if name in row.value}
             row = row._replace(value=wanted)
@@ -178,19 +176,16 @@ def _separated_values(file: Path) -> Iterator[Any]:
             ) from error
 
 
-def _rows_of_hub(name: str, columns: Collection[str]) -> Iterator[Row]:
-    # Imported here, since it takes two seconds. Its streaming would import torch.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
+def _downloaded(name: str) -> Path:
+    """The folder of a data set on the Hub, with those of its files that may hold rows."""
+    # Imported here: most data lies on a disk.
+    from huggingface_hub import snapshot_download
 
+    kinds = [f"*{suffix}" for suffixes in _KINDS for suffix in suffixes]
     try:
-        splits = load_dataset(name)
-    except (DatasetsError, OSError, ValueError) as error:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=kinds))
+    except (OSError, ValueError) as error:
         raise UserError(f"data.path: no file or folder {name}, and no data set: {error}") from error
-    for split, rows in splits.items():
-        wanted = rows.select_columns([column for column in rows.column_names if column in columns])
-        for number, value in enumerate(wanted, 1):
-            yield Row(f"{split}-{number}", f"{name}, {split}, row {number:,}", value)
 
 
 def _fault_of(value: Any) -> str:
