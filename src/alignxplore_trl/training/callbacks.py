@@ -50,7 +50,7 @@ def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
     done = int(resumed.rpartition("-")[2]) if resumed else 0
     if isinstance(trainer, SFTTrainer) and done >= trainer.args.max_steps > 0:
         # No step is left. With one row an epoch is a step, and all epochs have been trained.
-        trainer.train_dataset = trainer.train_dataset.select([0])
+        trainer.train_dataset = trainer.train_dataset.select([0])  # type: ignore[union-attr]
     output = trainer.train(resume_from_checkpoint=resumed)
     if checkpoints.stopped_by and output.global_step < trainer.state.max_steps:
         raise StoppedBySignalError(checkpoints.stopped_by)
