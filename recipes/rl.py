@@ -12,7 +12,7 @@ from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import is_main_process
 from alignxplore_trl.run.progress import say
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, fit_prompt, warn_of_losses
 
 
 @recipe("rl")
@@ -63,12 +63,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         rows = release.published_rows([*map(json.loads, lines)], count_tokens, budget)
     else:
         rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, fit)
+    warn_of_losses(rows.counts.get("prompts_with_dropped_signals", 0), len(rows.rows), budget)
     reward, adapters = stage.build("reward"), stage.build("peft") or None
     dataset = Dataset.from_list(rows.rows)
     if hasattr(reward, "load"):
         reward.load()
-    if hasattr(reward, "judge") and is_main_process():
-        answers = ask_labelled(reward.judge)
+    judge = getattr(reward, "asked", None)
+    if hasattr(judge, "judge") and is_main_process():
+        answers = ask_labelled(judge)
         if answers.low <= 0.5:
             say(f"rl: the judge may as well throw a coin: {answers}")
     if hasattr(reward, "prepare"):
