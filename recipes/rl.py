@@ -69,7 +69,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if hasattr(reward, "load"):
         reward.load()
     judge = getattr(reward, "asked", None)
-    if hasattr(judge, "judge") and is_main_process():
+    if judge is not None and hasattr(judge, "judge") and is_main_process():
         answers = ask_labelled(judge)
         if answers.low <= 0.5:
             say(f"rl: the judge may as well throw a coin: {answers}")
