@@ -109,8 +109,7 @@ def test_few_dimensions_or_signals_leave_a_row_out_with_a_reason(tmp_path):
 
 def test_a_target_vector_without_those_of_items_drops_nothing(tmp_path):
     splits, _ = read(tmp_path, [row("r", (None,) * 4)], signals=4)
-    assert splits["test"][0].vectors is None
-    assert len(splits["test"][0].signals) == 4
+    assert [(case.vectors, len(case.signals)) for case in splits["test"]] == [(None, 4)]
 
 
 def test_rows_without_vectors_arent_refined_and_it_is_counted(tmp_path):
@@ -196,10 +195,8 @@ def test_of_many_rows_that_pass_a_sample_is_kept(tmp_path):
         ({DIRECTIONS: [*FIVE[1:], True]}, "row 2: Expected `float`, got `bool`"),
         ({PAIRS: [pair("r")]}, "row 2: Pair-wise Comparative Feedback holds the target pair"),
         ({PAIRS: [{"prompt": "p"}]}, "missing required field `chosen` - at"),
-        ({POSTS: [{"prompt": "p"}]}, "missing required field `comment` - at"),
         ({DIRECTIONS: []}, "row 2, Preference Direction: 0 numbers found, expected 8"),
         ({"user": " "}, "row 2: Expected `str` matching regex"),
-        ({"user": 1.5}, "row 2: Expected `int | str | null`, got `float`"),
     ],
 )
 def test_a_row_that_isnt_in_the_format_is_one_message(tmp_path, capsys, change, message):
@@ -212,10 +209,3 @@ def test_a_row_that_isnt_in_the_format_is_one_message(tmp_path, capsys, change, 
     splits, counts = read(tmp_path, rows, bad_rows="leave_out")
     assert len(splits["test"]) == counts["rows_dropped/bad"] == 1
     assert "left out: " + problem in capsys.readouterr().err
-
-
-def test_a_row_without_a_target_is_one_message(tmp_path):
-    without = row("r")
-    del without["rejected"]
-    with pytest.raises(UserError, match="row 1: Object missing required field `rejected`"):
-        read(tmp_path, [without])

@@ -78,10 +78,9 @@ class PSoups:
     def _cases(
         self, dimension: str, rows: Sequence[_PsoupsRow], seed: int, counts: Counter[str]
     ) -> Iterator[Case]:
-        pools, needed = defaultdict[str, dict[Comparison, None]](dict), self.rounds * self.signals
+        needed, pools = self.rounds * self.signals, defaultdict[str, list[Comparison]](list)
         for row in rows:
-            pairs = (row.signal(), *row.own())
-            pools[row.description] |= dict.fromkeys(filter(says_something, pairs))
+            pools[row.description] += filter(says_something, (row.signal(), *row.own()))
         directions = list(pools)
         if len(directions) != 2:
             raise UserError(
@@ -92,11 +91,9 @@ class PSoups:
             target, name, history = row.signal(), f"psoups-{dimension}-{number}", row.own()[:needed]
             counts["signals_dropped/target_pair"] += len(row.pairs) - len(row.own())
             counts["signals_drawn"] += needed - len(history)
-            posts, pool = (
-                {post_key(pair.post) for pair in (target, *history)},
-                pools[row.description],
-            )
-            for pair in random.Random(f"{seed}/{name}").sample(list(pool), len(pool)):
+            posts = {post_key(pair.post) for pair in (target, *history)}
+            pool = pools[row.description]
+            for pair in random.Random(f"{seed}/{name}").sample(pool, len(pool)):
                 if len(history) < needed and post_key(pair.post) not in posts:
                     history.append(pair)
                     posts.add(post_key(pair.post))
