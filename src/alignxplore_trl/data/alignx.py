@@ -93,7 +93,8 @@ class AlignxRow(PairItem):
         items = [*((self.posts or ()) if kind != "comparisons" else ())]
         items += (self.pairs or ()) if kind != "posts" else ()
         about = [Attributes(self.about)] if kind == "mixed" and self.about else []
-        vectors = [[]] * len(about) + [item.direction or [] for item in items]
+        told = (*([] for _ in about), *(item.direction or [] for item in items))
+        vectors = tuple(tuple(map(_EXACT.__getitem__, vector)) for vector in told)
         poles = {
             dimension.name: dimension.positive if value == 1 else dimension.negative
             for value, dimension in zip(self.direction or (), dimensions, strict=False)
@@ -106,9 +107,7 @@ class AlignxRow(PairItem):
             target=self.signal(),
             directions=poles or None,
             description=describe(poles),
-            vectors=tuple(tuple(_EXACT[v] for v in each) for each in vectors)
-            if any(vectors)
-            else None,
+            vectors=vectors if any(vectors) else None,
         )
 
 
