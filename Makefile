@@ -28,8 +28,8 @@ VENV       = .venv#     the environment; .venv-vllm has vLLM and DeepSpeed
 .NOTPARALLEL:
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.* ## .*/\1/p' Makefile)
 export TOKENIZERS_PARALLELISM := false
-# Seeds are bit-equal on one thread only: with more, the last bits of a sum differ from run to run.
-$(if $(filter cpu,$(LAUNCH)),$(eval export OMP_NUM_THREADS := 1))
+# On a CPU, seeds are bit-equal on one thread only: with more, the last bits of a sum differ from run to run.
+$(if $(filter cpu,$(LAUNCH)),$(eval export OMP_NUM_THREADS := 1)$(eval export ACCELERATE_USE_CPU := true))
 
 # A misspelt variable, or one of another target, is refused: it would change nothing.
 VARIABLES := $(shell sed -nE 's/^([A-Z_]+) +=[^\#]*\#.*/\1/p' Makefile)

@@ -143,7 +143,7 @@ class Stage:
             "output_dir": str(self.folder.checkpoints),
             "seed": self.experiment.seed,
             "report_to": set_up_tracking(*where) if self.name in READS else [],
-            "use_cpu": os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"),
+            "use_cpu": _on_cpu(),
         }
         try:
             return kind(**trainer_fields(kind, section, self._value(section)), **ours, **more)
@@ -272,6 +272,10 @@ def _refuse(folder: StageFolder, differing: Sequence[str]) -> None:
         )
 
 
+def _on_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
+
+
 def _rank_0_decides(decide: Callable[[], T]) -> T:
     """What the first process decides about a folder, on all of them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -279,7 +283,7 @@ def _rank_0_decides(decide: Callable[[], T]) -> T:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState()
+    PartialState(cpu=_on_cpu())
     told: list[Any] = [None]
     if is_main_process():
         try:

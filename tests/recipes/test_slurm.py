@@ -14,6 +14,7 @@ import pytest
 from tests.recipes.commands import ROOT, SMALL
 
 SCRIPT = ROOT / "slurm" / "train.sbatch"
+ON_CPU = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 # In the place of SLURM, of make and of the judge's server: each notes how it was called.
 STAND_INS = {
     "scontrol": '[[ $1 != show ]] || printf "%s\\n" $NODES',
@@ -171,7 +172,7 @@ def test_two_machines_train_one_model(tmp_path: Path) -> None:
         subprocess.Popen(
             ["slurm/launch.sh", *launch, "--num_processes=2", "recipes/rl.py", *few],
             cwd=ROOT,
-            env={**os.environ, **machines, "SLURM_PROCID": rank, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **machines, **ON_CPU, "SLURM_PROCID": rank},
             stderr=subprocess.PIPE,
             text=True,
         )
