@@ -28,13 +28,10 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         cases = read_cases(stage.read("data") / "rl.jsonl")
         return preflight.batches(arguments, len(cases), setting.rounds)
 
-    checks: dict[str, Callable[[], str]] = {
-        "cards": partial(preflight.cards, bool(experiment.rl.get("bf16"))),
-        "batches": batches,
-    }
+    checks: dict[str, Callable[[], str]] = {"cards": preflight.cards, "batches": batches}
     for name in dict.fromkeys((models.backbone, models.judge, models.teacher, models.test_judge)):
-        own = name == models.backbone
-        checks[f"model {name}"] = partial(preflight.model, name, tokens if own else 0, own)
+        own = tokens if name == models.backbone else 0
+        checks[f"model {name}"] = partial(preflight.model, name, own)
     if is_main_process():
         checks["judge"] = lambda: preflight.labelled_questions(stage.build("judge"))
     failed = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
@@ -45,7 +46,7 @@ Target = Annotated[dict[str, Any], BeforeValidator(_target)]
 
 
 class Section(BaseModel):
-    """Frozen, and without keys that it doesn't know."""
+    """Frozen, and without keys that it doesn't know; conf/ says what those of each section mean."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,8 +69,6 @@ class Setting(Section):
 
 
 class Model(Section):
-    """The models of a scale, and how they are loaded and sampled."""
-
     backbone: str
     teacher: str
     judge: str
@@ -83,15 +82,11 @@ class Model(Section):
 
 
 class Prompts(Section):
-    """The templates, and the longest prompt of the policy and the teacher."""
-
     folder: str
     max_tokens: int = Field(ge=1)
 
 
 class Synthesis(TypedDict):
-    """What the teacher writes, and which of it is kept."""
-
     __pydantic_config__ = Section.model_config  # type: ignore[misc]
     candidates: Annotated[int, Field(ge=1)]
     dimensions: Literal["known", "teacher", "none"]
@@ -100,8 +95,6 @@ class Synthesis(TypedDict):
 
 
 class WinRate(TypedDict):
-    """Replies that are written under the descriptions of two methods, and compared."""
-
     __pydantic_config__ = Section.model_config  # type: ignore[misc]
     pairs: list[str]
     cases: int | None
@@ -109,8 +102,6 @@ class WinRate(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """What is scored, and how."""
-
     __pydantic_config__ = Section.model_config  # type: ignore[misc]
     benchmarks: list[str]
     prepared: dict[str, str]
@@ -125,30 +116,22 @@ class Evaluation(TypedDict):
 
 
 class Inspection(Section):
-    """Cases that are shown: the first ones of a split, also as a page."""
-
     split: str
     cases: int = Field(ge=1)
     html: str | None
 
 
 class Report(Section):
-    """The page about an evaluation, with so many cases, drawn by a hash of their names."""
-
     cases: int = Field(ge=0)
 
 
 class Demo(Section):
-    """The page to try a model on: `model`, or the one that this run has trained."""
-
     model: str | None
     host: str
     port: int
 
 
 class Sweep(Section):
-    """What a point of a sweep runs, and what it is worth."""
-
     targets: list[str] = Field(min_length=1)
     metric: str = Field(pattern=r"^\w+/.+$")
     direction: Literal["maximize", "minimize"]
@@ -157,8 +140,6 @@ class Sweep(Section):
 
 
 class Study(Section):
-    """A question that several trainings over several seeds answer."""
-
     question: str
     targets: list[str] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
@@ -170,23 +151,17 @@ class Study(Section):
 
 
 class Output(Section):
-    """What becomes of the trained weights."""
-
     weights: Literal["merged", "adapters"]
     push_to_hub: str | None = Field(pattern=r"^[\w.-]+/[\w.-]+$")
 
 
 class Tracking(Section):
-    """Weights & Biases."""
-
     mode: Literal["offline", "online", "none"]
     project: str
     group: str | None
 
 
 class Paths(Section):
-    """The only place that names directories."""
-
     outputs: str
     results: str
     assets: str
@@ -275,43 +250,33 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """conf/config.yaml with overrides, for a process that Hydra didn't start.
 
     Raises:
-        UserError: a key or a choice isn't there; in Hydra's words, with the nearest name.
+        UserError: see `hydra_in_words`.
     """
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UserError([str(error), *suggestions(overrides)]) from error
+    with hydra_in_words(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     with open_dict(composed):
         del composed["hydra"]
     return composed
 
 
-def suggestions(overrides: Sequence[str]) -> list[str]:
-    """The names that were probably meant by overrides that Hydra refuses."""
-    given = [(key, value.strip("\"'")) for key, _, value in (o.partition("=") for o in overrides)]
-    choices = {key: [each.stem for each in (CONF / key).glob("*.yaml")] for key, _ in given if key}
-    chosen = [f"{key}={value}" for key, value in given if value in choices.get(key, ())]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        known = hydra.compose("config", chosen)
-    said = []
-    for key, value in given:
-        if not key[:1].isalpha() or key.startswith("hydra") or value.startswith("["):
-            continue
-        if names := choices[key]:
-            said += [] if value in names else [f"{key}={value}{nearest(value, names)}"]
-        else:
-            said += _unknown_part(key, known)
-    return said
+@contextmanager
+def hydra_in_words() -> Iterator[None]:
+    """Turn what Hydra says of a command line into a `UserError`, with the nearest name.
 
-
-def _unknown_part(key: str, known: DictConfig) -> list[str]:
-    node: Any = known
-    for part in key.split("."):
-        names = list(node) if OmegaConf.is_dict(node) else [part]
-        if part not in names:
-            open_node = not OmegaConf.is_struct(node)
-            return [] if open_node else [f"{key}: no such key{nearest(part, names)}"]
-        node = node._get_node(part) if OmegaConf.is_dict(node) else None
-    return []
+    Raises:
+        UserError: a key or a choice isn't there, or a word isn't an override.
+    """
+    try:
+        yield
+    except HydraException as error:
+        cause = error.__cause__
+        if isinstance(error, MissingConfigException) and error.options:
+            group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            there = f"no such choice; there are {', '.join(error.options)}"
+            hint = nearest(choice, error.options)
+            raise UserError(f"{group}={choice}: {there}{hint}") from error
+        if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+            names = [*cause.parent_node, *(each.name for each in CONF.iterdir())]
+            raise UserError(f"{cause.full_key}: no such key{nearest(cause.key, names)}") from error
+        raise UserError(str(error)) from error

@@ -117,23 +117,19 @@ def _fields(kind: type, section: str, given: Mapping[str, Any]) -> tuple[dict[st
     return values, problems
 
 
-def cards(bf16: bool) -> str:
+def cards() -> str:
     """What this process computes on.
 
     Raises:
-        UserError: it has no card of its own, or one that can't what is asked.
+        UserError: it has no card of its own.
     """
     import torch
 
-    if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"):
-        return "computes on the CPU"
+    if os.environ.get("ACCELERATE_USE_CPU") == "true":
+        return "the CPU"
     rank, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if rank >= found:
-        raise UserError(
-            f"GPUS: process {rank} of this machine found {found} cards; give GPUS={found}"
-        )
-    if bf16 and not torch.cuda.is_bf16_supported():
-        raise UserError("rl.bf16: this card doesn't compute in bfloat16; give rl.bf16=false")
+        raise UserError(f"GPUS: process {rank} found {found} cards here; give GPUS={found}")
     return f"{torch.cuda.get_device_name(rank)} for process {rank}"
 
 
@@ -141,22 +137,21 @@ def batches(arguments: Any, cases: int, rounds: int) -> str:
     """What a generation batch and an epoch are.
 
     Raises:
-        UserError: there are fewer cases than a block of a round holds.
+        UserError: there are fewer cases than a generation batch has prompts.
     """
-    completions = arguments.generation_batch_size
-    prompts = completions // arguments.num_generations
-    blocks = cases // prompts
-    said = f"{prompts} prompts x {arguments.num_generations} rollouts = {completions} completions"
-    if not blocks:
-        raise UserError(f"rl: {said} in a generation batch, but there are only {cases} cases")
-    return f"{said} in a generation batch; {cases} cases: {blocks * rounds} of them an epoch"
+    completions, per_prompt = arguments.generation_batch_size, arguments.num_generations
+    prompts = completions // per_prompt
+    said = f"{prompts} prompts x {per_prompt} rollouts = {completions} completions at once"
+    if cases < prompts:
+        raise UserError(f"rl: {said}, but there are only {cases} cases")
+    return f"{said}; {cases} cases are {cases // prompts * rounds} of them an epoch"
 
 
-def model(name: str, tokens: int, tags: bool) -> str:
-    """Whether a model is there, can hold what it is to read and write, and can spell the format.
+def model(name: str, tokens: int = 0) -> str:
+    """Whether a model is there; one that reads and writes `tokens` is the policy's.
 
     Raises:
-        UserError: it isn't, or can't.
+        UserError: it isn't, has no room for them, or can't spell the completion format.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -167,22 +162,21 @@ def model(name: str, tokens: int, tags: bool) -> str:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: {error}") from error
-    room = getattr(config, "max_position_embeddings", None)
-    if room is not None and room < tokens:
-        raise UserError(
-            f"{name}: reads {room} tokens, but prompts.max_tokens and model.max_completion_tokens "
-            f"are {tokens} together; lower one of them"
-        )
-    if tags and (lost := tags_survive(tokenizer)):
-        raise UserError([f"{name}: {problem}" for problem in lost])
-    return f"{name} is there, with {room} tokens of context"
+    room = getattr(config, "max_position_embeddings", None) or tokens
+    problems = tags_survive(tokenizer) if tokens else []
+    if room < tokens:
+        sum_of = "prompts.max_tokens and model.max_completion_tokens"
+        problems.append(f"reads {room} tokens, but {sum_of} are {tokens} together; lower one")
+    if problems:
+        raise UserError([f"{name}: {problem}" for problem in problems])
+    return f"context of {room} tokens"
 
 
 def labelled_questions(judge: Any) -> str:
     """How many questions with known answers a judge gets right.
 
     Raises:
-        UserError: it may as well be a coin.
+        UserError: it may as well throw a coin.
     """
     from alignxplore_trl.judging.questions import ask_labelled
 

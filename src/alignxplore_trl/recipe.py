@@ -14,9 +14,9 @@ import functools
 import json
 import os
 import sys
-import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import CONF, Experiment, checked, plain, suggestions
+from alignxplore_trl.config import CONF, Experiment, checked, hydra_in_words, plain
 from alignxplore_trl.preflight import check_targets, split_target, trainer_fields
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import SOURCE, StageFolder, fingerprint
@@ -33,6 +33,7 @@ from alignxplore_trl.run.progress import say
 T = TypeVar("T")
 Main = Callable[[Experiment, "Stage"], Mapping[str, object]]
 
+_FULL = "HYDRA_FULL_ERROR"
 # What each stage reads of the configuration, beside what the stages read that it reads: kept in its
 # folder, and compared when the folder is used again.
 _MODEL = ("model.backbone", "model.dtype", "peft", "output.weights")
@@ -184,33 +185,30 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
     """
 
     def decorate(main: Main) -> Callable[[], None]:
-        composed_by_hydra = threading.Event()
+        wanted = os.environ.get(_FULL)
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         def run(composed: DictConfig) -> None:
-            composed_by_hydra.set()
+            if wanted is None:
+                del os.environ[_FULL]
             with user_errors_exit():
                 _run(name, main, composed)
 
         @functools.wraps(main)
         def command() -> None:
-            try:
-                with user_errors_exit():
-                    _refuse_multirun(name)
-                run()
-            except SystemExit as stopped:
-                if stopped.code == 1 and not composed_by_hydra.is_set():
-                    sys.stderr.writelines(f"error: {each}\n" for each in suggestions(sys.argv[1:]))
-                raise
+            with user_errors_exit():
+                if {"-m", "--multirun"} & set(sys.argv):
+                    raise UserError(
+                        f"{name}: --multirun is for recipes/sweep.py, which starts each point anew"
+                    )
+                # Hydra prints what it says of a command line, unless it is asked for all of it.
+                os.environ[_FULL] = "1"
+                with hydra_in_words() if wanted is None else nullcontext():
+                    run()
 
         return command
 
     return decorate
-
-
-def _refuse_multirun(name: str) -> None:
-    if {"-m", "--multirun"} & set(sys.argv):
-        raise UserError(f"{name}: --multirun is for recipes/sweep.py, which starts each point anew")
 
 
 def _run(name: str, main: Main, composed: DictConfig) -> None:

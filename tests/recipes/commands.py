@@ -45,6 +45,7 @@ class Commands:
     def __call__(self, name: str, *words: str, small: bool = True) -> int:
         """The exit status of `python recipes/<name>.py <words>`."""
         own = [f'paths.outputs="{self.outputs}"', *(SMALL if small else ()), *words]
+        self._patch.delenv("HYDRA_FULL_ERROR", raising=False)
         self._patch.setattr(sys, "argv", [f"recipes/{name}.py", *own])
         try:
             load(name).main()

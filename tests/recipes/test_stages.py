@@ -142,7 +142,10 @@ def test_names_stay_text(command: Commands) -> None:
     ("word", "said"),
     [
         ("sedd=1", "error: sedd: no such key; did you mean seed?"),
-        ("judge=sever", "error: judge=sever; did you mean server?"),
+        (
+            "judge=sever",
+            "error: judge=sever: no such choice; there are local, sampled",
+        ),
         ("data.size={}", "error: data.size: no such key; did you mean sizes?"),
         (
             "rl.lerning_rate=1",

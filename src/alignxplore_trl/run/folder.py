@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -191,34 +192,18 @@ def write_text(path: Path, text: str) -> None:
 
 def describe_environment() -> str:
     """`name: value` lines: versions, platform, commit and command."""
-    lines = [f"{name}: {_version(name)}" for name in PACKAGES]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*"]
+    git += ["--abbrev=40", "--dirty= + changes"]
+    done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
+    versions = {each.name: each.version for each in importlib.metadata.distributions()}
+    lines = [f"{name}: {versions.get(name, 'not installed')}" for name in PACKAGES]
     lines += [
         f"python: {platform.python_version()}",
         f"platform: {platform.platform()}",
-        f"commit: {_commit()}",
+        f"commit: {done.stdout.strip() if done and not done.returncode else 'no git checkout'}",
         f"command: {shlex.join([Path(sys.executable).name, *sys.argv])}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _commit() -> str:
-    """The commit that the code stands at, `+ changes` where the work tree differs from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit, changes = (
-            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
-    return commit.strip() + (" + changes" if changes else "")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
