@@ -65,7 +65,7 @@ class Stage:
     def __init__(self, name: str, experiment: Experiment, values: Mapping[str, Any]) -> None:
         self.name = name
         self.experiment = experiment
-        self._values = values
+        self.values = values
         self._made: dict[str, object] = {}
         self._run = Path(experiment.paths.outputs) / experiment.run
         self.folder = StageFolder(self._run / name)
@@ -152,7 +152,7 @@ class Stage:
             raise UserError(f"{section}: {error}") from error
 
     def _value(self, key: str) -> Any:
-        value: Any = self._values
+        value: Any = self.values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
@@ -243,8 +243,9 @@ def _to_be_done(stage: Stage) -> bool:
     """Whether there is anything to do; says why not, or refuses a folder made otherwise."""
     name, own, sections = stage.name, stage.folder, stage.sections()
     if own.path.is_dir():
-        if own.finished or own.begun:
-            _refuse(own, own.differences(sections))
+        if (own.finished or own.begun) and (differing := own.differences(sections)):
+            check_targets(stage.values)  # A mistyped key differs, too.
+            _refuse(own, differing)
         if own.finished and name not in ADDITIVE:
             say(f"{name}: {own.path} is finished; nothing to do")
             return False

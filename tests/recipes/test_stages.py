@@ -39,6 +39,9 @@ def test_other_values_are_refused_with_both_and_the_remedy(
     assert "error: data.dimensions_per_user: 3 there, 2 asked" in said
     assert "error: seed: 0 there, 1 asked" in said
     assert "Traceback" not in said
+    # A mistyped key differs, too.
+    assert command("prepare", "run=a", "+data.sise=1") == 2
+    assert "data.sise: alignxplore_trl.data.world.World has no such" in capsys.readouterr().err
 
 
 def test_a_corrected_command_is_taken_where_nothing_was_made(
