@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from alignxplore_trl.cases import Case
@@ -22,24 +23,20 @@ class Setting:
 
     @classmethod
     def from_name(cls, name: str) -> Setting:
-        """Read a name such as `base8` or `streaming4+4`.
-
-        Raises:
-            UserError: the name is not of that form, or its rounds differ in size.
-        """
-        match = re.fullmatch(r"(base|streaming)([1-9]\d*)((?:\+\2)*)", name)
-        if not match or (match[1] == "base") != (match[3] == ""):
+        """Read a name such as `base8` or `streaming4+4`; a UserError if it is of neither form."""
+        match = re.fullmatch(r"base([1-9]\d*)|streaming([1-9]\d*)((?:\+\2)+)", name)
+        if not match:
             raise UserError(
                 f"evaluation.settings: {name!r} found, expected base<signals>, such as base8, or "
                 "streaming<signals>+<signals>, such as streaming4+4, with rounds of one size"
             )
-        return cls(int(match[2]), 1 + match[3].count("+"))
+        return cls(int(match[1] or match[2]), 1 + (match[3] or "").count("+"))
 
     @property
     def name(self) -> str:
         """Its name in results."""
-        sizes = "+".join([str(self.per_round)] * self.rounds)
-        return f"base{sizes}" if self.rounds == 1 else f"streaming{sizes}"
+        kind = "base" if self.rounds == 1 else "streaming"
+        return kind + "+".join([str(self.per_round)] * self.rounds)
 
 
 @dataclass(frozen=True)
@@ -106,3 +103,9 @@ class Method:
 
     def close(self) -> None:
         """Give the memory of its models back."""
+
+
+def missing_model(model: str | None, made_by: str) -> str | None:
+    """What to say of a stage's model, where the stage isn't finished."""
+    finished = (Path(str(model)).parent / "summary.json").is_file()
+    return None if finished else f"{model} isn't there; {made_by} makes it"

@@ -7,10 +7,9 @@ model that embeds stays frozen (the published LoRA is left out), so each reply i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -20,7 +19,7 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
-from alignxplore_trl.baselines.protocol import Asked, Method, Said
+from alignxplore_trl.baselines.protocol import Asked, Method, Said, missing_model
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.judging.encoding import encode_replies
 from alignxplore_trl.judging.weights import load_model, load_tokenizer
@@ -43,28 +42,37 @@ class PairEmbedder:
         self.size: int = config.hidden_size
         self._context: int = config.max_position_embeddings
 
-    def embed(self, comparisons: Sequence[Comparison]) -> list[Tensor | None]:
-        """The embeddings of the chosen and the rejected reply: float32, (2, size), on the CPU.
+    def embed(self, cases: Sequence[Case]) -> list[list[Tensor | None]]:
+        """Of each case its comparisons, the target last: chosen and rejected reply, (2, size).
 
-        Each distinct reply is read once. `None` where one with its post exceeds the context.
+        They are float32, on the CPU. Each distinct reply is read once. `None` where one with its
+        post exceeds the context.
         """
-        pairs = [((own.post, own.chosen), (own.post, own.rejected)) for own in comparisons]
-        replies = list(dict.fromkeys(reply for pair in pairs for reply in pair))
+        pairs = [
+            [
+                ((own.post, own.chosen), (own.post, own.rejected))
+                for own in (*case.signals, case.target)
+                if isinstance(own, Comparison)
+            ]
+            for case in cases
+        ]
+        replies = list(dict.fromkeys(reply for own in pairs for pair in own for reply in pair))
         posts = [self._prompts.render("reply", post=post, description=None) for post, _ in replies]
         encoded = encode_replies(self._tokenizer, posts, [text for _, text in replies], chat=False)
-        rows = [head + tail for head, tail in encoded]
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        order = [place for place in order if len(rows[place]) <= self._context]
-        size = max(1, self._max_batch_tokens // (len(rows[order[-1]]) if order else 1))
-        starts = range(0, len(order), size)
+        rows = {
+            reply: head + tail
+            for reply, (head, tail) in zip(replies, encoded, strict=True)
+            if len(head + tail) <= self._context
+        }
+        order = sorted(rows, key=lambda reply: len(rows[reply]))
+        size = max(1, self._max_batch_tokens // max(map(len, rows.values()), default=1))
         known: dict[tuple[str, str], Tensor] = {}
-        for start in progress(starts, "batches of embedded replies", len(starts)):
+        for start in progress(range(0, len(order), size), "batches of embedded replies"):
             batch = order[start : start + size]
-            vectors = self._read([rows[place] for place in batch])
-            known |= zip((replies[place] for place in batch), vectors, strict=True)
+            known |= zip(batch, self._read([rows[reply] for reply in batch]), strict=True)
         return [
-            torch.stack([known[reply] for reply in pair]) if known.keys() >= {*pair} else None
-            for pair in pairs
+            [torch.stack([known[a], known[b]]) if {a, b} <= known.keys() else None for a, b in own]
+            for own in pairs
         ]
 
     @torch.no_grad()
@@ -82,13 +90,6 @@ def position_weighted_mean(hidden: Tensor, is_token: Tensor) -> Tensor:
     """The mean over tokens with weights 1, 2, 3, …: (rows, tokens, size) becomes (rows, size)."""
     weights = is_token * torch.arange(1, is_token.shape[1] + 1, device=is_token.device)
     return torch.einsum("rt,rts->rs", weights / weights.sum(1, keepdim=True), hidden)
-
-
-class Posterior(NamedTuple):
-    """The normal distribution of a user's latent variable: both (users, latent size)."""
-
-    mean: Tensor
-    log_variance: Tensor
 
 
 class VplModel(nn.Module, PyTorchModelHubMixin):
@@ -119,12 +120,11 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         self.mean, self.log_variance = (nn.Linear(hidden_size, latent_size) for _ in range(2))
         self.decoder = _mlp(embedding_size + latent_size, hidden_size, 1)
 
-    def encode(self, pairs: Tensor, is_pair: Tensor) -> Posterior:
+    def encode(self, pairs: Tensor, is_pair: Tensor) -> Normal:
         """What labelled pairs say of users, in any order; mean and log variance are within ±1.
 
-        Args:
-            pairs: embeddings of chosen and rejected replies, (users, pairs, 2, embedding size).
-            is_pair: bool, (users, pairs), false for padding; every user has a pair.
+        Pairs are (users, pairs, 2, embedding size); `is_pair` (users, pairs) is false for padding,
+        and every user has a pair. Means and deviations are (users, latent size).
         """
         encoded = self.pair_encoder(((pairs - self.center) / self.spread).flatten(-2))
         attended = scaled_dot_product_attention(
@@ -132,7 +132,8 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         )
         weights = is_pair / is_pair.sum(1, keepdim=True)
         user = torch.einsum("up,ups->us", weights, attended)
-        return Posterior(self.mean(user).clamp(-1, 1), self.log_variance(user).clamp(-1, 1))
+        deviation = (0.5 * self.log_variance(user).clamp(-1, 1)).exp()
+        return Normal(self.mean(user).clamp(-1, 1), deviation)
 
     def score(self, pairs: Tensor, latent: Tensor) -> Tensor:
         """How much users like both replies of a pair, in logits.
@@ -145,8 +146,8 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
-    last = nn.Linear(hidden, outputs)
+    sizes = (inputs, hidden), (hidden, hidden), (hidden, outputs)
+    first, second, last = (nn.Linear(*size) for size in sizes)
     return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), last)
 
 
@@ -163,23 +164,20 @@ class Vpl(Method):
     max_batch_tokens: int = 16384
 
     def missing(self) -> str | None:
-        there = (Path(self.model).parent / "summary.json").is_file()
-        return None if there else f"{self.model} isn't there; make vpl makes it"
+        return missing_model(self.model, "make vpl")
 
     def describe(self, asked: Asked) -> list[Said]:
         model = VplModel.from_pretrained(self.model).eval()
         embedder = PairEmbedder(*model.embeds_with, self.dtype, self.max_batch_tokens)
-        both = zip(asked.cases, decide(model, embedder, asked.cases), strict=True)
+        both = zip(asked.cases, decide(model, embedder.embed(asked.cases)), strict=True)
         return [Said(case.case_id, decided=True, probability=own) for case, own in both]
 
 
 @torch.no_grad()
-def decide(model: VplModel, embedder: PairEmbedder, cases: Sequence[Case]) -> list[float | None]:
+def decide(model: VplModel, pairs: Iterable[Sequence[Tensor | None]]) -> list[float | None]:
     """The probability of the chosen reply of each case; `None` where nothing can be read."""
-    pairs = iter(embedder.embed([pair for case in cases for pair in _pairs_of(case)]))
     decided: list[float | None] = []
-    for case in cases:
-        *history, target = (next(pairs) for _ in _pairs_of(case))
+    for *history, target in pairs:
         known = [pair for pair in history if pair is not None]
         if target is None or not known:
             decided.append(None)
@@ -188,10 +186,6 @@ def decide(model: VplModel, embedder: PairEmbedder, cases: Sequence[Case]) -> li
         chosen, rejected = model.score(target[None], posterior.mean)[0]
         decided.append(torch.sigmoid(chosen - rejected).item())
     return decided
-
-
-def _pairs_of(case: Case) -> list[Comparison]:
-    return [*(own for own in case.signals if isinstance(own, Comparison)), case.target]
 
 
 @dataclass(frozen=True)
@@ -229,8 +223,7 @@ class VplTraining:
         set_seed(self.seed)
         where = self.language_model, self.prompts
         embedder = PairEmbedder(*where, self.dtype, self.max_batch_tokens)
-        flat = iter(embedder.embed([pair for case in cases for pair in _pairs_of(case)]))
-        known = [[p for _ in _pairs_of(case) if (p := next(flat)) is not None] for case in cases]
+        known = [[pair for pair in own if pair is not None] for own in embedder.embed(cases)]
         users = [torch.stack(pairs) for pairs in known if len(pairs) > self.fewest_pairs]
         if not users:
             raise UserError(
@@ -240,14 +233,15 @@ class VplTraining:
         model = VplModel(*where, embedder.size, self.hidden_size, self.latent_size)
         steps = self.fit(model, users)
         model.save_pretrained(folder)
-        decided = [own for own in decide(model, embedder, validation) if own is not None]
+        answers = decide(model, embedder.embed(validation))
+        decided = [own > 0.5 for own in answers if own is not None]
         return {
             "cases": len(cases),
             "cases_left_out": len(cases) - len(users),
             "pairs": sum(map(len, users)),
             "steps": steps,
             "validation/cases": len(decided),
-            "validation/accuracy": sum(own > 0.5 for own in decided) / max(1, len(decided)),
+            "validation/accuracy": sum(decided) / max(1, len(decided)),
         }
 
     def fit(self, model: VplModel, users: Sequence[Tensor]) -> int:
@@ -266,7 +260,7 @@ class VplTraining:
             posterior = model.encode(pairs, is_pair)
             scores = model.score(targets, sample_latent(posterior))
             weight = self.kl_weight * annealing(step, self.kl_cycle_steps, self.kl_floor)
-            (bradley_terry(scores) + weight * divergence(posterior)).backward()
+            loss(scores, posterior, weight).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -294,23 +288,19 @@ class VplTraining:
         return user[others[torch.randperm(len(others))[:count]]]
 
 
-def sample_latent(posterior: Posterior) -> Tensor:
+def sample_latent(posterior: Normal) -> Tensor:
     """Draw each user's variable by the reparameterisation trick, rescaled to norm √latent_size."""
-    noise = torch.randn_like(posterior.mean)
-    drawn = posterior.mean + (0.5 * posterior.log_variance).exp() * noise
+    drawn = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
     return normalize(drawn, dim=-1) * math.sqrt(drawn.shape[-1])
 
 
-def bradley_terry(scores: Tensor) -> Tensor:
-    """-log P(the first reply is preferred), in nats, the mean over pairs; scores are (pairs, 2)."""
-    return -logsigmoid(scores[:, 0] - scores[:, 1]).mean()
+def loss(scores: Tensor, posterior: Normal, kl_weight: float) -> Tensor:
+    """-log P(the first reply is preferred) + weight · KL(posterior | standard normal), in nats.
 
-
-def divergence(posterior: Posterior) -> Tensor:
-    """KL(posterior | standard normal), in nats: the sum over entries, the mean over users."""
-    deviation = (0.5 * posterior.log_variance).exp()
-    of_entries = kl_divergence(Normal(posterior.mean, deviation), Normal(0.0, 1.0))
-    return of_entries.sum(-1).mean()
+    The mean over pairs, whose scores are (pairs, 2), and over users, of entries' sums.
+    """
+    divergence = kl_divergence(posterior, Normal(0.0, 1.0)).sum(-1).mean()
+    return kl_weight * divergence - logsigmoid(scores[:, 0] - scores[:, 1]).mean()
 
 
 def annealing(step: int, cycle_steps: int, floor: float) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from alignxplore_trl.cases import Case
 from alignxplore_trl.evaluation.benchmarks import Benchmark
 from alignxplore_trl.evaluation.kept import Table, records, rows_at
 from alignxplore_trl.judging.protocol import JudgedPair
@@ -43,51 +41,34 @@ def score(
 
     A method that decides by itself has the same verdicts under every judge, so that tables compare
     it with the others; under a generator (`acc_gen`) it has none. Neither have methods without a
-    description: both sides of R_gen's comparison are then the same, a tie on every case, whose
-    accuracy of 0 would say nothing.
+    description: both sides of R_gen's comparison are then the same, a tie on every case.
     """
     if metric == "acc_gen":
         tried = descriptions.description.notna() | descriptions.problem.notna()
         descriptions = descriptions[tried]
-    known = rows_at(verdicts.rows, metric=metric, judge=judge).dropna(subset=["correct"])
-    is_known = pd.MultiIndex.from_frame(descriptions[_PLACE]).isin(
-        pd.MultiIndex.from_frame(known[_PLACE])
-    )
+    at = {"metric": metric, "judge": judge}
+    known = pd.MultiIndex.from_frame(rows_at(verdicts.rows, **at).dropna(subset="correct")[_PLACE])
+    new = descriptions[~pd.MultiIndex.from_frame(descriptions[_PLACE]).isin(known)]
     for benchmark in benchmarks:
-        cases = {case.case_id: case for case in benchmark.scored}
-        new = rows_at(descriptions[~is_known], benchmark=benchmark.name)
-        new = new[new.case_id.isin(cases)].sort_values("case_id", kind="stable")
-        rows = records(new)
+        targets = {case.case_id: case.target for case in benchmark.scored}
+        own = rows_at(new, benchmark=benchmark.name)
         # Case by case, so that descriptions of the same case are asked about together.
+        rows = records(own[own.case_id.isin(targets)].sort_values("case_id", kind="stable"))
         parts = range(0, len(rows), _PAIRS_AT_ONCE)
-        for start in progress(parts, f"{metric} of {benchmark.name} by {judge}", len(parts)):
+        for start in progress(parts, f"{metric} of {benchmark.name} by {judge}"):
             part = rows[start : start + _PAIRS_AT_ONCE]
-            pairs = [_pair(row, cases[row["case_id"]]) for row in part]
-            distinct = list(dict.fromkeys(pair for pair in pairs if pair is not None))
+            for row in part:
+                target = targets[row["case_id"]]
+                pair = target.post, row["description"], target.chosen, target.rejected
+                row["pair"] = JudgedPair(row["case_id"], *pair)
+            asked = [row["pair"] for row in part if row["problem"] is None and not row["decided"]]
+            distinct = list(dict.fromkeys(asked))
             answers = reward.measure(dict(enumerate(distinct)), {})
             values = dict(zip(distinct, answers, strict=True))
-            at = {"metric": metric, "judge": judge}
-            both = zip(part, pairs, strict=True)
-            verdicts.add(
-                [{**row, **at, **_verdict(row, pair, values, reward)} for row, pair in both]
-            )
-
-
-def _pair(row: Mapping[str, Any], case: Case) -> JudgedPair | None:
-    """What to ask of a description; `None` of a malformed completion, and of a decision."""
-    if row["problem"] is not None or row["decided"]:
-        return None
-    target = case.target
-    return JudgedPair(case.case_id, target.post, row["description"], target.chosen, target.rejected)
-
-
-def _verdict(
-    row: Mapping[str, Any],
-    pair: JudgedPair | None,
-    values: Mapping[JudgedPair, float | None],
-    reward: DescriptionReward,
-) -> dict[str, float | None]:
-    if row["problem"] is not None:
-        return {"value": None, "correct": 0.0}
-    value = row["probability"] if pair is None else values[pair]
-    return {"value": value, "correct": None if value is None else reward.score(value)}
+            for row in part:
+                value = row["probability"] if row["decided"] else values.get(row["pair"])
+                correct = None if value is None else reward.score(value)
+                if row["problem"] is not None:
+                    value, correct = None, 0.0
+                row |= {"value": value, "correct": correct}
+            verdicts.add([row | at for row in part])

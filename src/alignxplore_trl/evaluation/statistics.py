@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -72,35 +72,23 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else float(next(corrected)) for p in p_values]
 
 
-def difference_over_seeds(
-    first: Mapping[int, float], second: Mapping[int, float]
-) -> tuple[Estimate, bool]:
-    """First minus second of two trainings, with the seeds that both have as the unit.
-
-    The difference holds if it has one sign in every seed, and the interval excludes 0.
-    """
-    each = [first[seed] - second[seed] for seed in first if seed in second]
-    found = estimate(each, [str(number) for number in range(len(each))])
-    if len(each) > 1 and np.ptp(each) == 0:  # Without any spread the interval is a point.
-        found = Estimate(found.value, found.value, found.value, found.p, found.n)
-    holds = found.low is not None and found.high is not None and found.low * found.high > 0
-    return found, holds and len({np.sign(own) for own in each}) == 1
-
-
 def compare_variants(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Variants of a training against each other, for every figure, with the seeds as the unit.
 
     From columns `figure`, `variant`, `seed` and `value`, one row per figure and pair: `figure`,
-    `first`, `second`, the fields of `Estimate` of first minus second, and `holds`.
+    `first`, `second`, the fields of `Estimate` of first minus second in the seeds that both have,
+    and `holds`: it has one sign in every seed, and the interval excludes 0.
     """
     rows = []
     for figure, own in values.dropna(subset=["value"]).groupby("figure", sort=False):
-        by_seed = {
-            variant: dict(zip(of.seed, of.value, strict=True))
-            for variant, of in own.groupby("variant")
-        }
+        wide = own.pivot(index="seed", columns="variant", values="value")
         for first, second in pairs:
-            found, holds = difference_over_seeds(by_seed.get(first, {}), by_seed.get(second, {}))
+            each = wide.reindex(columns=[first, second]).dropna()
+            differences = (each[first] - each[second]).to_numpy(dtype=float)
+            found = estimate(differences, [str(seed) for seed in each.index])
+            if len(each) > 1 and np.ptp(differences) == 0:  # The interval is a point.
+                found = replace(found, low=found.value, high=found.value)
+            signs = {np.sign(own) for own in (*differences, found.low or 0, found.high or 0)}
             names = {"figure": figure, "first": first, "second": second}
-            rows.append({**names, **asdict(found), "holds": holds})
+            rows.append({**names, **asdict(found), "holds": signs in ({1}, {-1})})
     return pd.DataFrame(rows)
