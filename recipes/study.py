@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 
 from alignxplore_trl.config import CONF, Experiment, Study
+from alignxplore_trl.evaluation.statistics import compare_variants
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import write_text
 from alignxplore_trl.run.make import MakeError, make
 
 # Overrides that are the study's own; its stages aren't told them.
+AS_THEY_ARE = ("tokens", "prompt_tokens", "seconds", "dropped_signals", "shortened_texts")
 _OWN = ("study", "run", "seed", "make", "upstream")
 
 
@@ -28,10 +31,6 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if study is None:
         known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
         raise UserError(f"study: none found, expected NAME=<one of {known}>")
-    import pandas as pd
-
-    from alignxplore_trl.evaluation.statistics import compare_variants
-
     words = HydraConfig.get().overrides
     told = [word for word in words.hydra if word.startswith("hydra.searchpath")]
     told += [word for word in words.task if re.split(r"[.=]", word.lstrip("+"))[0] not in _OWN]
@@ -54,16 +53,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
             rows += [{"seed": seed, **row} for row in figures_of(study, variant, figures)]
     values = pd.DataFrame(rows)
     pairs = [(first, second) for first, second in study.pairs]
-    text = tables(name, study, values, compare_variants(values, pairs))
+    text = f"# {name}\n\n{study.question}\n\nMean ± half the range; shares in percent; seeds "
+    text += f"{study.seeds}.\n\n{tables(values, compare_variants(values, pairs))}\n"
     for folder in (stage.folder.path, Path(experiment.paths.results)):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{name}.md", text)
     sys.stdout.write(text)
-    return {
-        f"{figure}/{variant}": of.value.mean()
-        for figure, own in values.groupby("figure")
-        for variant, of in own.groupby("variant")
-    }
+    means = values.groupby(["figure", "variant"]).value.mean()
+    return {"/".join(key): value for key, value in means.to_dict().items()}  # type: ignore[arg-type]
 
 
 def figures_of(study: Study, variant: str, figures: Mapping[str, Any]) -> list[dict[str, object]]:
@@ -73,40 +70,28 @@ def figures_of(study: Study, variant: str, figures: Mapping[str, Any]) -> list[d
         {
             "figure": f"{metric} ({benchmark}, {judge})",
             "variant": f"{variant}/{method}/{setting}",
-            "value": figures[key],
+            "value": figures[key] * (1 if metric in AS_THEY_ARE else 100),
         }
         for key, (metric, benchmark, judge, method, setting) in keys.items()
         if metric in study.figures and method in study.methods and figures[key] is not None
     ]
 
 
-def tables(name: str, study: Study, values: Any, differences: Any) -> str:
-    """Markdown: mean and half the range over the seeds, and the differences of the pairs."""
-    lines = [f"# {name}", "", study.question, "", f"Seeds: {study.seeds}.", ""]
-    for figure, own in values.groupby("figure", sort=False):
-        lines += [f"| {figure} | mean ± half the range |", "|---|---:|"]
-        for variant, of in own.groupby("variant", sort=False):
-            half = (of.value.max() - of.value.min()) / 2
-            lines.append(
-                f"| {variant} | {shown(figure, of.value.mean())} ± {shown(figure, half)} |"
-            )
-        lines.append("")
-    if len(differences):
-        lines += ["| difference | of | 95 % interval | holds |", "|---|---:|---|---|"]
-        for row in differences.dropna(subset=["value"]).to_dict("records"):
-            figure, holds = row["figure"], "yes" if row["holds"] else "no"
-            value, low, high = (shown(figure, row[name]) for name in ("value", "low", "high"))
-            of = f"{figure}: {row['first']} - {row['second']}"
-            lines.append(f"| {of} | {value} | {low} to {high} | {holds} |")
-    return "\n".join(lines) + "\n"
+def tables(values: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """Markdown: a row for each variant and method, and one for each difference."""
+    over_seeds = values.groupby(["variant", "figure"], sort=False).value
+    cells = over_seeds.agg(lambda of: f"{of.mean():.3g} ± {(of.max() - of.min()) / 2:.2g}")
+    whole = markdown(cells.unstack().fillna("").reset_index())
+    if not len(differences):
+        return whole
+    shown = differences.dropna(subset=["value"]).drop(columns=["p", "n"])
+    return f"{whole}\n\n{markdown(shown.map(lambda x: f'{x:.3g}' if isinstance(x, float) else x))}"
 
 
-def shown(figure: str, value: float | None) -> str:
-    """Shares as percentages, tokens and seconds as they are, `?` for what isn't known."""
-    if value is None or value != value:
-        return "?"
-    plain = figure.startswith(("seconds", "tokens", "prompt_tokens", "dropped_signals"))
-    return f"{value:.3g}" if plain else f"{100 * value:.1f}"
+def markdown(frame: pd.DataFrame) -> str:
+    """A table of texts."""
+    rows: list[Any] = [list(frame), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 if __name__ == "__main__":

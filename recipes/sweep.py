@@ -18,10 +18,9 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import CONF, Experiment, checked, compose, plain
+from alignxplore_trl.config import CONF, Experiment, checked, compose, hydra_in_words, plain
 from alignxplore_trl.recipe import READS, TARGETS
 from alignxplore_trl.run.errors import UserError, user_errors_exit
 from alignxplore_trl.run.folder import write_text
@@ -33,10 +32,8 @@ def main(words: list[str]) -> None:
     """Make the stages that all points share, run the points, and show what they came to."""
     if not {"-m", "--multirun"} & set(words):
         raise UserError("sweep: expected --multirun, and a key with several values")
-    try:
+    with hydra_in_words():
         parsed = OverridesParser.create().parse_overrides([w for w in words if w[0] != "-"])
-    except HydraException as error:
-        raise UserError(str(error)) from error
     common = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     experiment = checked(plain(compose(common)))
     swept = [o.key_or_group for o in parsed if o.is_sweep_override()]
@@ -115,12 +112,9 @@ def shared_target(experiment: Experiment, swept: list[str]) -> str | None:
 def table(rows: list[dict[str, Any]], metric: str, most: bool) -> str:
     """The points from the best to the worst, and below them those that failed, with the reason."""
     done = sorted((r for r in rows if r["value"] is not None), key=lambda r: r["value"])
-    lines = [
-        f"{metric}:",
-        *(f"{r['value']:10.4f}  {r['point']}" for r in done[:: -1 if most else 1]),
-    ]
+    lines = [f"{row['value']:10.4f}  {row['point']}" for row in done[:: -1 if most else 1]]
     lines += [f"    failed  {r['point']}: {r['said']}" for r in rows if r["value"] is None]
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"{metric}:", *lines, ""])
 
 
 if __name__ == "__main__":

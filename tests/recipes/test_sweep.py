@@ -116,11 +116,11 @@ def test_a_study_compares_with_the_seeds_as_the_unit() -> None:
                 "tokens/world/judge/rl/base4": 3.0,
             }
             rows += [{"seed": seed, **r} for r in STUDY.figures_of(study, variant, figures)]
-    assert [row["value"] for row in rows] == [0.5, 0.7, 0.52, 0.74]
+    assert [row["value"] for row in rows] == pytest.approx([50, 70, 52, 74])
     values = pd.DataFrame(rows)
-    text = STUDY.tables("x", study, values, compare_variants(values, study.pairs))
-    assert "| a/rl/base4 | 51.0 ± 1.0 |" in text
-    assert "| acc_jud (world, judge): b/rl/base4 - a/rl/base4 | 21.0 |" in text
+    text = STUDY.tables(values, compare_variants(values, study.pairs))
+    assert "| a/rl/base4 | 51 ± 1 |" in text
+    assert "| acc_jud (world, judge) | b/rl/base4 | a/rl/base4 | 21 | 8.29 | 33.7 | True |" in text
 
 
 @pytest.mark.slow
