@@ -94,8 +94,7 @@ vpl:          data       ; $(PYTHON) recipes/vpl.py $(TOLD) ## VPL, trained on t
 sweep:        $(ENV)     ; $(PYTHON) recipes/sweep.py --multirun $(POINTS) ## RL at many points: ARGS="rl.learning_rate=1.0e-6,5.0e-7"
 study:        $(ENV)     ; $(PYTHON) recipes/study.py $(POINTS) $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME))) ## A question that several trainings answer
 results:      $(ENV)     ; $(MAKE) study NAME=results ## The tables of docs/results: three seeds, both settings
-rehearse: override ARGS += $(if $(RUN),,run=$(SCALE)-rehearsal) synthesis.cases=64 cold_start.max_steps=2 rl.max_steps=4 evaluation.cases=16
-rehearse:     rl-streaming ## The whole chain in a few steps, before it takes days
+rehearse:     $(ENV) .venv-vllm/stamp ; .venv-vllm/bin/python rehearsal/rehearse.py $(SCALE) $(ARGS) ## The commands of docs/scaling.md with stand-ins, without a GPU: SCALE=one_gpu
 preflight:    data       ; $(ACCELERATE) recipes/preflight.py $(TOLD) ## PASS or FAIL of all that a training needs, with remedies
 config:       $(ENV)     ; @$(PYTHON) recipes/prepare.py $(TOLD) --cfg job --resolve ## The resolved configuration
 describe:     $(ENV)     ; @$(VENV)/bin/alignxplore describe $(call shell-word,$(value FILE)) $(if $(MODEL),--model $(call shell-word,$(value MODEL))) $(ARGS) ## A description of FILE's user, by MODEL

@@ -97,7 +97,7 @@ class Rehearsal:
         paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'rehearsal/without_gpu'}"
         self.environment = os.environ | {
             "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
-            "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
+            "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true",
             "TORCH_EXTENSIONS_DIR": str(ROOT / ".venv-vllm/extensions"),
         }  # fmt: skip
         self.servers: list[Process] = []
@@ -109,7 +109,7 @@ class Rehearsal:
             if not Path(folder, "tokenizer.json").exists():
                 made = [PYTHON, "rehearsal/stand_ins.py", Path(folder).name, folder]
                 subprocess.run(made, cwd=ROOT, env=self.environment, check=True)
-        words = DOCUMENT.read_text("utf-8").split()
+        words = (ROOT / "LICENSE").read_text("utf-8").split()
         for pairs in (4, 8):
             rows = [json.dumps(row) + "\n" for row in alignx_rows(600, pairs, words, seed=pairs)]
             (self.folder / f"alignx{pairs}.jsonl").write_text("".join(rows))
