@@ -14,7 +14,10 @@ from filelock import FileLock
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import StageFolder, fingerprint
 
-SECTIONS = {"seed": 0, "judge": {"model": "m", "urls": ["a"], "timeout": 1.0}, "rate": 1e-6}
+SECTIONS = {
+    "seed": 0, "judge": {"model": "m", "urls": ["a"], "timeout": 1.0}, "rate": 1e-6,
+    "dimensions": [{"name": "age", "above": "old", "below": "young"}],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -29,6 +32,7 @@ def test_it_differs_by_key_and_urls_and_limits_are_free(folder: StageFolder) -> 
     free = {**SECTIONS, "judge": {"model": "m", "urls": ["b", "c"], "timeout": 9.0}}
     assert folder.differences(free) == []
     other = {"seed": 0, "judge": {"model": "n", "urls": ["a"], "timeout": 1.0}, "new": None}
+    other |= {"dimensions": SECTIONS["dimensions"]}
     assert folder.differences(other) == [
         "judge.model: 'm' there, 'n' asked",
         "new: nothing there, None asked",

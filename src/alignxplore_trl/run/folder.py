@@ -92,7 +92,7 @@ class StageFolder:
             raise UserError(
                 f"{file}: damaged; delete the folder {self.path}, and make it again"
             ) from error
-        asked = _flat(yaml.safe_load(yaml.safe_dump(dict(sections))))
+        asked = _flat(yaml.safe_load(yaml.safe_dump(dict(sections), sort_keys=False)))
         # Rows that aren't there any more can't have changed.
         free = FREE if SOURCE in kept.keys() & asked.keys() else (*FREE, SOURCE)
         return [
