@@ -28,10 +28,20 @@ from alignxplore_trl.run.make import MakeError, make
 from alignxplore_trl.run.progress import say
 
 
-def main(words: list[str]) -> None:
+def main() -> None:
+    """Sweep, or let Hydra answer its own flags, such as --help."""
+    words = sys.argv[1:]
+    with user_errors_exit():
+        if {"-m", "--multirun"} & set(words):
+            sweep(words)
+        elif any(word.startswith("-") for word in words):
+            point()
+        else:
+            raise UserError("sweep: expected --multirun, and a key with several values")
+
+
+def sweep(words: list[str]) -> None:
     """Make the stages that all points share, run the points, and show what they came to."""
-    if not {"-m", "--multirun"} & set(words):
-        raise UserError("sweep: expected --multirun, and a key with several values")
     with hydra_in_words():
         parsed = OverridesParser.create().parse_overrides([w for w in words if w[0] != "-"])
     common = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
@@ -118,5 +128,4 @@ def table(rows: list[dict[str, Any]], metric: str, most: bool) -> str:
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
-        main(sys.argv[1:])
+    main()

@@ -16,7 +16,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -224,8 +224,13 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
     if name not in READS:
         main(stage.experiment, stage)
         return
-    _rank_0_decides(lambda: stage.folder.begin(stage.sections()))
-    with stage.folder.held():
+
+    def begin() -> None:
+        held.enter_context(stage.folder.held())
+        stage.folder.begin(stage.sections())
+
+    with ExitStack() as held:
+        _rank_0_decides(begin)
         stage.folder.finish(main(stage.experiment, stage))
     _publish(stage)
 
@@ -249,6 +254,8 @@ def _to_be_done(stage: Stage) -> bool:
         if own.finished and name not in ADDITIVE:
             say(f"{name}: {own.path} is finished; nothing to do")
             return False
+        if own.begun:
+            say(f"{name}: goes on from what is in {own.path}")
         return True
     upstream = stage.upstream(name)
     if upstream is None or not upstream.finished or name in ADDITIVE:

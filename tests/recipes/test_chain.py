@@ -79,10 +79,10 @@ def test_preflight_passes_and_fails_with_a_remedy(
     said = capsys.readouterr().out
     assert "PASS  judge: 72 of 72 labelled questions right" in said
     assert "PASS  batches: 4 prompts x 4 rollouts = 16 completions" in said
-    assert command("preflight", "run=a", "prompts.max_tokens=4000", "model.teacher=no/such") == 2
+    assert command("preflight", "run=a", "prompts.max_tokens=4000", "model.teacher=/no/such") == 2
     said = capsys.readouterr().out
     assert "FAIL  model assets/backbone: assets/backbone: reads 2048 tokens" in said
-    assert "FAIL  model no/such: no/such" in said
+    assert "FAIL  model /no/such: /no/such" in said
 
 
 def test_from_main_to_train_is_one_screen() -> None:

@@ -132,6 +132,8 @@ def test_hydras_own_flags_work(command: Commands, capsys: Capture) -> None:
     assert "rounds: 2" in capsys.readouterr().out
     assert command("rl", "--help") == 0
     assert "setting: base, streaming" in capsys.readouterr().out
+    assert command("sweep", "--cfg", "job", "--package", "sweep") == 0
+    assert "targets:" in capsys.readouterr().out
     assert not command.outputs.exists()
 
 

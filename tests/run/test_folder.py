@@ -23,7 +23,8 @@ SECTIONS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> StageFolder:
     found = StageFolder(tmp_path / "run" / "rl")
-    found.begin(SECTIONS)
+    with found.held():
+        found.begin(SECTIONS)
     return found
 
 
@@ -93,8 +94,9 @@ def test_a_file_system_without_locks_is_said(
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "outputs").touch()
-    with pytest.raises(UserError, match=r"outputs/a: Not a directory; paths\.outputs"):
-        StageFolder(tmp_path / "outputs" / "a").begin(SECTIONS)
+    message = r"outputs/a: Not a directory; paths\.outputs"
+    with pytest.raises(UserError, match=message), StageFolder(tmp_path / "outputs" / "a").held():
+        pass
 
 
 def test_a_fingerprint_is_of_content(tmp_path: Path) -> None:

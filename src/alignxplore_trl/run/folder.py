@@ -102,35 +102,28 @@ class StageFolder:
         ]
 
     def begin(self, sections: Mapping[str, Any]) -> None:
-        """Make the folder, with the sections and the environment in it.
+        """Write down what the stage is made from: the sections, and the environment."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "environment.txt", describe_environment())
+        text = yaml.safe_dump(dict(sections), sort_keys=False, allow_unicode=True)
+        write_text(self.path / "config.yaml", text)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, and keep other commands out; however this process ends, they may enter.
 
         Raises:
-            UserError: it can't be written to.
+            UserError: it can't be written to, or another command is at work here.
         """
+        lock = FileLock(self.path / ".lock", blocking=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "environment.txt", describe_environment())
-            write_text(
-                self.path / "config.yaml",
-                yaml.safe_dump(dict(sections), sort_keys=False, allow_unicode=True),
-            )
+            (self.path / ".lock").touch()
         except OSError as error:
             raise UserError(
                 f"{self.path}: {error.strerror}; paths.outputs has to be a folder that can be "
                 "written to"
             ) from error
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other commands out; however this process ends, they may enter then.
-
-        Raises:
-            UserError: another command is at work here.
-        """
-        if not is_main_process():
-            yield
-            return
-        lock = FileLock(self.path / ".lock", blocking=False)
         try:
             lock.acquire()
         except Timeout:
