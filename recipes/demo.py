@@ -1,48 +1,55 @@
-"""A page: a visitor chooses between replies, and watches a description form."""
+"""A page to try a model on: a visitor chooses between replies and watches a description form."""
 
-import sys
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from threading import Event
 
-from alignxplore_trl.launch.config import DemoConfig, WorldData
-from alignxplore_trl.launch.entry import run_recipe
-from alignxplore_trl.launch.serving import check_port
-from alignxplore_trl.run.folder import RunFolder
-from alignxplore_trl.run.progress import say
+from alignxplore_trl.cases import Case, Comparison, read_cases
+from alignxplore_trl.config import Experiment
+from alignxplore_trl.recipe import Stage, recipe
 
 
-def main(config: DemoConfig, folder: RunFolder) -> None:
+@recipe("demo")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Serve the page until Ctrl-C."""
-    asked = config.demo
-    check_port(asked.host, asked.port, "demo.port")
     # Imported here, so that a mistake in the command line is answered at once.
-    from alignxplore_trl.data.world import World
-    from alignxplore_trl.demo.models import DemoModels
-    from alignxplore_trl.demo.page import build_page, served
-    from alignxplore_trl.demo.pairs import pairs_of, read_comparisons, world_comparisons
-    from alignxplore_trl.demo.rounds import Rounds
-    from alignxplore_trl.launch.demo import load_describer, load_replies, models_in_words
+    from alignxplore_trl.demo import Demo, serve
+    from alignxplore_trl.inference.describer import PreferenceDescriber
+    from alignxplore_trl.run.errors import UserError
+    from alignxplore_trl.run.progress import say
 
-    if asked.pairs is None:
-        data = config.data
-        assert isinstance(data, WorldData)
-        world = World(
-            config.seed, data.dimensions_per_user, data.signals_per_user, data.signal_kind
-        )
-        comparisons = world_comparisons(world, data.counts["test"])
-    else:
-        comparisons = read_comparisons(Path(asked.pairs))
-    rounds = Rounds(pairs_of(comparisons, config.seed), config.setting.signals)
-    about = models_in_words(config)
-    say(f"demo: {about}")
-    models = DemoModels(load_describer(config), load_replies(config))
-    with served(build_page(rounds, models, about), asked.host, asked.port) as address:
-        say(f"demo: {address} shows the page; Ctrl-C stops it")
-        try:
-            Event().wait()
-        except KeyboardInterrupt:
-            say("demo: stopped")
+    asked = experiment.demo
+    shown = [s for case in _cases(stage) for s in case.signals if isinstance(s, Comparison)]
+    draw = Random(experiment.seed)  # Where a reply stands doesn't say whether anybody chose it.
+    pairs = [pair if draw.random() < 0.5 else pair.reversed() for pair in shown]
+    if not pairs:
+        raise UserError("data: no comparisons found among the test users, which a visitor needs")
+    trained = stage.find("rl") or stage.find("cold_start")
+    model = asked.model or (str(trained / "model") if trained else experiment.model.teacher)
+    about = model if asked.model or trained else f"{model}: make rl-streaming trains another one"
+    describer = PreferenceDescriber.from_pretrained(model, seed=experiment.seed)
+    demo = Demo(pairs, experiment.setting.signals, describer)
+    page, address = serve(demo, about, asked.host, asked.port)
+    say(f"demo: described by {about}\ndemo: {address} shows the page; Ctrl-C ends it")
+    try:
+        Event().wait()
+    except KeyboardInterrupt:
+        page.close(verbose=False)
+    return {}
+
+
+def _cases(stage: Stage) -> list[Case]:
+    """The test users' cases: of this run's data, or drawn where there are none yet."""
+    folder = stage.find("data")
+    if folder is not None:
+        return read_cases(Path(folder) / "test.jsonl")
+    cases: list[Case] = stage.build("data").cases(Counter(), stage.experiment.seed)["test"]
+    return cases
 
 
 if __name__ == "__main__":
-    run_recipe(DemoConfig, main, sys.argv[1:])
+    main()

@@ -1,108 +1,102 @@
 """GRPO from the cold-start model or the backbone, in the base or the streaming setting."""
 
+from __future__ import annotations
+
+import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from alignxplore_trl.launch.checks import check_room, check_rows
-from alignxplore_trl.launch.config import ReleaseData, RLConfig
-from alignxplore_trl.launch.entry import run_recipe, upstream_folder
-from alignxplore_trl.run.errors import Problems
-from alignxplore_trl.run.folder import RunFolder, is_main_process
-from alignxplore_trl.run.metrics import read_metrics
-from alignxplore_trl.signals import Signal
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.cases import Signal, decode_signals, read_cases
+from alignxplore_trl.config import Experiment
+from alignxplore_trl.recipe import Stage, recipe
+from alignxplore_trl.run.errors import is_main_process
+from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.budget import FittedPrompt, fit_prompt, warn_of_losses
 
 
-def main(config: RLConfig, folder: RunFolder) -> None:
+@recipe("rl")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Train and save the policy; an interrupted run goes on from its last checkpoint."""
     # Imported here, so that a mistake in the command line is answered at once.
     from datasets import Dataset
-    from transformers import AutoTokenizer, set_seed
-    from trl import GRPOConfig
+    from msgspec.structs import asdict
+    from transformers import set_seed
 
-    from alignxplore_trl.data.release import (
-        PublishedPrompts,
-        published_examples,
-        published_rounds,
-    )
-    from alignxplore_trl.data.rounds import round_rows, signals_of_row
-    from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.launch.models import load_reward
-    from alignxplore_trl.launch.training import (
-        adapters,
-        callbacks,
-        load_policy,
-        train_and_save,
-        trainer_arguments,
-    )
-    from alignxplore_trl.reporting.charts import training_chart
-    from alignxplore_trl.text.rendering import PromptSet
-    from alignxplore_trl.training.outage import OutageSettings
-    from alignxplore_trl.training.streaming import RoundsGRPOTrainer
-    from alignxplore_trl.training.throughput import ThroughputSettings
+    from alignxplore_trl.data import release
+    from alignxplore_trl.data.rounds import round_rows
+    from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
+    from alignxplore_trl.judging.questions import ask_labelled
+    from alignxplore_trl.reporting.model_card import write_card
+    from alignxplore_trl.text.prompts import Prompts
+    from alignxplore_trl.training.callbacks import Log, train
+    from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
+    from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
 
-    set_seed(config.seed)
-    prompts, budget = PromptSet(config.prompts.folder), config.prompts.max_prompt_tokens
+    set_seed(experiment.seed)
+    model, setting, folder = experiment.model, experiment.setting, stage.folder
+    # Before any weight is loaded, so that what TRL refuses is said first.
+    bars = sys.stderr.isatty()
+    arguments = stage.arguments(RoundsConfig, "rl", disable_tqdm=not bars)
+    from_backbone = arguments.start == "backbone"
+    start = model.backbone if from_backbone else str(stage.read("cold_start") / "model")
+    tokenizer = policy_tokenizer(start)
+    prompts, budget = Prompts(experiment.prompts.folder), experiment.prompts.max_tokens
 
-    start = config.model.backbone
-    if config.start == "cold_start":
-        start = str(upstream_folder(config, "cold_start") / "model")
-    tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
-    prepared = upstream_folder(config, "prepare")
+    def render(signals: Sequence[Signal], earlier: str | None) -> str:
+        return prompts.render("inference", signals=signals, earlier=earlier)
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text).input_ids)
 
     def fit(signals: Sequence[Signal], earlier: str | None) -> FittedPrompt:
-        return fit_prompt(prompts.inference, signals, earlier, count_tokens, budget)
-
-    published = None
-    if isinstance(config.data, ReleaseData):
-        published = PublishedPrompts(prompts, count_tokens, budget)
-        data = published.rows(published_rounds(prepared), published_examples(prepared))
-    else:
-        cases = read_split(prepared, "rl")
-        data = round_rows(cases, config.setting.signals, config.setting.rounds, fit)
+        return fit_prompt(render, signals, earlier, count_tokens, budget)
 
     def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-        if published is not None:
-            return published.with_earlier(row, earlier)
-        return fit(signals_of_row(row), earlier)
+        if "slot" in row:
+            return release.prompt_with(row, earlier, count_tokens, budget)
+        return fit(decode_signals(row["signals"]), earlier)
 
-    limit = config.trainer["max_completion_length"]
-    Problems(
-        check_rows(config, len(data.rows))
-        + check_room("trainer.max_completion_length", limit, budget, start)
-    ).raise_if_any()
-
-    # Before GRPOConfig, which tells transformers to shard what is loaded after it under ZeRO-3: the
-    # judge is asked by each process alone and has to be whole.
-    reward = load_reward(config.reward, config, prompts)
-    arguments = trainer_arguments(GRPOConfig, config, folder)
-    trainer = RoundsGRPOTrainer(
-        model=load_policy(config.model, start),
-        reward_funcs=reward,
-        args=arguments,
-        train_dataset=Dataset.from_list([asdict(row) for row in data.rows]),
-        processing_class=tokenizer,
+    data = stage.read("data")
+    if (published := data / "rounds.jsonl").is_file():
+        lines = published.read_text("utf-8").splitlines()
+        rows = release.published_rows([*map(json.loads, lines)], count_tokens, budget)
+    else:
+        rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, fit)
+    warn_of_losses(rows.counts.get("prompts_with_dropped_signals", 0), len(rows.rows), budget)
+    reward, adapters = stage.build("reward"), stage.build("peft") or None
+    dataset = Dataset.from_list(rows.rows)
+    if hasattr(reward, "load"):
+        reward.load()
+    judge = getattr(reward, "asked", None)
+    if judge is not None and hasattr(judge, "judge") and is_main_process():
+        answers = ask_labelled(judge)
+        if answers.low <= 0.5:
+            say(f"rl: the judge may as well throw a coin: {answers}")
+    if hasattr(reward, "prepare"):
+        dataset = reward.prepare(dataset)
+    trainer = RoundsTrainer(
+        load_policy(start, model.dtype, model.attn_implementation, arguments, bool(adapters)),
+        reward,
+        arguments,
+        dataset,
+        tokenizer,
         prompt_with=prompt_with,
-        rounds=config.setting.rounds,
-        round_credit=config.round_credit,
-        completions_folder=folder.completions,
-        completions_every=config.completions_every,
-        outage=OutageSettings(**asdict(config.reward.outage)),
-        throughput=ThroughputSettings(**asdict(config.throughput)),
-        callbacks=callbacks(folder),
-        peft_config=adapters(config.peft),
+        rounds=setting.rounds,
+        callbacks=[Log(folder.path / "metrics.jsonl")],
+        peft_config=adapters,
     )
-    figures = train_and_save(trainer, tokenizer, folder, config)
-    if is_main_process():
-        metrics = {config.run_name: read_metrics(folder.metrics)}
-        training_chart(metrics, folder.path / "curves.png")
-    folder.finish({f"data/{name}": count for name, count in data.counts.items()} | figures)
+    figures = train(trainer, arguments.steps_per_checkpoint)
+    summary = {f"data/{name}": count for name, count in rows.counts.items()} | figures
+    sampling = Sampling(model.max_completion_tokens)
+    weights = experiment.output.weights
+    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
+    if trainer.is_world_process_zero():
+        asked = (experiment.prompts.folder, budget, setting.signals, setting.rounds)
+        HowToAsk(*asked, sampling).save(folder.model)
+        write_card(folder, summary)
+    return summary
 
 
 if __name__ == "__main__":
-    run_recipe(RLConfig, main, sys.argv[1:])
+    main()

@@ -1,71 +1,98 @@
-"""A study: several trainings over several seeds, scored and compared; resumable."""
+"""A study: the variants of conf/study/<x>.yaml over several seeds, scored and compared."""
 
-import shutil
+from __future__ import annotations
+
+import json
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from alignxplore_trl.launch.config import StudyConfig
-from alignxplore_trl.launch.entry import run_recipe
-from alignxplore_trl.launch.make import make
-from alignxplore_trl.launch.studies import commands_of, evaluation_command
-from alignxplore_trl.run.folder import RunFolder, write_text_atomic
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+
+from alignxplore_trl.config import CONF, Experiment, Study
+from alignxplore_trl.evaluation.statistics import compare_variants
+from alignxplore_trl.recipe import Stage, recipe
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.folder import write_text
+from alignxplore_trl.run.make import MakeError, make
+
+# Overrides that are the study's own; its stages aren't told them.
+AS_THEY_ARE = ("tokens", "prompt_tokens", "seconds", "dropped_signals", "shortened_texts")
+_OWN = ("study", "run", "seed", "make", "upstream")
 
 
-def main(config: StudyConfig, folder: RunFolder) -> None:
-    """Run what isn't finished, and put tables, answers and a chart on the page of studies."""
-    from alignxplore_trl.reporting.documents import check_markers, fill_in
-    from alignxplore_trl.reporting.studies import (
-        StudyFigures,
-        read_evaluated_variant,
-        study_chart,
-        study_summary,
-        study_text,
-    )
+@recipe("study")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
+    """Run what isn't finished, and write the figures of all variants with their differences."""
+    study = experiment.study
+    if study is None:
+        known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
+        raise UserError(f"study: none found, expected NAME=<one of {known}>")
+    words = HydraConfig.get().overrides
+    told = [word for word in words.hydra if word.startswith("hydra.searchpath")]
+    told += [word for word in words.task if re.split(r"[.=]", word.lstrip("+"))[0] not in _OWN]
+    name, rows = HydraConfig.get().runtime.choices["study"], []
+    first = next(iter(study.variants))
+    for seed in study.seeds:
+        for variant, own in study.variants.items():
+            run = f"{experiment.run}/seed{seed}/{variant}"
+            own = [*told, f"seed={seed}", *study.overrides, *own, f'run="{run}"']
+            if variant != first:
+                own.append(f'upstream="{experiment.run}/seed{seed}/{first}"')
+            try:
+                make(study.targets, own, experiment.make)
+            except MakeError as error:
+                raise UserError(
+                    f"study: {run}: {error}; the same command goes on from here"
+                ) from error
+            evaluation = Path(experiment.paths.outputs) / run / "evaluation" / "summary.json"
+            figures = json.loads(evaluation.read_text("utf-8"))
+            rows += [{"seed": seed, **row} for row in figures_of(study, variant, figures)]
+    values = pd.DataFrame(rows)
+    pairs = [(first, second) for first, second in study.pairs]
+    text = f"# {name}\n\n{study.question}\n\nMean ± half the range; shares in percent; seeds "
+    text += f"{study.seeds}.\n\n{tables(values, compare_variants(values, pairs))}\n"
+    for folder in (stage.folder.path, Path(experiment.paths.results)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{name}.md", text)
+    sys.stdout.write(text)
+    means = values.groupby(["figure", "variant"]).value.mean()
+    return {"/".join(key): value for key, value in means.to_dict().items()}  # type: ignore[arg-type]
 
-    study = config.study
-    page = None if config.document is None else Path(config.document)
-    if page is not None:
-        check_markers(page, f"study {study.name}")
-    for seed in config.seeds:
-        for _, command in commands_of(config, seed):
-            make(command.make_arguments)
 
-    evaluations = Path(config.paths.outputs) / "evaluate"
-    figures = StudyFigures(
-        [
-            read_evaluated_variant(
-                evaluations / evaluation_command(config, label, seed).run_name,
-                label,
-                seed,
-                variant.method,
-            )
-            for label, variant in study.variants.items()
-            for seed in config.seeds
-        ],
-        study.figures,
-        # With a curve over settings, those on the way to the last round are part of it.
-        None
-        if study.curve == "settings"
-        else {label: variant.settings for label, variant in study.variants.items()},
-        config.seed,
-    )
-    ratios = [(ratio.figure, ratio.of, ratio.to) for ratio in study.ratios]
-    image = folder.path / "study.png"
-    at = {label: variant.at for label, variant in study.variants.items()}
-    study_chart(figures, study.curve, study.name, at, image)
-    write_text_atomic(
-        folder.table, study_text(figures, study.question, study.orderings, ratios, "plain") + "\n"
-    )
-    print(folder.table.read_text())
-    if page is not None:
-        published = page.parent / page.stem / f"{study.name}.png"
-        published.parent.mkdir(exist_ok=True)
-        shutil.copyfile(image, published)
-        text = study_text(figures, study.question, study.orderings, ratios, "markdown")
-        link = f"![{study.question}]({page.stem}/{study.name}.png)"
-        fill_in(page, f"study {study.name}", f"{text}\n\n{link}")
-    folder.finish({"seeds": len(config.seeds), **study_summary(figures)})
+def figures_of(study: Study, variant: str, figures: Mapping[str, Any]) -> list[dict[str, object]]:
+    """The figures of an evaluation that a study shows, without the ends of their intervals."""
+    keys = {key: key.split("/") for key in figures if key.count("/") == 4}
+    return [
+        {
+            "figure": f"{metric} ({benchmark}, {judge})",
+            "variant": f"{variant}/{method}/{setting}",
+            "value": figures[key] * (1 if metric in AS_THEY_ARE else 100),
+        }
+        for key, (metric, benchmark, judge, method, setting) in keys.items()
+        if metric in study.figures and method in study.methods and figures[key] is not None
+    ]
+
+
+def tables(values: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """Markdown: a row for each variant and method, and one for each difference."""
+    over_seeds = values.groupby(["variant", "figure"], sort=False).value
+    cells = over_seeds.agg(lambda of: f"{of.mean():.3g} ± {(of.max() - of.min()) / 2:.2g}")
+    whole = markdown(cells.unstack().fillna("").reset_index())
+    if not len(differences):
+        return whole
+    shown = differences.dropna(subset=["value"]).drop(columns=["p", "n"])
+    return f"{whole}\n\n{markdown(shown.map(lambda x: f'{x:.3g}' if isinstance(x, float) else x))}"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table of texts."""
+    rows: list[Any] = [list(frame), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 if __name__ == "__main__":
-    run_recipe(StudyConfig, main, sys.argv[1:])
+    main()

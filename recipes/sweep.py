@@ -1,74 +1,131 @@
-"""One recipe at many points: Hydra sweeps, each point is a make command, a table compares them."""
+"""One configuration at many points: Hydra sweeps, each point is a make command, a table compares.
 
+    python recipes/sweep.py --multirun rl.learning_rate=1.0e-6,5.0e-7 seed=0,1
+
+Any launcher or sweeper of Hydra's serves, such as hydra/launcher=submitit_slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from alignxplore_trl.launch.config import SweepConfig
-from alignxplore_trl.launch.entry import problems_of_point, run_recipe
-from alignxplore_trl.launch.sweeps import (
-    HYDRA_CONF,
-    hydra_arguments,
-    metric_in_words,
-    point_of,
-    points_of,
-    sweep_arguments,
-)
-from alignxplore_trl.run.errors import user_errors_exit
-from alignxplore_trl.run.folder import RunFolder, write_text_atomic
+from alignxplore_trl.config import CONF, Experiment, checked, compose, hydra_in_words, plain
+from alignxplore_trl.recipe import READS, TARGETS
+from alignxplore_trl.run.errors import UserError, user_errors_exit
+from alignxplore_trl.run.folder import write_text
+from alignxplore_trl.run.make import MakeError, make
 from alignxplore_trl.run.progress import say
 
-_SOME_FAILED = 1
+
+def main() -> None:
+    """Sweep, or let Hydra answer its own flags, such as --help."""
+    words = sys.argv[1:]
+    with user_errors_exit():
+        if {"-m", "--multirun"} & set(words):
+            sweep(words)
+        elif any(word.startswith("-") for word in words):
+            point()
+        else:
+            raise UserError("sweep: expected --multirun, and a key with several values")
 
 
-def main(config: SweepConfig, folder: RunFolder) -> None:
-    """Try all points that aren't finished, and show what all of them came to."""
-    # Imported here, so that a mistake in the command line is answered at once.
-    from alignxplore_trl.launch.points import run_point
-    from alignxplore_trl.reporting.sweeps import best_of, read_results, sweep_csv, sweep_text
-
-    sweep, points = config.sweep, points_of(config)
-    for point in points:
-        for problem in problems_of_point(config, point):
-            say(f"sweep: {' '.join(point)} can't run: {problem}")
-
-    @hydra.main(version_base="1.3", config_path=str(HYDRA_CONF), config_name="points")
-    def run(_: DictConfig) -> float:
-        job = HydraConfig.get()
-        # A point composes its recipe, which is a Hydra of its own.
-        GlobalHydra.instance().clear()
-        place = Path(job.runtime.output_dir)
-        return run_point(config, point_of(config, job.overrides.task), place)
-
-    sys.argv = [sys.argv[0], *hydra_arguments(config, str(folder.path.resolve()))]
+def sweep(words: list[str]) -> None:
+    """Make the stages that all points share, run the points, and show what they came to."""
+    with hydra_in_words():
+        parsed = OverridesParser.create().parse_overrides([w for w in words if w[0] != "-"])
+    common = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    experiment = checked(plain(compose(common)))
+    swept = [o.key_or_group for o in parsed if o.is_sweep_override()]
+    swept += [key.lstrip("+") for key in HydraConfig.get().sweeper.get("params") or {}]
+    if not swept:
+        raise UserError("sweep: no key has several values, such as rl.learning_rate=1.0e-6,5.0e-7")
+    run, folder = experiment.run, Path(experiment.paths.outputs) / experiment.run / "sweep"
+    told = [each for each in common if not each.startswith("hydra") or "searchpath" in each]
+    if shared := shared_target(experiment, swept):
+        try:
+            make([shared], [*told, f'run="{run}"'], experiment.make)
+        except MakeError as error:
+            raise UserError(f"sweep: make {shared}, which all points share: {error}") from error
+    sys.argv += [f'+sweep.base="{run}"', f"+sweep.swept={json.dumps(swept)}"]
+    sys.argv += [f'hydra.sweep.dir="{folder}"']
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/point.json")}
     try:
-        run()
+        point()
     finally:  # Also of a sweep that is interrupted, or whose launcher lost a job.
-        results = read_results(folder.path / "points", points)
-        measured = metric_in_words(config)
-        table = sweep_text(results, sweep.metric, measured, sweep.direction, "plain")
-        write_text_atomic(folder.table, table + "\n")
-        write_text_atomic(folder.path / "points.csv", sweep_csv(results, sweep.metric))
-        print(table)
+        made = [p for p in folder.glob("*/point.json") if p.stat().st_mtime_ns != before.get(p)]
+        rows = [json.loads(path.read_text("utf-8")) for path in made]
+        text = table(rows, experiment.sweep.metric, experiment.sweep.direction == "maximize")
+        write_text(folder / "table.txt", text)
+        sys.stdout.write(text)
+    if any(row["value"] is None for row in rows):
+        raise SystemExit(1)
 
-    failed = [each for each in results if each.state != "finished"]
-    if failed:
-        say(f"sweep: {len(failed)} of {len(results)} points failed; the same command tries again:")
-        for each in failed:
-            say(f"  {each.label}")
-        raise SystemExit(_SOME_FAILED)
-    best = best_of(results, sweep.direction)
-    assert best is not None
-    folder.finish(
-        {"points": len(results), "best": best.label, "run": best.run, sweep.metric: best.metric}
-    )
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def point(composed: DictConfig) -> float:
+    """One point: its make command, and what it is worth (NaN where it failed)."""
+    experiment = checked(plain(composed))
+    sweep, words = experiment.sweep, HydraConfig.get().overrides
+    told = [word for word in words.hydra if word.startswith("hydra.searchpath")] + list(words.task)
+    own = [each for each in told if each.partition("=")[0].lstrip("+") in sweep.swept]
+    label = ",".join(own).replace("/", "_")
+    folder = Path(experiment.paths.outputs) / str(sweep.base) / "sweep" / label
+    run = f"{sweep.base}/sweep/{label}"
+    row: dict[str, Any] = {"point": label, "value": None, "said": ""}
+    log = folder / "log.txt"
+    say(f"sweep: {label}; its log: {log}")
+    try:
+        names = [f'run="{run}"', f'upstream="{sweep.base}"']
+        make(sweep.targets, [*told, *names], experiment.make, log)
+        stage, _, key = sweep.metric.partition("/")
+        summary = json.loads((folder / stage / "summary.json").read_text("utf-8"))
+        found = [value for name, value in summary.items() if fnmatch(name, key)]
+        if not found:
+            raise UserError(f"sweep.metric: {key} matches nothing in {folder / stage}/summary.json")
+        row["value"] = fmean(found)
+    except (MakeError, UserError, OSError) as error:
+        row["said"] = str(error)
+        say(f"sweep: {label} failed: {error}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "point.json", json.dumps(row, ensure_ascii=False))
+    return math.nan if row["value"] is None else float(row["value"])
+
+
+def shared_target(experiment: Experiment, swept: list[str]) -> str | None:
+    """The last target before the points' own that no swept key concerns, if there is one."""
+    shared = None
+    from_backbone = experiment.rl.get("start") == "backbone"
+    for stage in ("data",) if from_backbone else ("data", "synthesis", "cold_start"):
+        target = TARGETS.get(stage, stage)
+        concerned = any(
+            f"{key}.".startswith(f"{read}.") or f"{read}.".startswith(f"{key}.")
+            for key in swept
+            for read in READS[stage]
+        )
+        if concerned or target in experiment.sweep.targets:
+            break
+        shared = target
+    return shared
+
+
+def table(rows: list[dict[str, Any]], metric: str, most: bool) -> str:
+    """The points from the best to the worst, and below them those that failed, with the reason."""
+    done = sorted((r for r in rows if r["value"] is not None), key=lambda r: r["value"])
+    lines = [f"{row['value']:10.4f}  {row['point']}" for row in done[:: -1 if most else 1]]
+    lines += [f"    failed  {r['point']}: {r['said']}" for r in rows if r["value"] is None]
+    return "\n".join([f"{metric}:", *lines, ""])
 
 
 if __name__ == "__main__":
-    with user_errors_exit():
-        told = sweep_arguments(sys.argv[1:])
-    run_recipe(SweepConfig, main, told)
+    main()

@@ -1,78 +1,78 @@
-"""The teacher's descriptions of the cold-start users, kept where the reward is 1."""
+"""The teacher's completions for the cold-start users, kept where the reward is 1."""
 
-import sys
+from __future__ import annotations
 
-from alignxplore_trl.launch.config import ReleaseData, SynthesizeConfig
-from alignxplore_trl.launch.entry import run_recipe, upstream_folder
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from alignxplore_trl.cases import read_cases
+from alignxplore_trl.config import Experiment
+from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.run.folder import RunFolder
 from alignxplore_trl.run.progress import say
 
 
-def main(config: SynthesizeConfig, folder: RunFolder) -> None:
-    """Sample candidates, verify them with the judge, write examples.parquet and a card."""
+@recipe("synthesis")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
+    """Write examples.jsonl, and unverified.jsonl, a control of the same size."""
     # Imported here, so that a mistake in the command line is answered at once.
-    import pandas as pd
+    import shutil
 
-    from alignxplore_trl.data.release import published_examples
-    from alignxplore_trl.data.sources import read_split
-    from alignxplore_trl.launch.hub import push
-    from alignxplore_trl.launch.synthesis import facts_of, load_synthesis, threshold_of
-    from alignxplore_trl.reporting.synthesis_card import write_synthesis_card
-    from alignxplore_trl.synthesis.selection import (
-        count_kept,
-        draw_unverified,
-        keep_verified,
-        outcomes_in_words,
-    )
+    from alignxplore_trl.judging.weights import load_tokenizer
+    from alignxplore_trl.synthesis.candidates import Synthesis, draw_unverified
+    from alignxplore_trl.synthesis.kept import Kept
+    from alignxplore_trl.text.completions import tags_survive
+    from alignxplore_trl.text.prompts import Prompts
 
-    prepared = upstream_folder(config, "prepare")
-    if isinstance(config.data, ReleaseData):
+    data, folder, asked = stage.read("data"), stage.folder.path, experiment.synthesis
+    if (published := data / "examples.jsonl").is_file():
         # The teacher's work, verified and published: there is nothing to write or to judge.
-        published = published_examples(prepared)
-        pd.DataFrame(published).to_parquet(folder.path / "examples.parquet")
-        folder.finish({"examples": len(published), "examples/published": len(published)})
-        return
+        shutil.copy(published, folder / "examples.jsonl")
+        return {"examples": published.read_bytes().count(b"\n")}
 
-    asked = config.synthesis
-    cases = read_split(prepared, "cold_start")[: asked.limit]
-    synthesis = load_synthesis(config)
-    synthesis.run(cases)
-    candidates = keep_verified(
-        synthesis.candidates,
-        keep=asked.keep_per_prompt,
-        rule=asked.keep,
-        mix=asked.mix,
-        seed=config.seed,
+    student = load_tokenizer(experiment.model.backbone)
+    if lost := tags_survive(student):
+        raise UserError([f"{experiment.model.backbone}: {problem}" for problem in lost])
+    cases = read_cases(data / "cold_start.jsonl")[: asked["cases"]]
+    reward, teacher = stage.build("synthesis.verification"), stage.build("teacher")
+    if hasattr(reward, "load"):
+        reward.load()
+    synthesis = Synthesis(
+        teacher,
+        reward,
+        Prompts(experiment.prompts.folder),
+        Kept(folder / "answers.jsonl"),
+        candidates=asked["candidates"],
+        dimensions=asked["dimensions"],
+        signals=experiment.setting.signals,
+        rounds=experiment.setting.rounds,
+        count_tokens=lambda text: len(student(text)["input_ids"]),
+        max_tokens=experiment.prompts.max_tokens,
+        seed=experiment.seed,
     )
-    rows = pd.DataFrame([candidate.row() for candidate in candidates])
-    folder.completions.mkdir(exist_ok=True)
-    rows.to_parquet(folder.completions / "candidates.parquet")
-    examples = [candidate.example() for candidate in candidates if candidate.kept]
-    summary = {"cases": len(cases), "examples": len(examples), **synthesis.figures()}
-    summary |= count_kept(candidates)
-    write_synthesis_card(folder.path, rows, facts_of(config), summary, threshold_of(config))
-    say(f"synthesize: {outcomes_in_words(candidates)}; {len(examples)} kept")
-    if summary["not_asked"]:
-        say(
-            f"synthesize: {summary['cost']:.4g} of synthesis.budget={asked.budget} is spent, and "
-            f"{summary['not_asked']} completions weren't asked for; with a larger budget, those are"
-        )
-    if not examples:
-        raise UserError(
-            f"synthesis: nothing to train on: {outcomes_in_words(candidates)}, for {len(cases)} "
-            f"cases; {folder.path / 'card.md'} says more"
-        )
-    pd.DataFrame(examples).to_parquet(folder.path / "examples.parquet")
-    unverified = [each.example() for each in draw_unverified(candidates, config.seed)]
-    pd.DataFrame(unverified).to_parquet(folder.path / "unverified.parquet")
-    if asked.push_to_hub is not None:
-        shown = [folder.path / "examples.parquet", *folder.path.glob("*.png")]
-        files = {"README.md": folder.path / "card.md", **{path.name: path for path in shown}}
-        url = push("synthesis.push_to_hub", "dataset", asked.push_to_hub, files)
-        say(f"synthesize: pushed to {url}")
-    folder.finish(summary)
+    candidates = synthesis.run(cases)
+    verified = [candidate for candidate in candidates if candidate.reward == 1]
+    control = draw_unverified(candidates, experiment.seed)
+    write(folder / "candidates.jsonl", (candidate.row() for candidate in candidates))
+    write(folder / "examples.jsonl", (candidate.example() for candidate in verified))
+    write(folder / "unverified.jsonl", (candidate.example() for candidate in control))
+    unanswered = {f"unanswered/{reason}": count for reason, count in teacher.counts.items()}
+    counts = {"cases": len(cases), "examples": len(verified), **synthesis.counts, **unanswered}
+    if not verified:
+        raise UserError(f"synthesis: no candidate has reward 1, so there is no example: {counts}")
+    say(f"synthesize: {len(verified)} of {len(candidates)} candidates are verified")
+    return counts
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines; half a file is never left behind."""
+    part = path.with_suffix(".part")
+    part.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    part.replace(path)
 
 
 if __name__ == "__main__":
-    run_recipe(SynthesizeConfig, main, sys.argv[1:])
+    main()

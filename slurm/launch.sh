@@ -7,7 +7,6 @@ set -euo pipefail
 trap '' USR1
 exec "${VENV:-.venv}/bin/accelerate" launch \
     --num_machines "$MACHINES" \
-    --num_processes "$PROCESSES" \
     --machine_rank "$SLURM_PROCID" \
     --main_process_ip "$MAIN_ADDRESS" \
     --main_process_port "$MAIN_PORT" \

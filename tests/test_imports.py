@@ -1,6 +1,9 @@
 """Imports point one way, so that a part can be read and tested without those above it."""
 
+from __future__ import annotations
+
 import ast
+import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -8,76 +11,65 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = "alignxplore_trl"
-# From the top to the ground: a part may import those below it, and `run` is open to all.
-ROWS = [
-    {"recipes", "command_line", "demo"},
-    {"launch", "training", "synthesis", "evaluation", "reporting", "inference"},
-    {"rewards", "baselines"},
-    {"judging", "data"},
+SOURCE = ROOT / "src" / "alignxplore_trl"
+# From the top to the ground: a part may import those below it, and those beside it.
+FLOORS = [
+    {"recipes", "recipe", "config", "preflight", "command_line", "demo"},
+    {"reporting"},
+    {"evaluation", "synthesis"},
+    {"baselines", "inference", "training"},
+    {"rewards"},
+    {"judging"},
+    {"shared_prefix", "data"},
     {"text"},
-    {"signals"},
+    {"cases"},
     {"run"},
 ]
-HEIGHT = {part: -number for number, row in enumerate(ROWS) for part in row}
-SOURCES = sorted([*(ROOT / "src" / PACKAGE).rglob("*.py"), *(ROOT / "recipes").glob("*.py")])
+HEIGHT = {part: -number for number, floor in enumerate(FLOORS) for part in floor}
+FILES = sorted([*SOURCE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py")])
 
 
-def part_of(path: Path) -> str | None:
-    """The part a file belongs to; `None` for the package's own `__init__`."""
-    if path.is_relative_to(ROOT / "recipes"):
+def part_of(path: Path) -> str:
+    if not path.is_relative_to(SOURCE):
         return "recipes"
-    part = path.relative_to(ROOT / "src" / PACKAGE).parts[0].removesuffix(".py")
-    return None if part == "__init__" else part
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imported_modules(path: Path) -> set[str]:
-    """The dotted names a file imports anywhere, inside functions and type checks included."""
+def imported(path: Path) -> set[str]:
+    """The parts that a file imports anywhere, inside functions and type checks included."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            # `from alignxplore_trl import data` imports a part too.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    dotted = [name.split(".") for name in names]
+    return {name[1] for name in dotted if name[0] == "alignxplore_trl" and len(name) > 1}
 
 
-def imported_parts(path: Path) -> set[str]:
-    dotted = [name.split(".") for name in imported_modules(path)]
-    parts = {names[1] for names in dotted if names[0] == PACKAGE and len(names) > 1}
-    return parts | {"recipes" for names in dotted if names[0] == "recipes"}
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_imports_its_own_part_and_those_below(path):
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_its_own_part_and_those_below(path: Path) -> None:
     part = part_of(path)
-    if part is None:
-        assert not imported_parts(path)
-        return
-    for other in imported_parts(path) - {part}:
-        assert other in HEIGHT, f"{other} has no place among the parts"
+    for other in imported(path) - {part}:
         assert HEIGHT[other] <= HEIGHT[part], f"{part} imports {other}, which is above it"
+        if other in ("recipe", "config", "preflight"):
+            assert part in ("recipes", "recipe", "config", "preflight")
 
 
-def test_no_two_parts_need_each_other():
+def test_no_two_parts_need_each_other() -> None:
     graph: dict[str, set[str]] = {}
-    for path in SOURCES:
-        if part := part_of(path):
-            graph.setdefault(part, set()).update(imported_parts(path) - {part})
+    for path in FILES:
+        graph.setdefault(part_of(path), set()).update(imported(path) - {part_of(path)})
     TopologicalSorter(graph).prepare()
 
 
-def test_every_part_has_its_place_and_the_check_sees_them():
-    parts = {part_of(path) for path in SOURCES} - {None}
-    assert parts <= set(HEIGHT)
-    assert {"signals", "text", "data", "run"} <= parts
-    rounds = ROOT / "src" / PACKAGE / "data/rounds.py"
-    assert imported_parts(rounds) == {"run", "signals", "text"}
-
-
-def test_the_parser_of_completions_stands_alone():
-    path = ROOT / "src" / PACKAGE / "text/parsing.py"
-    roots = {name.split(".")[0] for name in imported_modules(path)}
-    assert roots <= sys.stdlib_module_names
+def test_the_ground_needs_no_torch() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+        for path in FILES
+        if part_of(path) in ("run", "cases", "text", "data", "recipe", "config", "preflight")
+        if path.name != "__init__.py"
+    ]
+    code = f"import sys, {', '.join(modules)}; assert 'torch' not in sys.modules, 'torch'"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,1 +1,0 @@
-"""Learn to describe a user's preferences from what the user did."""

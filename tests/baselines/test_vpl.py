@@ -1,194 +1,189 @@
-"""VPL's embeddings, posterior and scores against a few lines of numpy and torch."""
+"""VPL: formulas against a few lines of numpy, and a training that learns."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from torch.distributions import Normal
 
+from alignxplore_trl.baselines.protocol import Asked, Setting
 from alignxplore_trl.baselines.vpl import (
     PairEmbedder,
-    Posterior,
     Vpl,
     VplModel,
+    VplTraining,
+    annealing,
+    decide,
+    loss,
     position_weighted_mean,
     sample_latent,
 )
+from alignxplore_trl.cases import Comparison, Post
 from alignxplore_trl.data.world import World
-from alignxplore_trl.judging.encoding import encode_replies
-from alignxplore_trl.signals import Comparison, Post
-from alignxplore_trl.text.rendering import PromptSet
+from alignxplore_trl.run.errors import UserError
+from tests.evaluation.doubles import make_case
 
-CASES = World(seed=0).cases("test", 5)
+WORLD = World({"rl": 60, "validation": 40}, rounds=2, signals=4).cases({}, 0)  # type: ignore[arg-type]
+
+
+def training(**changes: object) -> VplTraining:
+    values = {
+        "language_model": "assets/judge", "prompts": "compact", "dtype": "float32",
+        "max_batch_tokens": 4096, "hidden_size": 32, "latent_size": 16, "fewest_pairs": 2,
+        "most_pairs": 4, "epochs": 1, "batch_size": 32, "learning_rate": 1e-3,
+        "warmup_share": 0.03, "weight_decay": 0.001, "kl_weight": 1e-4, "kl_cycle_steps": 10,
+        "kl_floor": 0.1, "seed": 0,
+    }  # fmt: skip
+    return VplTraining(**values | changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> PairEmbedder:
+    return PairEmbedder("assets/judge", "compact", "float32", 4096)
 
 
 @pytest.fixture
-def embedder(
-    random_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: PromptSet
-) -> PairEmbedder:
-    return PairEmbedder(random_model, tokenizer, prompts, max_batch_tokens=200)
-
-
-def vpl_model(embedding_size: int = 64, language_model: str = "a/model") -> VplModel:
+def model() -> VplModel:
     torch.manual_seed(0)
     return VplModel(
-        language_model=language_model,
-        prompts="compact",
-        embedding_size=embedding_size,
-        hidden_size=32,
-        latent_size=16,
+        language_model="m", prompts="p", embedding_size=6, hidden_size=8, latent_size=4
     ).eval()
 
 
-def test_the_mean_weighs_tokens_by_their_position() -> None:
-    hidden = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
-    found = position_weighted_mean(
-        torch.tensor(hidden), torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0]])
-    )
-    whole = sum((t + 1) * hidden[0, t] for t in range(4)) / (1 + 2 + 3 + 4)
-    padded = (hidden[1, 0] + 2 * hidden[1, 1]) / 3
-    assert np.allclose(found, [whole, padded], atol=1e-6)
+def test_later_tokens_weigh_more_and_padding_nothing() -> None:
+    hidden = torch.randn(2, 4, 3)
+    is_token = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
 
+    found = position_weighted_mean(hidden, is_token).numpy()
 
-def test_embeddings_are_those_of_the_reply_read_alone(
-    embedder: PairEmbedder,
-    random_model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: PromptSet,
-) -> None:
-    """Batches and padding change nothing; the prompt is the generator's."""
-    pairs = [case.target for case in CASES] + [Comparison("a", "b " * 40, "c")]
-    found = embedder.embed(pairs)
-    for pair, embedding in zip(pairs, found, strict=True):
-        assert embedding is not None
-        for row, text in zip(embedding, (pair.chosen, pair.rejected), strict=True):
-            ((head, tail),) = encode_replies(tokenizer, [prompts.reply(pair.post, None)], [text])
-            ids = torch.tensor([[*head, *tail]])
-            hidden = random_model(ids, output_hidden_states=True).hidden_states[-1][0]
-            weights = torch.arange(1, ids.shape[1] + 1.0)
-            expected = (weights @ hidden) / weights.sum()
-            assert torch.allclose(row, expected, atol=1e-5)
-
-
-def test_a_reply_is_read_once_and_one_that_is_too_long_never(
-    embedder: PairEmbedder, random_model: LlamaForCausalLM
-) -> None:
-    rows = 0
-
-    def count(module: object, inputs: object, keywords: dict[str, torch.Tensor]) -> None:
-        nonlocal rows
-        rows += len(keywords["input_ids"])
-
-    random_model.model.register_forward_pre_hook(count, with_kwargs=True)
-    one, other = CASES[0].target, CASES[1].target
-    long = Comparison("a", "b", "word " * 600)
-    found = embedder.embed([one, other, one.reversed(), long])
-    assert rows == 4 + 1
-    assert found[3] is None
-    assert found[0] is not None
-    assert found[2] is not None
-    assert torch.equal(found[0], found[2].flip(0))
-    embedder.embed([one, long])
-    assert rows == 5
-
-
-def test_the_posterior_is_attention_and_means() -> None:
-    model = vpl_model(embedding_size=6)
-    pairs = torch.randn(1, 3, 2, 6)
-    posterior = model.encode(pairs, torch.ones(1, 3, dtype=torch.bool))
-    encoded = model.pair_encoder(pairs[0].reshape(3, 12))
-    attention = (model.query(encoded) @ model.key(encoded).T / math.sqrt(32)).softmax(-1)
-    user = (attention @ model.value(encoded)).mean(0)
-    assert torch.allclose(posterior.mean[0], model.mean(user).clamp(-1, 1), atol=1e-6)
-    assert torch.allclose(
-        posterior.log_variance[0], model.log_variance(user).clamp(-1, 1), atol=1e-6
-    )
-
-
-def test_the_posterior_knows_no_order_and_no_padding() -> None:
-    model = vpl_model(embedding_size=6)
-    pairs = torch.randn(1, 3, 2, 6)
-    alone = model.encode(pairs, torch.ones(1, 3, dtype=torch.bool))
-    turned = torch.cat([pairs[:, [2, 0, 1]], torch.randn(1, 2, 2, 6)], dim=1)
-    padded = model.encode(turned, torch.tensor([[True] * 3 + [False] * 2]))
-    for one, other in zip(alone, padded, strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
-
-
-def test_the_posterior_is_clamped() -> None:
-    model = vpl_model(embedding_size=6)
-    posterior = model.encode(1e4 * torch.randn(4, 2, 2, 6), torch.ones(4, 2, dtype=torch.bool))
-    for values in posterior:
-        assert values.abs().max() == 1
-
-
-def test_embeddings_are_standardised() -> None:
-    model, other = vpl_model(embedding_size=6), vpl_model(embedding_size=6)
-    embeddings = 5 + 3 * torch.randn(100, 6)
-    model.standardise_by(embeddings)
-    latent = torch.randn(50, 16)
-    plain = (embeddings - embeddings.mean(0)) / embeddings.std(0)
-    scores = model.score(embeddings.reshape(50, 2, 6), latent)
-    assert scores.shape == (50, 2)
-    assert torch.allclose(scores, other.score(plain.reshape(50, 2, 6), latent), atol=1e-5)
-
-
-def test_a_draw_follows_the_posterior_and_has_norm_root_of_its_size() -> None:
-    torch.manual_seed(0)
-    mean, log_variance = torch.linspace(-1, 1, 400), torch.linspace(1, -1, 400)
-    drawn = sample_latent(Posterior(mean.expand(5000, -1), log_variance.expand(5000, -1)))
-    assert torch.allclose(drawn.norm(dim=-1), torch.tensor(20.0), atol=1e-3)
-    # Before it is rescaled, the expected squared norm of a draw is Σ μ² + σ².
-    scale = math.sqrt(400 / (mean.square() + log_variance.exp()).sum())
-    assert torch.allclose(drawn.mean(0), scale * mean, atol=0.1)
-    assert torch.allclose(drawn.std(0), scale * (0.5 * log_variance).exp(), rtol=0.1)
-
-
-def test_a_decision_is_the_sigmoid_of_the_difference_under_the_mean(embedder: PairEmbedder) -> None:
-    model = vpl_model()
-    for case, decision in zip(CASES, Vpl(model, embedder).decide(CASES), strict=True):
-        pairs = [embedder.embed([s])[0] for s in case.signals if isinstance(s, Comparison)]
-        mean = model.encode(
-            torch.stack([p for p in pairs if p is not None])[None],
-            torch.ones(1, len(pairs), dtype=torch.bool),
-        ).mean
-        (target,) = embedder.embed([case.target])
-        assert target is not None
-        chosen, rejected = model.score(target[None], mean)[0].tolist()
-        assert decision.case_id == case.case_id
-        assert decision.probability_chosen == pytest.approx(1 / (1 + math.exp(rejected - chosen)))
-
-
-def test_what_cannot_be_decided_is_none_and_counted(embedder: PairEmbedder) -> None:
-    post, long = Post("a", "b"), Comparison("a", "b", "word " * 600)
-    cases = [
-        replace(CASES[0], signals=(post, long, CASES[0].signals[0])),
-        replace(CASES[1], signals=(post, long)),
-        replace(CASES[2], target=long),
+    expected = [
+        np.average(hidden[0].numpy(), axis=0, weights=[1, 2, 3, 4]),
+        np.average(hidden[1, :2].numpy(), axis=0, weights=[1, 2]),
     ]
-    vpl = Vpl(vpl_model(), embedder)
-    first, *others = [decision.probability_chosen for decision in vpl.decide(cases)]
-    assert first is not None
-    assert others == [None, None]
-    assert vpl.counts == {"signals_not_compared": 2, "signals_too_long": 2, "cases_undecided": 2}
+    assert found == pytest.approx(np.array(expected), abs=1e-6)
 
 
-def test_what_was_saved_decides_alike(
-    embedder: PairEmbedder,
-    random_model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
+def test_embeddings_do_not_depend_on_their_batch(embedder: PairEmbedder) -> None:
+    cases = WORLD["validation"][:6]
+
+    together = embedder.embed(cases)[3]
+    [alone] = PairEmbedder("assets/judge", "compact", "float32", 1).embed(cases[3:4])
+
+    assert len(together) == len(alone) == 9
+    for one, other in zip(together, alone, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.shape == (2, embedder.size)
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_reply_beyond_the_context_has_no_embedding(embedder: PairEmbedder) -> None:
+    signals = (Comparison("p", "a", "b"), Post("p", "a"), Comparison("p", "a", "b " * 9000))
+    [[fits, beyond, _]] = embedder.embed([msgspec.structs.replace(make_case(0), signals=signals)])
+
+    assert fits is not None
+    assert beyond is None
+
+
+def test_a_posterior_knows_no_order_and_no_padding(model: VplModel) -> None:
+    pairs = torch.randn(1, 3, 2, 6)
+    padded = torch.cat([pairs.flip(1), torch.randn(1, 2, 2, 6)], dim=1)
+    is_pair = torch.tensor([[True] * 3 + [False] * 2])
+
+    one = model.encode(pairs, torch.ones(1, 3).bool())
+    other = model.encode(padded, is_pair)
+
+    assert torch.allclose(one.mean, other.mean, atol=1e-6)
+    assert one.mean.abs().max() <= 1
+    assert (2 * one.stddev.log()).abs().max() <= 1
+
+
+def test_draws_have_the_norm_of_the_latent_size() -> None:
+    drawn = sample_latent(Normal(torch.randn(5, 9), torch.ones(5, 9)))
+
+    assert drawn.norm(dim=-1).numpy() == pytest.approx(np.full(5, 3.0), rel=1e-5)
+
+
+def test_the_loss_is_that_of_the_paper() -> None:
+    scores = torch.tensor([[1.0, -0.5], [0.0, 2.0]])
+    mean, log_variance = np.array([[0.5, -1.0]]), np.array([[0.3, -0.7]])
+
+    found = loss(scores, Normal(torch.tensor(mean), torch.tensor(np.exp(log_variance / 2))), 0.7)
+
+    preference = np.mean([math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(2.0))])
+    kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum()
+    assert found.item() == pytest.approx(preference + 0.7 * kl, rel=1e-6)
+    assert [annealing(step, 10, 0.1) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 0.1])
+    assert annealing(9, 10, 0.1) > 0.95
+
+
+def test_every_pair_is_a_target_once_and_in_no_history_of_its_own() -> None:
+    users = [torch.full((n, 2, 3), 0.0) + torch.arange(n)[:, None, None] + 10 * n for n in (3, 6)]
+    torch.manual_seed(0)
+
+    seen = []
+    for pairs, is_pair, targets in training(batch_size=4).batches(users):
+        assert ((is_pair.sum(1) >= 2) & (is_pair.sum(1) <= 4)).all()
+        for history, known, target in zip(pairs, is_pair, targets, strict=True):
+            values = history[known][:, 0, 0].tolist()
+            seen.append(target[0, 0].item())
+            assert seen[-1] not in values
+            assert len(set(values)) == len(values)
+            assert {value // 10 for value in values} == {seen[-1] // 10}
+    assert sorted(seen) == [30, 31, 32, 60, 61, 62, 63, 64, 65]
+
+
+def test_it_learns_what_users_have_in_common_and_what_they_do_not(model: VplModel) -> None:
+    # Half of the users like what the others don't: nothing is learned but from their own pairs.
+    torch.manual_seed(0)
+    liked = torch.randn(6)
+    users = [
+        torch.stack([sign * liked, -sign * liked]) + 0.3 * torch.randn(8, 2, 6)
+        for sign in [1, -1] * 40
+    ]
+
+    training(epochs=4, learning_rate=5e-3).fit(model, users)
+
+    model.eval()
+    with torch.no_grad():
+        scores = torch.cat(
+            [
+                model.score(own[-1:], model.encode(own[None, :4], torch.ones(1, 4).bool()).mean)
+                for own in users
+            ]
+        )
+    assert (scores[:, 0] > scores[:, 1]).float().mean() > 0.9
+
+
+def test_a_trained_model_decides_as_it_did_and_says_when_it_can_not(
+    tmp_path: Path, embedder: PairEmbedder
 ) -> None:
-    random_model.save_pretrained(tmp_path / "language_model")
-    tokenizer.save_pretrained(tmp_path / "language_model")
-    model = vpl_model(language_model=str(tmp_path / "language_model"))
-    model.standardise_by(torch.randn(10, 64))
-    model.save_pretrained(tmp_path / "vpl")
-    assert {"config.json", "model.safetensors"} <= {p.name for p in (tmp_path / "vpl").iterdir()}
-    loaded = Vpl.load(tmp_path / "vpl", dtype="float32", max_batch_tokens=200)
-    assert loaded.decide(CASES) == Vpl(model, embedder).decide(CASES)
+    folder = tmp_path / "vpl" / "model"
+    method = Vpl(str(folder), "float32")
+    assert method.missing() == f"{folder} isn't there; make vpl makes it"
+
+    summary = training().train(WORLD["rl"], WORLD["validation"], folder)
+
+    (tmp_path / "vpl" / "summary.json").write_text("{}")
+    assert method.missing() is None
+    assert (summary["pairs"], summary["steps"]) == (60 * 9, 17)
+    posts = msgspec.structs.replace(make_case(0), signals=(Post("a", "b"),))
+    said = method.describe(Asked([*WORLD["validation"], posts], Setting(8)))
+    pairs = embedder.embed(WORLD["validation"])
+    decided = decide(VplModel.from_pretrained(str(folder)).eval(), pairs)
+    assert [own.probability for own in said[:-1]] == pytest.approx(decided, abs=1e-5)
+    assert np.mean([own > 0.5 for own in decided if own]) == summary["validation/accuracy"]
+    assert said[-1].decided
+    assert said[-1].probability is None
+
+
+def test_data_without_comparisons_can_not_be_trained_on(tmp_path: Path) -> None:
+    posts = [msgspec.structs.replace(case, signals=()) for case in WORLD["rl"][:3]]
+
+    with pytest.raises(UserError, match=r"vpl\.fewest_pairs"):
+        training().train(posts, [], tmp_path)

@@ -1,274 +1,210 @@
-"""Files of any columns become choices, and choices become cases that don't see their own future."""
+"""Files of people's choices: what columns hold, in what order, and what is left out."""
 
-import csv
 import json
 from collections import Counter
-from pathlib import Path
+from datetime import UTC, datetime
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from alignxplore_trl.data.mapping import Choice, cases_of_user, load_mapping, read_choices, value_at
-from alignxplore_trl.launch.compose import compose_recipe
-from alignxplore_trl.launch.config import CONFIGS, read_values
-from alignxplore_trl.run.errors import Problems, UserError
-from alignxplore_trl.signals import Comparison, posts_of
-from alignxplore_trl.text.rendering import PromptSet
+from alignxplore_trl.data.mapping import Mapping, value_at
+from alignxplore_trl.run.errors import UserError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures/mapping"
-
-
-def columns(name, *changes):
-    """A shipped mapping, as the recipes are given it."""
-    values = compose_recipe("prepare", ["data=mapping", f"data/mapping={name}", *changes])
-    problems = Problems()
-    values = {**values, "run_name": "x", "data": {**values["data"], "path": "x"}}
-    config = read_values(CONFIGS["prepare"], values, problems)
-    problems.raise_if_any()
-    return config.data.mapping
+PAIRS = {"user": "user", "post": "prompt", "replies": ["chosen", "rejected"]}
+BATTLES = {
+    "user": "judge", "post": "messages.0.content", "replies": ["a", "b"], "winner": "winner",
+    "wins": [["model_a"], ["model_b"]],
+}  # fmt: skip
+ITEMS = {
+    "user": "user", "post_text": "These items were recommended.", "replies": ["title"],
+    "group": "list", "winner": "taken", "wins": [[True]],
+}  # fmt: skip
 
 
-def read(file, name, *changes, seed=0):
+def choices(count=6, user="ann", **more):
+    return [
+        {"user": user, "prompt": f"{user} asks {n}", "chosen": f"yes {n}", "rejected": f"no {n}"}
+        | {name: values[n] for name, values in more.items()}
+        for n in range(count)
+    ]
+
+
+def read(folder, rows, mapping=PAIRS, name="rows.jsonl", signals=2, **settings):
+    """The test cases of some rows, and the counts."""
+    path = folder / name
+    if path.suffix == ".csv":
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        path.write_text("".join(",".join(line) + "\n" for line in lines))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     counts = Counter()
-    return read_choices(FIXTURES / file, columns(name, *changes), seed, counts), counts
+    sizes = {"test": 2 * len(rows)}
+    source = Mapping(path=str(path), sizes=sizes, rounds=1, signals=signals, **mapping, **settings)
+    return source.cases(counts, 0)["test"], counts
 
 
-def test_prism_replies_that_were_shown_together_become_pairs():
-    rows = [json.loads(line) for line in (FIXTURES / "prism.jsonl").read_text().splitlines()]
-    shown = {}
-    for row in rows:
-        shown.setdefault(row["interaction_id"], []).append(row)
-    choices, counts = read("prism.jsonl", "prism")
-    assert set(choices) == {f"user{number}" for number in range(8)}
-    for user, own in choices.items():
-        for choice in own:
-            group = shown[choice.group]
-            (best,) = [row["model_response"] for row in group if row["if_chosen"]]
-            others = {row["model_response"] for row in group if not row["if_chosen"]}
-            assert {(row["user_id"], row["turn"]) for row in group} == {(user, 0)}
-            assert choice.comparison.post == group[0]["user_prompt"]
-            assert choice.comparison.chosen == best
-            assert choice.comparison.rejected in others
-    per_group = Counter(choice.group for own in choices.values() for choice in own)
-    assert set(per_group.values()) == {2}
-    assert counts["rows_dropped/turn"] == sum(row["turn"] == 1 for row in rows)
-    assert counts["rows_dropped/empty_text"] == 1
+def test_the_latest_choices_are_targets_and_those_before_them_their_history(tmp_path):
+    cases, counts = read(tmp_path, choices(6), cases_per_user=2)
+    found = [([s.post[-1] for s in case.signals], case.target.post[-1]) for case in cases]
+    assert sorted(found) == [(["2", "3"], "4"), (["3", "4"], "5")]
+    assert {case.user_id for case in cases} == {"ann"}
+    assert (counts["rows"], counts["choices"], counts["users"]) == (6, 6, 1)
 
 
-def test_prism_users_become_cases_of_four_splits():
-    sizes = {"cold_start": 2, "rl": 4, "validation": 2, "test": 4}
-    splits = load_mapping(FIXTURES / "prism.jsonl", columns("prism"), 4, 2, sizes, 0)
-    users = [{case.user_id for case in splits[split]} for split in sizes]
-    assert all(users)
-    assert sum(map(len, users)) == len(set.union(*users))
-    assert splits.counts["users_with_too_few_choices"] == 1
-    posts = [{post for case in splits[split] for post in posts_of([case.target, *case.signals])}
-             for split in sizes]  # fmt: skip
-    assert sum(map(len, posts)) == len(set.union(*posts))
+@pytest.mark.parametrize(
+    "when",
+    [
+        [10, 9.5, 2, 11, 1, 30],
+        ["10", "9.5", "2", "11", "1", "30"],
+        ["2024-01-10", "2024-01-09T12:00:00Z", "2024-01-02", "2024-01-11T01:00:00+01:00",
+         "2023-12-31", "2024-02-01"],
+        [datetime(2024, 1, day, tzinfo=UTC) for day in (10, 9, 2, 11, 1, 30)],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_choices_are_ordered_by_number_or_date(tmp_path, when, name):
+    if name == "rows.jsonl" and isinstance(when[0], datetime):
+        when = [moment.isoformat() for moment in when]
+    if name == "rows.parquet" and isinstance(when[0], int):
+        when = [float(number) for number in when]
+    cases, _ = read(tmp_path, choices(when=when), name=name, order="when", cases_per_user=1)
+    assert [s.post[-1] for s in (*cases[0].signals, cases[0].target)] == ["0", "3", "5"]
 
 
-def test_a_contest_is_read_by_its_winner_and_ties_are_left_out():
-    rows = [json.loads(line) for line in (FIXTURES / "arena.jsonl").read_text().splitlines()]
-    choices, counts = read("arena.jsonl", "arena")
-    by_number = dict(enumerate(rows, 1))
-    kept = [row for row in rows if row["turn"] == 1 and not row["winner"].startswith("tie")]
-    assert 0 < sum(map(len, choices.values())) <= len(kept)
-    for user, own in choices.items():
-        times = []
-        for choice in own:
-            row = by_number[int(choice.group)]
-            times.append(row["tstamp"])
-            sides = ["conversation_a", "conversation_b"]
-            if row["winner"] == "model_b":
-                sides.reverse()
-            assert row["judge"] == user
-            assert [choice.comparison.chosen, choice.comparison.rejected] == [
-                row[side][1]["content"] for side in sides
-            ]
-        assert times == sorted(times)
-    ties = sum(row["winner"].startswith("tie") and row["turn"] == 1 for row in rows)
-    assert counts["choices_dropped/no_winner"] == ties > 0
-
-
-def test_a_log_of_recommendations_pairs_what_was_taken_with_what_was_passed_over():
-    with (FIXTURES / "recommendations.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    choices, counts = read("recommendations.csv", "recommendations")
-    for user, own in choices.items():
-        for choice in own:
-            listed = [row for row in rows if row["list"] == choice.group]
-            taken = {row["title"] for row in listed if row["chosen"] == "1"}
-            passed = {row["title"] for row in listed if row["chosen"] == "0"}
-            assert {row["user"] for row in listed} == {user}
-            assert choice.comparison.chosen in taken
-            assert choice.comparison.rejected in passed
-            assert choice.comparison.form == "items"
-        times = [float(choice.rank) for choice in own]
-        assert times == sorted(times)
-    assert counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] == 6
-    assert len({choice.group for own in choices.values() for choice in own}) == 60
-
-
-def test_items_share_no_post_and_so_splits_lose_none_of_them():
-    sizes = {"cold_start": 4, "rl": 4, "validation": 4, "test": 4}
-    splits = load_mapping(
-        FIXTURES / "recommendations.csv", columns("recommendations"), 4, 4, sizes, 0
-    )
-    assert splits.counts["signals_dropped/shared_post"] == 0
-    assert splits.counts["cases_dropped/shared_post"] == 0
-    case = splits.test[0]
-    text = PromptSet("default").inference(case.signals, None)
-    assert case.signals[0].rejected in text
-    assert "<passed_over>" in text
-    assert "replies to a post" not in text
-
-
-def test_rows_of_pairs_in_tsv():
-    choices, counts = read("pairs.tsv", "pairs")
-    assert {user: len(own) for user, own in choices.items()} == {f"u{n}": 12 for n in range(5)}
-    assert counts["rows"] == 60
-    cases = cases_of_user("pairs", "u0", choices["u0"], 8, 4, counts)
-    # The twelfth row asks what the fourth did, which is not in its history.
-    assert cases[-1].target.post == "question 0 3"
-    assert [signal.post for signal in cases[-1].signals] == [
-        f"question 0 {number}" for number in (2, 4, 5, 6, 7, 8, 9, 10)
-    ]
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)), max_size=12),
-    st.integers(1, 4),
-    st.integers(1, 4),
-    st.sampled_from(["replies", "items"]),
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ([1, 2, float("nan"), 4, 5, 6], "row 3, when: nan found, expected a number or date"),
+        ([1, 2, None, 4, 5, 6], "row 3, when: None found"),
+        ([1, 2, "soon", 4, 5, 6], "row 3, when: 'soon' found"),
+        (
+            [1, 2, "2024-01-01", 4, 5, 6],
+            "row 3, when: '2024-01-01' found, expected .* the same of both",
+        ),
+    ],
 )
-def test_a_case_sees_the_latest_choices_before_it_and_none_of_its_target(
-    groups, signals, most, form
-):
-    choices = []
-    for number, (post, size) in enumerate(groups):
-        for place in range(size):
-            text = f"{number}.{place}"
-            pair = Comparison(f"post {post}", f"yes {text}", f"no {text}", form)
-            choices.append(Choice(pair, f"group {number}", None, "here"))
-    cases = cases_of_user("s", "u", choices, signals, most, Counter())
-    order = {choice.comparison: place for place, choice in enumerate(choices)}
-    group = {choice.comparison: choice.group for choice in choices}
-
-    def usable(number):
-        target = choices[number]
-        return [
-            choice.comparison
-            for choice in choices[:number]
-            if choice.group != target.group
-            and (form == "items" or choice.comparison.post != target.comparison.post)
-        ]
-
-    firsts = [n for n in range(len(choices)) if n == 0 or choices[n - 1].group != choices[n].group]
-    expected = [n for n in firsts if len(usable(n)) >= signals][-most:]
-    assert [order[case.target] for case in cases] == expected
-    assert len({group[case.target] for case in cases}) == len(cases)
-    for case, number in zip(cases, expected, strict=True):
-        assert list(case.signals) == usable(number)[-signals:]
+def test_what_cant_be_sorted_by_is_refused(tmp_path, when, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, choices(when=when), order="when")
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet", "csv"])
-def test_every_format_gives_the_same_choices(tmp_path, ending):
-    import pandas as pd
-
-    table = pd.read_csv(FIXTURES / "pairs.tsv", sep="\t")
-    path = tmp_path / f"pairs.{ending}"
-    match ending:
-        case "parquet":
-            table.to_parquet(path)
-        case "csv":
-            table.to_csv(path, index=False)
-        case _:
-            table.to_json(path, orient="records", lines=ending == "jsonl")
-    found = read_choices(path, columns("pairs"), 0, Counter())
-    expected, _ = read("pairs.tsv", "pairs")
-    assert {user: [choice.comparison for choice in own] for user, own in found.items()} == {
-        user: [choice.comparison for choice in own] for user, own in expected.items()
-    }
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+@pytest.mark.parametrize("values", [[True, False] * 3, [1, 0] * 3, [1.0, 0.0] * 3])
+@pytest.mark.parametrize("wanted", [True, 1, "1.0", "true"])
+def test_filters_compare_what_values_mean(tmp_path, name, values, wanted):
+    cases, counts = read(
+        tmp_path, choices(good=values), name=name, signals=1, keep={"good": [wanted]}
+    )
+    assert counts["rows_dropped/good"] == 3
+    assert {case.target.post[-1] for case in cases} == {"2", "4"}
 
 
-def test_all_wrong_rows_are_named_with_file_row_and_column(tmp_path):
+def test_a_number_that_is_none_passes_no_filter(tmp_path):
+    rating = [5, float("nan"), 5, None, 5, "high"]
+    for filters in ({"at_least": {"rating": 4}}, {"keep": {"rating": [5]}}):
+        _, counts = read(tmp_path, choices(rating=rating), signals=1, **filters)
+        assert counts["rows_dropped/rating"] == 3
+    with pytest.raises(UserError, match=r"no row passes; .*row 6 has 'high' in rating"):
+        read(tmp_path, choices(rating=rating), keep={"rating": [7]})
+
+
+def test_battles_are_won_by_values_and_ties_left_out(tmp_path):
+    winners = ["model_a", "model_b", "tie", "model_b"]
     rows = [
-        {"user": "u", "prompt": "p", "chosen": "a"},
-        {"user": None, "prompt": "p", "chosen": "a", "rejected": "b"},
-        ["not", "an", "object"],
-        {"user": "u", "prompt": 7, "chosen": "a", "rejected": "b"},
+        {"judge": "j", "messages": [{"content": f"q{n}"}], "a": "A", "b": "B", "winner": winner}
+        for n, winner in enumerate(winners)
     ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError) as error:
-        read_choices(path, columns("pairs"), 0, Counter())
-    assert error.value.problems == [
-        f"{path}, line 1, rejected: null found, expected a text",
-        f"{path}, line 2, user: null found, expected the user's name",
-        f'{path}, line 3: ["not", "an", "object"] found, expected columns and values',
-        f"{path}, line 4, prompt: 7 found, expected a text",
+    cases, counts = read(tmp_path, rows, BATTLES)
+    (case,) = cases
+    assert [signal.chosen for signal in (*case.signals, case.target)] == ["A", "B", "B"]
+    assert counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] == 1
+
+
+def lists(count=5, user="u"):
+    return [
+        {"user": user, "list": f"{user}{n}", "title": f"item {n}{place}", "taken": place == 1}
+        for n in range(count)
+        for place in range(3)
     ]
 
 
-def test_a_group_of_two_users_is_refused(tmp_path):
-    row = {"user_id": "a", "user_prompt": "p", "interaction_id": "i", "model_response": "r",
-           "if_chosen": True, "turn": 0}  # fmt: skip
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps([row, {**row, "user_id": "b", "if_chosen": False}]))
-    with pytest.raises(UserError, match=r"row 2, interaction_id: the group i is that of .*row 1"):
-        read_choices(path, columns("prism"), 0, Counter())
+def test_items_of_a_list_are_paired_and_their_words_are_no_post(tmp_path):
+    rows = [row for user in "uvw" for row in lists(user=user)]
+    cases, counts = read(tmp_path, rows, ITEMS, pairs_per_group=2)
+    for case in cases:
+        pairs = (case.target, *case.signals)
+        assert {pair.post for pair in pairs} == {"These items were recommended."}
+        assert all(pair.chosen.endswith("1") != pair.rejected.endswith("1") for pair in pairs)
+        assert case.target.chosen not in {pair.chosen for pair in case.signals}
+    assert counts["users"] == 3
+    path = str(tmp_path / "rows.jsonl")
+    splits = Mapping(path, {"rl": 4, "test": 4}, rounds=1, signals=2, **ITEMS).cases(Counter(), 0)
+    assert all(splits.values())
+
+
+def test_a_group_is_of_one_user(tmp_path):
+    rows = [*lists(), {"user": "x", "list": "u4", "title": "t", "taken": 0}]
+    with pytest.raises(
+        UserError, match=r"row 16, list: the group u4 is that of .*row 13, but user"
+    ):
+        read(tmp_path, rows, ITEMS)
+
+
+def test_no_choice_about_the_targets_post_is_in_its_history(tmp_path):
+    rows = choices(5)
+    rows[3]["prompt"] = "  ANN asks 4"
+    cases, _ = read(tmp_path, rows, cases_per_user=1)
+    assert [signal.post[-1] for signal in cases[0].signals] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.mapping.post_text=words", "data.mapping.post: expected a column here"),
-        ("data.mapping.form=items", "data.mapping.post_text: nothing found"),
-        ("data.mapping.form=films", "data.mapping.form: found 'films', expected one of replies"),
-        ("+data.mapping.colour=x", "data.mapping.colour: no such key"),
+        ({"user": None}, r"row 1, user: Expected `int \| str`, got `null`"),
+        ({"user": " "}, r"row 1, user: Expected `str` matching regex"),
+        ({"chosen": 3}, "row 1, chosen: Expected `str`, got `int`"),
+        ({"user": "a \ud83d"}, "row 1, user: '.ud83d' found, which is half of a surrogate pair"),
     ],
 )
-def test_a_mapping_that_cannot_be_is_refused(change, message):
-    with pytest.raises(UserError) as error:
-        columns("pairs", change)
-    assert message in str(error.value)
+def test_values_of_another_kind_are_one_message(tmp_path, change, message):
+    rows = choices(4)
+    rows[0] |= change
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, rows)
+    assert len(caught.value.problems) == 2
 
 
-def test_a_path_leads_into_lists_and_objects():
-    row = {"a": [{"b": "one"}, {"b": "two"}], "a.b": "whole", "n": 0}
-    assert value_at(row, "a.-1.b") == "two"
-    assert value_at(row, "a.b") == "whole"
-    assert value_at(row, "a.5.b") is None
-    assert value_at(row, "n.x") is None
+def test_texts_that_say_nothing_are_counted(tmp_path):
+    rows = choices(6)
+    rows[0]["chosen"], rows[1]["rejected"] = " ", "yes 1"
+    _, counts = read(tmp_path, rows, signals=1)
+    assert counts["choices_dropped/no_text_or_equal_replies"] == 2
 
 
-def test_anonymised_choices_hold_no_user_and_stay_choices_among_items(tmp_path):
-    with (FIXTURES / "recommendations.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row["title"] += " by ada@example.com"
-    path = tmp_path / "log.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    sizes = {"cold_start": 2, "test": 2}
-    found = load_mapping(path, columns("recommendations"), 4, 2, sizes, 0, anonymise=True)
-    cases = [*found.cold_start, *found.test]
-    assert "example.com" not in repr(cases)
-    assert {case.user_id.split("-")[0] for case in cases} == {"user"}
-    assert {signal.form for case in cases for signal in (*case.signals, case.target)} == {"items"}
-    assert found.counts["anonymised/email_addresses"] > 0
+def test_a_column_that_no_row_has_is_one_message(tmp_path):
+    mapping = PAIRS | {"user": "usr", "order": "time"}
+    with pytest.raises(UserError, match=r"no row has the columns \['time', 'usr'\]") as caught:
+        read(tmp_path, choices(4), mapping)
+    assert len(caught.value.problems) == 1
 
 
-def test_a_column_that_no_row_has_is_a_mistake_of_the_mapping():
-    with pytest.raises(UserError) as error:
-        read("pairs.tsv", "pairs", "data.mapping.user=annotator", "+data.mapping.at_least.score=3")
-    assert len(error.value.problems) == 2
-    assert error.value.problems[0].startswith(
-        "data.mapping.user: the column 'annotator' found, but"
-    )
-    assert "expected one of" in error.value.problems[0]
-    assert error.value.problems[1].startswith("data.mapping.at_least.score: the column 'score'")
+def test_a_mapping_that_says_too_little_or_too_much_is_refused(tmp_path):
+    for change, message in (
+        ({"post": None}, r"expected post \(a column\) or post_text"),
+        ({"post_text": "words"}, r"expected post \(a column\) or post_text"),
+        ({"winner": "w"}, "one list of values of winner for each"),
+        ({"usr": "x"}, "usr"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            read(tmp_path, choices(1), PAIRS | change)
+
+
+def test_paths_lead_into_lists_and_objects():
+    row = {"a": [{"b": "x"}, {"b": "y"}], "a.b": 1}
+    assert value_at(row, "a.-1.b") == "y"
+    assert value_at(row, "a.b") == 1
+    assert value_at(row, "a.2.b") is value_at(row, "a.b.c.d") is value_at(row, "c") is None

@@ -1,314 +1,204 @@
-"""Published files: prompts as they are, descriptions in the template's slot, rows kept apart."""
+"""Published files: prompts as they are, one wording for both stages, descriptions in slots."""
 
 import json
-from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from alignxplore_trl.data.alignx import Dimension
+from alignxplore_trl.cases import Case
+from alignxplore_trl.data.prepare import prepare
 from alignxplore_trl.data.release import (
     PLACEHOLDER,
-    PublishedPrompts,
-    published_examples,
-    published_rounds,
-    read_examples,
-    read_release,
-    read_rounds,
-    read_test,
-    write_release,
+    Release,
+    prompt_with,
+    published_rows,
+    wrapper,
 )
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.text.rendering import PromptSet
 
-FIXTURES = Path(__file__).parents[1] / "fixtures/release"
+DIMENSIONS = [{"name": "d", "positive": "likes it", "negative": "hates it"}]
 SIZES = {"cold_start": 100, "rl": 100, "test": 100}
+GOOD = "r </think> <answer> d </answer>"
+BEFORE, AFTER = "You infer preferences.\nUser: ", "\nAssistant: <think>\n"
+TASK = "What does this user prefer?\n\n"
 
 
-def rows_of(name):
-    return json.loads((FIXTURES / name).read_text())
-
-
-def read(setting="streaming", folder=FIXTURES, sizes=SIZES, signals=8):
-    rounds = 2 if setting == "streaming" else 1
-    return read_release(folder, setting, rounds, signals, sizes, [])
-
-
-def write(folder, rows, name="rl_train.json"):
-    path = folder / name
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def items(pairs):
-    return "".join(
-        f"{number}. *Post:*\n{post}\n\n*Chosen:*\n{chosen}\n\n*Rejected:*\n{rejected}\n\n"
-        for number, (post, chosen, rejected) in enumerate(pairs, 1)
+def problem(name, earlier=None, pairs=4):
+    items = "".join(
+        f"{n}. *Post:*\n{name} post {n}\n\n*Chosen:*\nyes\n\n*Rejected:*\nno {PLACEHOLDER}\n\n"
+        for n in range(1, pairs + 1)
     )
+    return TASK + items + ("" if earlier is None else f"\nKnown so far: {earlier}\n")
 
 
-def entry(value, **changes):
-    pair = {"task": "t", "chosen": "c", "rejected": "r", "responseA": "r", "responseB": "c",
-            "answer": "Response B"}  # fmt: skip
-    return {"value": value, **pair, **changes}
+def entry(name, value):
+    return {"value": value, "task": f"task {name}", "chosen": "c", "rejected": "r"}
 
 
-def streaming_row(first, second):
-    truth = {"from": "assistant", "ground_truth": {"value": "Response B"}}
-    return [{"from": "human", "history": [entry(first), entry(second)]}, truth]
+def rl_row(name, *values):
+    first = entry(name, values[0])
+    if len(values) > 1:
+        first = {"from": "human", "history": [entry(name, value) for value in values]}
+    return [first, {"from": "gpt", "ground_truth": {"value": "Response B"}}]
 
 
-@pytest.mark.parametrize("setting", ["base", "streaming"])
-def test_cold_start_prompts_and_responses_are_used_as_they_are(setting):
-    name = {"base": "cold_start.json", "streaming": "streaming_cold_start.json"}[setting]
-    expected = [{"prompt": row["prompt"], "completion": row["response"]} for row in rows_of(name)]
-    assert read(setting).examples == expected
-
-
-def test_responses_that_the_parser_would_refuse_are_counted_and_kept(tmp_path):
-    rows = [{"prompt": "p<think>", "response": text}
-            for text in (" r </think> <answer> d </answer>", " r </think> d")]  # fmt: skip
-    write(tmp_path, rows, "cold_start.json")
-    release = read("base", tmp_path)
-    assert release.counts["examples_of_another_format"] == 1
-    assert len(release.examples) == 2
-    assert read("base").counts["examples_of_another_format"] == 0
-
-
-def test_rl_rows_of_the_base_setting_are_one_round_each():
-    for row, published in zip(rows_of("rl_train.json"), read("base").rounds, strict=True):
-        first = row[0]
-        assert (published.problem, published.round, published.slot) == (first["value"], 1, -1)
-        assert published.post == first["task"]
-        wins = {"Response A": "responseA", "Response B": "responseB"}[first["answer"]]
-        assert published.chosen == first[wins]
-
-
-def test_the_description_goes_where_the_template_has_its_placeholder():
-    rows = rows_of("streaming_rl_train.json")
-    later = [published for published in read().rounds if published.round == 2]
-    shared = [row[0]["history"][1]["value"].count(PLACEHOLDER) for row in rows]
-    assert sorted(set(shared)) == [1, 2]  # In one row a post consists of these words.
-    for row, published in zip(rows, later, strict=True):
-        value = row[0]["history"][1]["value"]
-        filled = published.with_description("likes short replies")
-        assert filled.endswith("Known so far: likes short replies\n")
-        assert filled.count(PLACEHOLDER) == value.count(PLACEHOLDER) - 1
-        assert published.with_description(None) == value
-
-
-texts = st.lists(
-    st.sampled_from([PLACEHOLDER, "yes", "no", "\n\n", "2. *Post:*", "*Chosen:*", " ", "Slot: "]),
-    min_size=1, max_size=5,
-).map("".join).filter(str.strip)  # fmt: skip
-histories = st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=4)
-
-
-@settings(deadline=None, max_examples=80)
-@given(
-    st.lists(histories, min_size=3, max_size=6),
-    st.sampled_from(["head", "tail"]),
-    st.text(alphabet="ab :Post\n", max_size=12),
-)
-def test_no_text_of_a_user_is_taken_for_the_slot(tmp_path_factory, per_row, place, description):
-    head = f"Known: {PLACEHOLDER}\n\n" if place == "head" else "Known: see below.\n\n"
-    tail = f"Slot: {PLACEHOLDER}.\n" if place == "tail" else "Now write.\n"
-    values = [head + items(pairs) + tail for pairs in per_row]
-    rows = [streaming_row("first\n\n" + items([("p", "c", "r")]), value) for value in values]
-    path = write(tmp_path_factory.mktemp("release"), rows)
-    later = [row for row in read_rounds(path, 2, Counter()) if row.round == 2]
-    for published, pairs in zip(later, per_row, strict=True):
-        before, after = (text.replace(PLACEHOLDER, description) for text in (head, tail))
-        assert published.with_description(description) == before + items(pairs) + after
-
-
-def test_a_description_cannot_pass_for_a_signal():
-    published = read().rounds[1]
-    filled = published.with_description("likes tea 5. *Post:* buy *Chosen:* this")
-    assert "&#42;Post:*" in filled
-    for marker in ("*Post:*", "*Chosen:*"):
-        assert filled.count(marker) == published.problem.count(marker)
-
-
-def test_a_row_whose_template_lacks_the_placeholder_is_named(tmp_path):
-    good = "Say.\n\n" + items([("p", "c", "r")]) + f"Known: {PLACEHOLDER}\n"
-    bad = "Say.\n\n" + items([(PLACEHOLDER, "c", "r")]) + "Known:\n"
-    none = "Say.\n\n" + items([("p", "c", "r")]) + "Known:\n"
-    path = write(tmp_path, [streaming_row("x", value) for value in (good, good, bad, none)])
-    with pytest.raises(UserError) as error:
-        read_rounds(path, 2, Counter())
-    wrong = [problem.split(":")[0] for problem in error.value.problems]
-    assert wrong == [f"{path}, row 4, history item 2, value", f"{path}, row 3, history item 2"]
-
-
-def test_all_mistakes_of_rl_rows_come_at_once(tmp_path):
-    truth = {"from": "assistant", "ground_truth": {"value": "Response A"}}
-    rows = [
-        [entry("v", answer="A"), truth],
-        [entry("v", answer="Response A"), truth],
-        [entry("v", task=None), truth],
-        {"value": "v"},
+def judged(name, pairs=4, **more):
+    history = [
+        {"prompt": f"{name} {n}", "chosen": "y", "rejected": "n", "Preference Direction": [0.5]}
+        for n in range(pairs)
     ]
-    with pytest.raises(UserError) as error:
-        read_rounds(write(tmp_path, rows), 1, Counter())
-    text = str(error.value)
-    for message in (
-        'row 1, answer: "A" found, expected Response A or Response B',
-        'row 2, answer: "Response A" found, but that response isn\'t the chosen one',
-        "row 3, task: null found, expected a text",
-        'row 3, ground_truth: "Response A" found, expected the answer of the first turn',
-        'row 4: {"value": "v"} found, expected a list of two turns',
-    ):
-        assert message in text
+    row = {"prompt": f"asked {name}", "responseA": "r", "responseB": "c", "answer": "Response B"}
+    return row | {"Pair-wise Comparative Feedback": history} | more
 
 
-def test_test_rows_that_share_a_post_stay_two_cases():
-    rows = rows_of("rl_test.json")
-    counts = Counter()
-    cases = read_test(FIXTURES / "rl_test.json", 4, [], counts)
-    assert cases[0].target.post == cases[1].target.post
-    assert cases[0].target != cases[1].target
-    assert len({case.case_id for case in cases}) == len(cases) == len(rows)
-    for case, row in zip(cases, rows, strict=True):
-        wins = {"Response A": "responseA", "Response B": "responseB"}[row["answer"]]
-        assert case.target.chosen == row[wins]
-        assert [signal.chosen for signal in case.signals] == [
-            item["chosen"] for item in row["Pair-wise Comparative Feedback"]
-        ]
-        assert case.description == (row["profile_full"] or None)
+FILES = {
+    "cold_start.json": [
+        {"prompt": f"{BEFORE}{problem(f'cold {n}')}{AFTER}", "response": GOOD}
+        for n in range(4)
+    ],
+    "rl_train.json": [rl_row(n, problem(f"rl {n}\u2028")) for n in range(3)],
+    "streaming_cold_start.json": [
+        {"prompt": f"{BEFORE}{problem(f'cold {n}', earlier)}{AFTER}", "response": "no format"}
+        for n, earlier in enumerate((PLACEHOLDER, "They like it.", None))
+    ],
+    "streaming_rl_train.json": [
+        rl_row(n, problem(f"rl {n}"), problem(f"new {n}", PLACEHOLDER)) for n in range(3)
+    ],
+    "rl_test.json": [
+        judged("a", **{"Preference Direction": [1]}), judged("b", profile_full="True words."),
+    ],
+}  # fmt: skip
 
 
-def test_test_rows_with_too_few_pairs_are_counted():
-    release = read()
-    assert len(release.cases) == release.counts["cases/test"] == 5
-    assert release.counts["cases_dropped/too_few_signals"] == 1
+def read(folder, rounds=1, sizes=SIZES, **files):
+    """The counts, and the lines of each file that is written."""
+    source = folder / "published"
+    source.mkdir()
+    for name, rows in (FILES | {f"{name}.json": rows for name, rows in files.items()}).items():
+        if rows is not None:
+            (source / name).write_text(json.dumps(rows))
+    counts = prepare(Release(source, sizes, rounds, 4, DIMENSIONS), folder / "data", 0)
+    written = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (folder / "data").glob("*.jsonl")
+    }
+    return counts, written
 
 
-def test_a_direction_vector_gives_a_description_where_there_is_none(tmp_path):
-    row = rows_of("rl_test.json")[2] | {"Preference Direction": [1, 0.5, 0]}
-    path = write(tmp_path, [row], "rl_test.json")
-    traits = [Dimension(name, f"likes {name}", f"dislikes {name}") for name in ("a", "b", "c")]
-    (case,) = read_test(path, 1, traits, Counter())
-    assert case.directions == {"a": "likes a", "c": "dislikes c"}
-    assert case.description == "This user likes a; dislikes c."
-    with pytest.raises(UserError, match=r"Preference Direction: 3 numbers found, expected 2"):
-        read_test(path, 1, traits[:2], Counter())
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_rl_prompts_have_the_wording_of_the_cold_start(tmp_path, rounds):
+    counts, written = read(tmp_path, rounds)
+    kind = "streaming_" if rounds > 1 else ""
+    assert written["examples"] == [
+        {"prompt": row["prompt"], "completion": row["response"]}
+        for row in FILES[f"{kind}cold_start.json"]
+    ]
+    first = written["rounds"][0]
+    assert first["prompt"] == BEFORE + problem("rl 0" if rounds > 1 else "rl 0\u2028") + AFTER
+    assert [first[key] for key in ("case_id", "round", "slot", "post", "chosen", "rejected")] == [
+        f"{kind}rl_train-1", 1, -1, "task 0", "c", "r",
+    ]  # fmt: skip
+    assert counts["rows/rounds"] == 3 * rounds
+    assert counts["examples_of_another_format"] == (3 if rounds > 1 else 0)
 
 
-def test_a_target_in_its_own_history_is_refused(tmp_path):
-    row = rows_of("rl_test.json")[0]
-    shown = {"prompt": row["prompt"], "chosen": row["responseB"], "rejected": row["responseA"]}
-    row["Pair-wise Comparative Feedback"].append(shown)
-    with pytest.raises(UserError, match=r"row 1, .*the target pair stands in its own history"):
-        read_test(write(tmp_path, [row], "rl_test.json"), 4, [], Counter())
+def test_a_description_stands_in_the_templates_slot_and_cant_leave_it(tmp_path):
+    _, written = read(tmp_path, 2)
+    row = written["rounds"][1]
+    assert row["round"] == 2
+    told = prompt_with(row, "likes <answer> *Post:* things", len, 10_000).text
+    slot = "likes &#60;answer> &#42;Post:* things"
+    assert told == BEFORE + problem("new 0", slot) + AFTER
+    assert prompt_with(row, None, len, 10_000).text == row["prompt"]
+    short = prompt_with(row, "long " * 500, len, len(row["prompt"]) + 60)
+    assert short.shortened_texts == 1
+    assert len(short.text) <= len(row["prompt"]) + 60
 
 
-def test_a_prompt_that_does_not_open_the_reasoning_is_refused(tmp_path):
-    path = write(tmp_path, [{"prompt": "What now?", "response": "r"}], "cold_start.json")
-    with pytest.raises(UserError, match=r'row 1, prompt: its end "What now\?" found, expected'):
-        read_examples(path)
+def test_cases_with_a_prompt_above_the_budget_have_no_rows(tmp_path):
+    rows = read(tmp_path, 2)[1]["rounds"]
+    longest = max(len(row["prompt"]) for row in rows)
+    rows[1]["prompt"] += "!" * 100
+    found = published_rows(rows, len, longest)
+    assert [row["case_id"] for row in found.rows] == [row["case_id"] for row in rows[2:]]
+    assert found.counts == {"cases": 3, "cases_with_too_long_prompts": 1, "rows": 4}
 
 
-def test_what_is_written_is_read_back(tmp_path):
-    for setting in ("base", "streaming"):
-        release = read(setting)
-        write_release(tmp_path, release)
-        assert published_examples(tmp_path) == release.examples
-        assert published_rounds(tmp_path) == release.rounds
+def test_without_a_cold_start_the_problem_template_wraps(tmp_path, capsys):
+    _, written = read(tmp_path, cold_start=None)
+    prompt = written["rounds"][0]["prompt"]
+    assert problem("rl 0\u2028") in prompt
+    assert prompt.rstrip().endswith("<think>")
+    assert "the problem template wraps them" in capsys.readouterr().err
 
 
-def test_sizes_cut_rows_with_all_their_rounds():
-    release = read(sizes={"cold_start": 3, "rl": 2, "test": 1})
-    assert [len(release.examples), len(release.rounds), len(release.cases)] == [3, 4, 1]
-    assert release.counts["cases/rl"] == 2
+def test_test_rows_are_cases_and_serve_the_rounds_that_they_have(tmp_path):
+    counts, written = read(tmp_path, 2, rl_test=[*FILES["rl_test.json"], judged("c", 3)])
+    first, second = (Case(**case) for case in written["test"])
+    assert (first.case_id, first.description, first.directions) == (
+        "rl_test-1", "This user likes it.", {"d": "likes it"},
+    )  # fmt: skip
+    assert second.description == "True words."
+    target = {"kind": "comparison", "post": "asked a", "chosen": "c", "rejected": "r"}
+    assert first.target == target
+    assert len(first.signals) == len(first.vectors) == 4
+    assert counts["cases_dropped/too_few_signals"] == 1
 
 
-def test_files_that_are_not_there_are_left_out_and_an_empty_folder_is_refused(tmp_path):
-    (tmp_path / "rl_test.json").write_text((FIXTURES / "rl_test.json").read_text())
-    release = read(folder=tmp_path)
-    assert (release.examples, release.rounds) == ([], [])
-    with pytest.raises(UserError, match=r"has nothing to use in cold_start\.json"):
-        read_release(tmp_path / "nowhere", "base", 1, 8, SIZES, [])
+def test_no_test_case_at_all_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"no case is left for test.*too_few_signals 1"):
+        read(tmp_path, rl_test=[judged("c", 3)])
 
 
-def test_posts_that_are_trained_and_tested_on_are_counted(tmp_path):
-    rows = rows_of("rl_train.json")
-    rows[0][0]["task"] = rows_of("rl_test.json")[0]["prompt"].upper()
-    write(tmp_path, rows)
-    write(tmp_path, rows_of("rl_test.json"), "rl_test.json")
-    assert read("base", tmp_path).counts["test_cases_whose_post_is_in_rl"] == 2
-    assert read("base").counts["test_cases_whose_post_is_in_rl"] == 0
+def test_rl_cases_about_a_post_of_the_test_are_left_out(tmp_path):
+    test = [judged("a") | {"prompt": "TASK  1"}]
+    counts, written = read(tmp_path, rl_test=test)
+    assert [row["post"] for row in written["rounds"]] == ["task 0", "task 2"]
+    assert counts["rounds_dropped/shared_post"] == 1
 
 
-def test_prompts_hold_the_whole_problem_and_keep_the_budget():
-    prompts = PublishedPrompts(PromptSet("compact"), lambda text: len(text.split()), 80)
-    release = read()
-    data = prompts.rows(release.rounds, release.examples)
-    assert data.counts == {"cases": 20, "cases_with_too_long_prompts": 0, "rows": 40,
-                           "cold_start_prompts_worded_alike": 24}  # fmt: skip
-    for row, published in zip(data.rows, release.rounds, strict=True):
-        assert row.prompt == f"{published.problem}<think>"
-    row = asdict(data.rows[1])
-    filled = prompts.with_earlier(row, "word " * 100)
-    assert len(filled.text.split()) <= 80
-    assert filled.shortened_texts == 1
-    assert filled.text.endswith("\n<think>")
-    assert PLACEHOLDER not in filled.text
+def test_of_each_file_the_first_rows_are_taken(tmp_path):
+    counts, _ = read(tmp_path, 2, {"cold_start": 2, "rl": 1, "test": 1})
+    assert [counts[name] for name in ("rows/examples", "rows/rounds", "cases/test")] == [2, 2, 1]
 
 
-def test_a_case_with_a_prompt_above_the_budget_is_left_out_whole():
-    release = read()
-    lengths = [len(row.problem.split()) for row in release.rounds]
-    prompts = PublishedPrompts(
-        PromptSet("compact"), lambda text: len(text.split()), sorted(lengths)[-3]
-    )
-    data = prompts.rows(release.rounds, [])
-    assert 0 < data.counts["cases_with_too_long_prompts"] < 20
-    per_case = Counter(row.case_id for row in data.rows)
-    assert set(per_case.values()) == {2}
-    assert len(per_case) == 20 - data.counts["cases_with_too_long_prompts"]
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"cold_start": [{"prompt": "no end", "response": "r"}]}, "start.json, row 1: expected"),
+        ({"rl_train": [[{"value": "x"}, {}]]}, "rl_train.json, row 1: Object missing required"),
+        ({"rl_train": [{"value": "x"}]}, "rl_train.json, row 1: Expected `array`, got `object`"),
+        ({"rl_train": [[entry(1, "x") | {"chosen": "r"}, {}]]}, "row 1: expected a post and two"),
+        ({"rl_test": [judged("a") | {"answer": "A"}]}, "Invalid enum value 'A' - at `$.answer`"),
+        ({"rl_test": [judged("a") | {"prompt": ""}]}, "expected a post and two different"),
+        (dict.fromkeys(("cold_start", "rl_train", "rl_test")), "none of the published files"),
+    ],
+)  # fmt: skip
+def test_what_isnt_in_the_format_is_told(tmp_path, files, message):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, **files)
+    assert message in str(caught.value)
 
 
-def test_the_cold_start_may_be_worded_otherwise_than_rl():
-    prompts = PublishedPrompts(PromptSet("default"), len, 100_000)
-    release = read()
-    assert prompts.rows([], release.examples).counts["cold_start_prompts_worded_alike"] == 0
-    worded = prompts.prompts.problem("some problem")
-    assert "answer" in worded
-    assert worded.startswith("some problem")
-    assert worded.endswith("<think>")
-    alike = prompts.rows([], [{"prompt": worded, "completion": "c"}])
-    assert alike.counts["cold_start_prompts_worded_alike"] == 1
+def test_a_later_round_without_a_slot_is_told(tmp_path):
+    # A user's post may hold the words, but only the template's place counts.
+    rows = [rl_row("r", problem("a"), problem("b", "something else", pairs=1)[:-20])]
+    with pytest.raises(UserError, match="row 1, history item 2, value: no 'Not provided' outside"):
+        read(tmp_path, 2, streaming_rl_train=[rl_row("r", "x", "y"), *rows])
 
 
-def test_anonymised_prompts_keep_their_slot(tmp_path):
-    secret = "ada@example.com"
-    first, second = rows_of("streaming_rl_train.json")[:2]
-    for row in (first, second):
-        later = row[0]["history"][1]
-        later["value"] = later["value"].replace("*Post:*\n", f"*Post:*\n{secret} ", 1)
-    write(tmp_path, [first, second], "streaming_rl_train.json")
-    example = rows_of("streaming_cold_start.json")[0]
-    prompt = example["prompt"].replace("*Post:*\n", f"*Post:*\n{secret} ", 1)
-    write(tmp_path, [example | {"prompt": prompt}], "streaming_cold_start.json")
-    test = rows_of("rl_test.json")[0]
-    write(tmp_path, [test | {"prompt": f"{test['prompt']} {secret}"}], "rl_test.json")
-
-    release = read_release(tmp_path, "streaming", 2, 8, SIZES, [], anonymise=True)
-    assert secret not in repr(release)
-    assert release.counts["anonymised/email_addresses"] == 4
-    for row in release.rounds:
-        if row.round == 2:
-            assert "[e-mail address] " in row.problem
-            assert row.problem[row.slot :].startswith(PLACEHOLDER)
-            assert "so far: brief" in row.with_description("brief")
+@given(st.lists(st.text("ab \n.", min_size=1), min_size=2, max_size=5, unique=True))
+def test_wrappers_are_told_from_what_problems_share(texts):
+    prompts = [BEFORE + TASK + text + "\n\n" + AFTER for text in texts]
+    problems = [TASK + text + "\n\n" for text in ("x", "y", "zz")]
+    found = wrapper(prompts, problems)
+    assert found is not None
+    assert found[0] == BEFORE
+    # Users' texts of the few prompts may end alike.
+    assert found[1].endswith(AFTER)
 
 
-def test_a_direction_that_is_none_is_refused(tmp_path):
-    row = rows_of("rl_test.json")[0] | {"Preference Direction": [0.7]}
-    path = write(tmp_path, [row], "rl_test.json")
-    with pytest.raises(UserError, match=r"row 1, Preference Direction: 0\.7 found"):
-        read_test(path, 8, [Dimension("d", "is", "isn't")], Counter())
+def test_wrappers_of_another_template_arent_made_up():
+    assert wrapper(["Quite another text <think>"], [problem("a"), problem("b")]) is None
+    assert wrapper([], [problem("a")]) is None

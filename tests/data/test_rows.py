@@ -1,94 +1,166 @@
-"""Files in the usual formats give the same rows, and what is none of them is named."""
+"""Rows of any file, whatever it is: the same values, and one message for what can't be read."""
 
+import csv
 import json
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
+from hypothesis import given
+from hypothesis import strategies as st
 
-from alignxplore_trl.data.rows import post_key, read_rows
-from alignxplore_trl.run.errors import Problems, UserError
+from alignxplore_trl.data.rows import Problems, read_rows
+from alignxplore_trl.run.errors import UserError
 
-ROWS = [{"a": "one, or\ntwo", "b": "x"}, {"a": "três\u2028", "b": "\ty"}]
+COLUMNS = ("user", "text")
+ROWS = [{"user": f"u{n}", "text": f"näh, “{n}”\n😀 \\u00e9 ]}}"} for n in range(5)]
 
 
-def values(path):
+def read(source, columns=COLUMNS):
     problems = Problems()
-    found = [row.value for row in read_rows(path, problems)]
-    problems.raise_if_any()
-    return found
+    found = list(read_rows(source, columns, problems))
+    return found, problems.shown
+
+
+def values(source, columns=COLUMNS):
+    found, problems = read(source, columns)
+    assert problems == []
+    return [row.value for row in found]
 
 
 def write(path, content):
-    path.write_text(content, encoding="utf-8")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-@pytest.mark.parametrize("bom", ["", "\ufeff"])
-@pytest.mark.parametrize("indent", [None, 2])
-def test_arrays_and_lines_hold_the_same_rows(tmp_path, bom, indent):
-    array = write(tmp_path / "a.json", bom + "\n " + json.dumps(ROWS, indent=indent))
-    lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
-    by_line = write(tmp_path / "a.jsonl", bom + lines)
-    assert values(array) == values(by_line) == ROWS
-    assert [row.place for row in read_rows(array, Problems())] == [
-        f"{array}, row 1",
-        f"{array}, row 2",
-    ]
-    assert [row.place for row in read_rows(by_line, Problems())] == [
-        f"{by_line}, line 1",
-        f"{by_line}, line 3",
-    ]
+def write_as(path, content):
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        if path.suffix in (".csv", ".tsv"):
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            table = csv.DictWriter(stream, ["user", "text"], delimiter=delimiter)
+            table.writeheader()
+            table.writerows(content)
+        elif path.suffix == ".json":
+            json.dump(content, stream, indent=1)
+        else:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(content), path)
+    return path
 
 
-@pytest.mark.parametrize("ending", ["parquet", "csv", "tsv"])
-def test_tables_hold_the_same_rows(tmp_path, ending):
-    path = tmp_path / f"a.{ending}"
-    table = pd.DataFrame(ROWS)
-    if ending == "parquet":
-        table.to_parquet(path)
-    else:
-        table.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
-    assert values(path) == ROWS
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.csv", "a.tsv", "a.ndjson"])
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    path = write_as(tmp_path / name, ROWS)
+    found, problems = read(path)
+    assert [row.value for row in found] == ROWS
+    assert problems == []
+    assert (found[2].name, found[2].place) == ("a-3", f"{path}, row 3")
+
+
+@given(st.lists(st.fixed_dictionaries({"text": st.text(st.characters(exclude_categories=["Cs"]))})))
+def test_lines_and_arrays_of_json_are_read(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "chunks.jsonl"
+    assert values(write_as(path, content)) == content
+    assert values(write(path, json.dumps(content))) == content
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("content", "message"),
     [
-        ("a.json", '[{"a": 1}, ', "behind row 1: .* found, expected a comma and the next row"),
-        ("a.json", '[{"a": 1}, {"b": x}]', r"row 2, column 7: not JSON"),
-        ("a.json", '{\n"a": 1}', "one JSON object over several lines"),
-        ("a.jsonl", '{"a": 1}\n{"a": \n{"b": 2}\nx', r"line 2, column \d+: not JSON"),
-        ("a.jsonl", '{"a": 1}\nx', r"line 2, column 1: not JSON"),
-        ("a.json", "[]", "no rows found"),
-        ("a.csv", "a,b\n", "no rows found"),
-        ("a.csv", "a,b\n1,2,3\n", "line 2: another number of columns than in the header"),
-        ("a.csv", "a,b\n1\n", "line 2: another number of columns than in the header"),
-        ("a.parquet", "PAR1", "not a readable Parquet file"),
-        ("a.txt", "a,b\n1,2\n", "starts with 'a,b"),
-        ("a.txt", "", "the file is empty"),
+        ('{"user": "a"}\n{"user": \n{"user": "b"}', r"row 2: not JSON: Expecting"),
+        ('[{"user": "a"}, {"user": "b"', r"row 1: not JSON: Expecting ',' delimiter: line 1"),
+        ("user,text", r"row 1: not JSON"),
+        ('{"user": "a \\ud83d"}', r"row 1, user: '\\ud83d' found, which is half of a surrogate"),
+        ('{"text": [{"x": "\\udc00"}]}', r"row 1, text: '\\udc00' found, which is half"),
+        (b'{"user": "a", "text": "Caf\xe9"}', r"row 1, text: byte 0xe9 found, which isn't UTF-8"),
+        (b"\x1f\x8b\x08\x00", r"row 1: not JSON"),
+        ("[" * 100_000, r"row 1: not JSON"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path, name, content, message):
-    path = write(tmp_path / name, content)
-    with pytest.raises(UserError, match=message) as error:
-        values(path)
-    assert str(path) in str(error.value)
+def test_a_row_that_cant_be_read_is_one_message(tmp_path, content, message):
+    found, problems = read(write(tmp_path / "a.json", content))
+    assert len(problems) == 1
+    with pytest.raises(UserError, match=message):
+        raise UserError(problems)
+    assert all(row.value in ({"user": "a"}, {"user": "b"}) for row in found)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(UserError, match="save the file as UTF-8"):
-        values(path)
-    with pytest.raises(UserError, match=r"data\.path: found no file or folder"):
-        values(tmp_path / "b.json")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"user,text\na,b,c\n", "line 2: another number of columns"),
+        (b"user,text\na\n", "line 2: another number of columns"),
+        (b'user,text\na,"b\n', "unexpected end of data"),
+    ],
+)
+def test_a_table_whose_columns_are_unclear_is_refused(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path / "a.csv", content))
 
 
-def test_rows_may_be_lists(tmp_path):
-    rows = [[{"a": "]}"}, {"b": [1, [2]]}], [], [{"c": "\\"}]]
-    assert values(write(tmp_path / "a.json", json.dumps(rows, indent=1))) == rows
+def test_a_table_that_isnt_utf8_is_named(tmp_path):
+    _, problems = read(write(tmp_path / "a.csv", b"user,text\nu0,Caf\xe9\nu1,b\n"))
+    place = f"{tmp_path / 'a.csv'}, row 1, text"
+    assert problems == [f"{place}: byte 0xe9 found, which isn't UTF-8; save it so"]
 
 
-def test_posts_are_the_same_in_any_case_and_spacing():
-    assert post_key(" Why  THIS\n") == post_key("why this")
-    assert post_key("why this?") != post_key("why this")
+def test_columns_that_nobody_asked_for_do_no_harm(tmp_path):
+    table = pa.table(
+        {"user": ["a"], "image": [b"\xff\xfe"], "when": pa.array([1], pa.timestamp("ns"))}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet") == [{"user": "a"}]
+    path = write(tmp_path / "a.jsonl", '{"user": "a", "name": "\\ud83d", "n": NaN}')
+    assert values(path) == [{"user": "a"}]
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.parquet: can't be read as Parquet"):
+        read(write(tmp_path / "a.parquet", b"PAR1 and no more"))
+
+
+def test_other_json_files_of_a_folder_are_passed_over_and_named(tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    write_as(tmp_path / "b.jsonl", ROWS[:2])
+    write_as(tmp_path / "deep/a.json", ROWS[2:])
+    write(tmp_path / "dataset_infos.json", '{\n "default": {"description": ""}\n}')
+    write(tmp_path / "README.md", "text")
+    found, problems = read(tmp_path)
+    assert [row.value for row in found] == ROWS
+    assert [row.name for row in found] == ["b-1", "b-2", "deep-a-1", "deep-a-2", "deep-a-3"]
+    assert problems == []
+    assert "passed over: " + str(tmp_path / "dataset_infos.json") in capsys.readouterr().err
+
+
+def test_a_source_that_isnt_there_is_told(tmp_path):
+    for source in ("nothing.jsonl", "some/rows.jsonl"):
+        with pytest.raises(UserError, match=r"data\.path: no file or folder"):
+            read(source)
+    with pytest.raises(UserError, match="has rows with text, user"):
+        read(tmp_path)
+
+
+def test_a_data_set_of_the_hub_is_the_folder_that_was_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "datasets--owner--name"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="no file or folder owner/name, and no data set"):
+        read("owner/name")
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "refs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    write(repository / "refs" / "main", "0" * 40)
+    write_as(snapshot / "train.jsonl", ROWS)
+    assert values("owner/name") == ROWS
+
+
+def test_of_many_mistakes_the_first_are_shown():
+    problems = Problems()
+    problems.raise_if_any()
+    for number in range(100):
+        problems.add(f"row {number}")
+    with pytest.raises(UserError, match="mistakes in rows: 100; mend them") as caught:
+        problems.raise_if_any()
+    assert len(caught.value.problems) == 21

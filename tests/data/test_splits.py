@@ -1,145 +1,128 @@
-"""No split knows a user or a post of another, and nothing is lost without being counted."""
+"""One splitter for all sources: nothing is shared, and what is lost is counted."""
+
+from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from alignxplore_trl.data.splits import SPLITS, split_cases
+from alignxplore_trl.cases import Attributes, Case, Comparison
+from alignxplore_trl.data.splits import (
+    connected,
+    groups_of_posts,
+    post_key,
+    split_cases,
+)
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase, posts_of
+
+SIZES = {"cold_start": 3, "rl": 4, "validation": 2, "test": 3}
 
 
-def case(number: int, user: str, posts: list[str]) -> PreferenceCase:
-    target, *history = posts
-    signals = [
-        Comparison(post, f"yes {number}", "no") if index % 2 else Post(post, f"said {number}")
-        for index, post in enumerate(history)
-    ]
-    return PreferenceCase(
-        f"case-{number}", user, (Attributes("young"), *signals), Comparison(target, "yes", "no")
-    )
+def case(number, user, posts):
+    target, *others = (Comparison(f"post {post}", "yes", "no") for post in posts)
+    return Case(f"c{number}", f"u{user}", tuple(others), target)
 
 
-def posts_of_cases(cases) -> set[str]:
-    posts = [post for case in cases for post in [case.target.post, *posts_of(case.signals)]]
-    return {" ".join(post.lower().split()) for post in posts}
+def alone(count):
+    """Cases that share nothing."""
+    return [case(number, number, range(10 * number, 10 * number + 5)) for number in range(count)]
 
 
-@st.composite
-def cases_of_few_users_and_posts(draw):
-    """Cases that share users and posts in every way, from not at all to all over."""
-    users = st.integers(0, draw(st.integers(0, 12))).map(lambda number: f"user-{number}")
-    names = st.integers(0, draw(st.sampled_from([8, 40, 400]))).map(lambda number: f"post {number}")
-    posts = st.lists(names, min_size=3, max_size=5, unique=True)
-    drawn = draw(st.lists(st.tuples(users, posts), max_size=20))
-    return [case(number, user, posts) for number, (user, posts) in enumerate(drawn)]
+CASES = st.lists(
+    st.tuples(st.integers(0, 8), st.lists(st.integers(0, 40), min_size=3, max_size=6)), min_size=1
+)
 
 
-sizes = st.fixed_dictionaries({split: st.integers(0, 6) for split in SPLITS})
-
-
-@settings(max_examples=200)
-@given(cases_of_few_users_and_posts(), sizes, st.integers(0, 5))
-def test_splits_are_disjoint_and_everything_is_counted(cases, sizes, seed):
+@given(CASES, st.integers(0, 3))
+def test_no_two_splits_share_a_user_or_a_post(drawn, seed):
+    cases = [case(number, user, posts) for number, (user, posts) in enumerate(drawn)]
+    counts = Counter()
     try:
-        splits = split_cases(cases, sizes, signals_needed=3, seed=seed)
-    except UserError:  # a split gets nothing, see below
+        splits = split_cases(cases, SIZES, 2, seed, counts)
+    except UserError:
         return
-    users = {split: {case.user_id for case in splits[split]} for split in SPLITS}
-    posts = {split: posts_of_cases(splits[split]) for split in SPLITS}
-    for number, one in enumerate(SPLITS):
-        for other in SPLITS[number + 1 :]:
-            assert not users[one] & users[other]
-            if {one, other} != {"cold_start", "rl"}:
-                assert not posts[one] & posts[other]
-
-    originals = {case.case_id: case for case in cases}
-    lost_signals = 0
-    for split in SPLITS:
-        assert len(splits[split]) <= sizes[split]
-        for kept in splits[split]:
-            original = originals[kept.case_id]
-            assert kept.target == original.target
-            assert len(kept.signals) >= 3
-            assert [s for s in original.signals if s in kept.signals] == list(kept.signals)
-            lost_signals += len(original.signals) - len(kept.signals)
-    counts = splits.counts
-    assert counts["signals_dropped/shared_post"] == lost_signals
-    kept_cases = sum(len(splits[split]) for split in SPLITS)
-    assert kept_cases + counts["cases_dropped/shared_post"] + counts["cases_left_over"] == len(
-        cases
-    )
-    for split in SPLITS:
-        assert counts[f"cases/{split}"] == len(splits[split])
-        missing = counts.get(f"cases_missing/{split}", 0)
-        assert len(splits[split]) + missing == sizes[split]
+    owners = {}
+    for split, taken in splits.items():
+        assert len(taken) <= SIZES[split]
+        for one in taken:
+            assert len(one.signals) >= 2
+            for key in (one.user_id, *(post_key(s.post) for s in (one.target, *one.signals))):
+                assert owners.setdefault(key, split) == split
+    dropped = sum(count for name, count in counts.items() if name.startswith("cases_dropped"))
+    assert sum(map(len, splits.values())) + dropped + counts["cases_left_over"] == len(cases)
 
 
-def separate(count: int, cases_per_user: int = 1) -> list[PreferenceCase]:
-    return [
-        case(number, f"user-{number // cases_per_user}", [f"{number}.{n}" for n in range(4)])
-        for number in range(count)
-    ]
+def test_cases_that_share_a_post_stay_together_and_nothing_is_lost():
+    shares = [case(n, n, [*range(10 * n, 10 * n + 4), 10 * (n - 8)]) for n in range(8, 16)]
+    counts = Counter()
+    splits = split_cases([*alone(8), *shares], {"test": 8, "rl": 8}, 3, 0, counts)
+    assert [len(splits["test"]), len(splits["rl"])] == [8, 8]
+    assert counts["signals_dropped/shared_post"] + counts["cases_dropped/shared_post"] == 0
 
 
-def test_nothing_is_lost_where_connected_users_fit_into_a_split():
-    # Users come in pairs who share a post.
-    cases = [
-        case(number, f"user-{number}", [f"{number}", f"shared {number // 2}", f"{number}.1"])
-        for number in range(40)
-    ]
-    sizes = {"cold_start": 10, "rl": 20, "validation": 4, "test": 6}
-    splits = split_cases(cases, sizes, signals_needed=3, seed=0)
-    assert splits.counts["cases_dropped/shared_post"] == 0
-    assert splits.counts["signals_dropped/shared_post"] == 0
-    assert {split: len(splits[split]) for split in SPLITS} == sizes
+def test_where_all_share_a_post_training_gives_way():
+    targets = [case(n, n, [0, 10 * n + 1, 10 * n + 2, 10 * n + 3]) for n in range(4)]
+    with pytest.raises(UserError, match=r"left for rl.*shared_post 2"):
+        split_cases(targets, {"test": 2, "rl": 2}, 3, 0, Counter())
+    signals = [case(n, n, [10 * n + 1, 0, 10 * n + 2, 10 * n + 3]) for n in range(4)]
+    splits = split_cases(signals, {"test": 2, "rl": 2}, 2, 0, Counter())
+    assert [len(one.signals) for one in (*splits["test"], *splits["rl"])] == [3, 3, 2, 2]
 
 
-def test_where_everyone_is_connected_train_loses_signals_first():
-    # Each user shares a post with the next one: a chain, all connected.
-    cases = [
-        case(number, f"user-{number}", [f"{number}.0", f"{number}.1", f"link {number}",
-             f"link {number + 1}"])
-        for number in range(40)
-    ]  # fmt: skip
-    sizes = {"cold_start": 10, "rl": 20, "validation": 4, "test": 6}
-    splits = split_cases(cases, sizes, signals_needed=2, seed=0)
-    assert splits.counts["signals_dropped/shared_post"] > 0
-    assert splits.counts["cases_dropped/shared_post"] == 0
-    assert {split: len(splits[split]) for split in SPLITS} == sizes
+def test_the_same_seed_gives_the_same_splits_and_another_gives_others():
+    first, again, other = (split_cases(alone(30), SIZES, 4, seed, Counter()) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert {split: len(taken) for split, taken in first.items()} == SIZES
 
 
-def test_posts_that_differ_in_case_and_space_only_are_the_same():
-    cases = [
-        case(1, "a", ["1", "1.1", "1.2", "Same  post"]),
-        case(2, "b", ["2", "2.1", "2.2", "same post\n"]),
-    ]
-    splits = split_cases(cases, {"test": 1, "rl": 1}, signals_needed=3, seed=0)
-    assert splits.counts["signals_dropped/shared_post"] == 1
-    assert len(splits.rl[0].signals) == 3
+def test_with_few_cases_every_split_is_smaller_in_proportion():
+    counts = Counter()
+    splits = split_cases(alone(6), {"cold_start": 4, "rl": 4, "test": 4}, 4, 0, counts)
+    assert {split: len(taken) for split, taken in splits.items()} == dict.fromkeys(splits, 2)
+    assert counts["cases_missing/rl"] == 2
 
 
-def test_fewer_cases_than_asked_for_are_shared_out_in_proportion_and_reported():
-    sizes = {"cold_start": 400, "rl": 400, "validation": 100, "test": 100}
-    splits = split_cases(separate(100), sizes, signals_needed=2, seed=0)
-    assert splits.counts == {
-        "cases/cold_start": 40, "cases/rl": 40, "cases/validation": 10, "cases/test": 10,
-        "cases_missing/cold_start": 360, "cases_missing/rl": 360,
-        "cases_missing/validation": 90, "cases_missing/test": 90,
-        "cases_left_over": 0, "cases_dropped/shared_post": 0, "signals_dropped/shared_post": 0,
-    }  # fmt: skip
+def test_splits_that_are_there_keep_their_users_and_posts():
+    cases = alone(6)
+    filled = {"test_posts": [cases[0]]}
+    shares_a_post = case(9, 9, [0, 900, 901, 902, 903])
+    splits = split_cases([*cases, shares_a_post], {"test": 7}, 4, 0, Counter(), filled)
+    assert {one.case_id for one in splits["test"]} == {"c1", "c2", "c3", "c4", "c5"}
 
 
-def test_a_split_that_gets_nothing_is_an_error():
-    with pytest.raises(UserError, match=r"no cases are left for cold_start, rl: 2 usable cases"):
-        split_cases(separate(2), dict.fromkeys(SPLITS, 1), signals_needed=2, seed=0)
+def test_words_that_introduce_items_may_be_shared_and_attributes_too():
+    words = "These items were recommended to the user."
+    signals, target = (Comparison(words, "a", "b"), Attributes("x")), Comparison(words, "c", "d")
+    cases = [Case(f"c{n}", f"u{n}", signals, target) for n in range(8)]
+    splits = split_cases(cases, {"rl": 4, "test": 4}, 2, 0, Counter(), not_posts=[words])
+    assert [len(splits[name]) for name in ("rl", "test")] == [4, 4]
+    with pytest.raises(UserError, match="no case is left for rl"):
+        split_cases(cases, {"rl": 4, "test": 4}, 2, 0, Counter())
 
 
-def test_the_seed_decides_who_is_where():
-    def test_users(seed: int) -> list[str]:
-        splits = split_cases(separate(60, 3), {"test": 9, "rl": 30}, signals_needed=2, seed=seed)
-        return [case.user_id for case in splits.test]
+def test_an_empty_split_is_an_error_that_says_what_was_counted():
+    counts = Counter({"rows": 20, "rows_dropped/too_few_signals": 20})
+    with pytest.raises(UserError, match=r"left for test.*too_few_signals 20.*SIGNALS=<n>"):
+        split_cases([], {"test": 3}, 4, 0, counts)
 
-    assert test_users(0) == test_users(0)
-    assert test_users(0) != test_users(1)
-    assert len(set(test_users(0))) == 3
+
+def test_near_duplicates_are_one_post_and_others_arent():
+    words = [f"word{number}" for number in range(60)]
+    post, longer, other = " ".join(words), " ".join([*words, "more"]), " ".join(words[::-1])
+    groups = groups_of_posts([post, longer, other, "short", "shorter"])
+    assert groups[post] == groups[longer]
+    assert len(set(groups.values())) == 4
+    assert post_key(" A  post\n") == post_key("a POST")
+
+
+def test_thousands_of_posts_that_are_alike_are_one_group():
+    words = " ".join(f"word{number}" for number in range(80))
+    groups = groups_of_posts([f"{words} {number}" for number in range(3000)])
+    assert len(set(groups.values())) == 1
+
+
+def test_items_are_connected_through_others():
+    one, other, *rest = connected([["a"], [], ["a", "b"], ["c"], ["b"]])
+    assert one == rest[0] == rest[2]
+    assert len({one, other, *rest}) == 3

@@ -1,51 +1,102 @@
-"""Names of benchmarks, and the cases behind them."""
+"""Which cases a name stands for, and what is done to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from alignxplore_trl.data.world import OPPOSITE, World
-from alignxplore_trl.evaluation.benchmarks import BenchmarkName, make_benchmark
-from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.baselines.protocol import Setting
+from alignxplore_trl.cases import Case, Post, read_cases, write_cases
+from alignxplore_trl.evaluation.benchmarks import read_benchmarks, read_settings
 from alignxplore_trl.run.errors import UserError
-
-SOURCES = ("world", "alignx", "psoups")
-SETTINGS = [Setting.from_name(name) for name in ("base4", "base8", "streaming4+4")]
+from tests.evaluation.doubles import make_case
 
 
-@given(
-    st.sampled_from(SOURCES),
-    st.sampled_from(["pairs", "posts"]),
-    st.none() | st.sampled_from(["reversed", "drift3", "one_reversed", "shuffled", "noise0.25"]),
-)
-def test_a_name_is_read_as_it_is_written(source, cases, variation):
-    name = BenchmarkName(source, cases, variation)
-    assert BenchmarkName.read(str(name), SOURCES) == name
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    # As P-SOUPS's files come: one direction after the other.
+    cases = [make_case(n, direction="brief" if n < 20 else "detailed") for n in range(40)]
+    for name in ("world", "world_more"):
+        (tmp_path / name).mkdir()
+        write_cases(tmp_path / name / "test.jsonl", cases)
+    posts = [Case("p", "p", (Post("a", "b"),) * 8, cases[0].target)]
+    write_cases(tmp_path / "world" / "test_posts.jsonl", posts)
+    write_cases(tmp_path / "world" / "validation.jsonl", cases[:1])
+    return {name: tmp_path / name for name in ("world", "world_more")}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("wrld", "expected a name that begins with one of the data there are, world, alignx"),
-        ("world_drfit3", "expected world, world_posts or one of them with an underscore and"),
-        ("alignx_posts_drift", "alignx_posts_drift found, expected alignx, alignx_posts or"),
-        ("worldly", "expected a name that begins with"),
-        ("world_posts2", "expected world, world_posts or"),
-    ],
-)
-def test_a_name_that_is_none_is_refused(text, message):
-    with pytest.raises(UserError) as error:
-        BenchmarkName.read(text, SOURCES)
-    assert message in str(error.value)
+def read(name: str, folders: dict[str, Path], limit: int | None = None):  # type: ignore[no-untyped-def]
+    return read_benchmarks([name], folders, limit, seed=0)[0]
 
 
-def test_a_setting_that_reads_fewer_signals_than_are_reversed_is_left_out():
-    cases = World(seed=1).cases("test", 5)
-    name = BenchmarkName("world", variation="drift6")
-    benchmark = make_benchmark(name, cases, SETTINGS, 0, OPPOSITE)
-    assert benchmark.name == "world_drift6"
-    assert set(benchmark.histories.by_setting) == set(SETTINGS[1:])
-    assert benchmark.cases == cases
-    turned = benchmark.histories.by_setting[SETTINGS[1]][0]
-    assert turned.signals[:6] == tuple(each.reversed() for each in cases[0].signals[:6])
-    assert turned.signals[6:] == cases[0].signals[6:8]
+def test_names(folders: dict[str, Path]) -> None:
+    assert len(read("world", folders).whole) == 40
+    assert [case.case_id for case in read("world_posts_shuffled", folders).whole] == ["p"]
+    assert read("world_more_drift3", folders).variation == "drift3"
+
+
+@pytest.mark.parametrize("name", ["wrold", "world_revresed", "world_validation", "worlds", ""])
+def test_a_name_that_is_none_is_refused_with_those_that_are(
+    name: str, folders: dict[str, Path]
+) -> None:
+    with pytest.raises(UserError, match=r"expected .*world_posts.*drift<k>.*evaluation\.prepared"):
+        read(name, folders)
+
+
+def test_a_limit_takes_all_kinds_and_a_larger_one_the_same_cases(folders: dict[str, Path]) -> None:
+    ten, twenty = (read("world", folders, limit).whole for limit in (10, 20))
+
+    assert list(twenty[:10]) == list(ten)
+    assert len(Counter(case.description for case in ten)) == 2
+
+
+def test_a_variation_is_of_the_signals_that_are_read(folders: dict[str, Path]) -> None:
+    benchmark = read("world_one_reversed", folders)
+
+    for count in (4, 8):
+        for case in benchmark.cases("at_once", Setting(count)):
+            words = [signal.chosen.split()[0] for signal in case.signals]  # type: ignore[union-attr]
+            assert Counter(words)[case.target.chosen.split()[0]] == count - 1
+    assert benchmark.scored == benchmark.whole
+
+
+def test_reversed_turns_signals_target_and_truth(folders: dict[str, Path], tmp_path: Path) -> None:
+    benchmark = read("world_reversed", folders)
+    before = {case.case_id: case for case in benchmark.whole}
+
+    for case in (*benchmark.scored, *benchmark.cases("in_rounds", Setting(4, 2))):
+        old = before[case.case_id]
+        assert (case.target.chosen, case.target.rejected) == (
+            old.target.rejected,
+            old.target.chosen,
+        )
+        assert case.description != old.description
+        assert case.signals[0].chosen == old.signals[0].rejected  # type: ignore[union-attr]
+
+    benchmark.keep(tmp_path)
+    kept = read_cases(tmp_path / "world_reversed.jsonl")
+    assert kept == list(benchmark.scored)
+
+
+def test_settings_that_read_too_much_have_no_cases(folders: dict[str, Path]) -> None:
+    benchmark = read("world_drift6", folders)
+
+    assert benchmark.cases("at_once", Setting(4)) == []  # Six of four can't be turned.
+    assert len(benchmark.cases("at_once", Setting(8))) == 40
+    assert benchmark.cases("in_rounds", Setting(4, 3)) == []
+    assert read_settings(["base4", "streaming4+4+4"], [benchmark]) == [Setting(4), Setting(4, 3)]
+    with pytest.raises(UserError, match="at most 8 signals"):
+        read_settings(["base16"], [benchmark])
+
+
+@pytest.mark.parametrize("name", ["base", "base4+4", "streaming4", "streaming4+8", "base04", "rl"])
+def test_names_of_settings_are_checked(name: str) -> None:
+    with pytest.raises(UserError, match="rounds of one size"):
+        Setting.from_name(name)
+
+
+@pytest.mark.parametrize("name", ["base8", "streaming4+4", "streaming2+2+2"])
+def test_names_of_settings_are_read_back(name: str) -> None:
+    assert Setting.from_name(name).name == name

@@ -1,162 +1,126 @@
-"""The clustered bootstrap against closed forms, scipy, and its own coverage."""
+"""Intervals and p-values against scipy and a few lines of numpy."""
 
-from dataclasses import astuple
+from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from alignxplore_trl.evaluation.statistics import ClusteredBootstrap, Estimate
+from alignxplore_trl.evaluation.statistics import compare_variants, estimate, holm
+
+NAN = float("nan")
 
 
-def draws(seed, shape, mean=0.6):
-    return (np.random.default_rng(seed).random(shape) < mean).astype(float)
+def test_with_one_case_a_user_p_is_that_of_the_paired_t_test() -> None:
+    draws = np.random.default_rng(0)
+    first, second = draws.integers(0, 2, (2, 60)).astype(float)
+    users = [f"u{n}" for n in range(60)]
+
+    found = estimate(first - second, users)
+
+    expected = stats.ttest_rel(first, second)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
-def own_cluster_each(count):
-    return [str(number) for number in range(count)]
+def test_cases_of_one_user_are_one_draw() -> None:
+    values = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+    users = ["a", "a", "b", "b", "c", "c", "d", "d"]
+
+    found = estimate(values, users)
+
+    sums = (values - values.mean()).reshape(4, 2).sum(axis=1)
+    deviation = np.sqrt((sums**2).sum()) / 8 * np.sqrt(4 / 3 * 7 / 7)
+    half = stats.t.ppf(0.975, 3) * deviation
+    assert found.value == 0.5
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-9)
 
 
-def test_independent_cases_give_the_normal_interval():
-    values = draws(0, 900)
-    estimate = ClusteredBootstrap(own_cluster_each(900), samples=8000).mean(list(values))
-    half = 1.96 * values.std() / np.sqrt(900)
-    assert estimate.value == pytest.approx(values.mean())
-    assert estimate.low == pytest.approx(values.mean() - half, abs=0.003)
-    assert estimate.high == pytest.approx(values.mean() + half, abs=0.003)
+def test_the_same_cases_given_twice_are_no_better_known() -> None:
+    values, users = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0], list("abcdef")
+
+    once, twice = estimate(values, users), estimate(values * 2, users * 2)
+
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high), rel=0.1)
 
 
-def test_independent_cases_give_scipys_percentile_interval():
-    values = np.random.default_rng(1).exponential(2.0, 80)
-    reference = stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=8000, rng=np.random.default_rng(2)
-    ).confidence_interval
-    estimate = ClusteredBootstrap(own_cluster_each(80), samples=8000).mean(list(values))
-    assert estimate.low == pytest.approx(reference.low, abs=0.04)
-    assert estimate.high == pytest.approx(reference.high, abs=0.04)
+def test_a_ratio_of_sums_is_the_weighted_mean_of_ratios() -> None:
+    true, stated = np.array([1.0, 2.0, 0.0, 3.0]), np.array([2.0, 2.0, 0.0, 4.0])
+    with np.errstate(invalid="ignore"):
+        found = estimate(true / stated, list("abcd"), stated, share=True)
+
+    assert found.value == pytest.approx(6 / 8)
+    assert found.n == 3
 
 
-def test_unequal_clusters_give_the_cluster_robust_error():
-    """Delta method for a ratio of cluster sums: var = sum (s_c - mean * n_c)^2 / N^2."""
-    generator = np.random.default_rng(3)
-    sizes = generator.integers(1, 9, size=400)
-    clusters = np.repeat(np.arange(400), sizes)
-    values = (generator.random(len(clusters)) < generator.beta(2, 2, 400)[clusters]).astype(float)
-    estimate = ClusteredBootstrap(list(map(str, clusters)), samples=8000).mean(list(values))
-    residuals = np.bincount(clusters, values - values.mean())
-    half = 1.96 * np.sqrt((residuals**2).sum()) / len(values)
-    naive = 1.96 * values.std() / np.sqrt(len(values))
-    assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.05)
-    assert half > 1.3 * naive
+def test_without_spread_a_share_has_the_interval_of_wilson() -> None:
+    found = estimate([1.0] * 50, [f"u{n % 25}" for n in range(50)], share=True)
+
+    z = stats.norm.ppf(0.975)
+    assert found.low == pytest.approx(25 / (25 + z**2))  # 25 users, not 50 cases.
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert estimate([7.0, 7.0], ["a", "b"]).low is None
 
 
-def test_repeating_every_case_within_its_cluster_adds_no_certainty():
-    values, clusters = list(draws(4, 100)), own_cluster_each(100)
-    once = ClusteredBootstrap(clusters).mean(values)
-    repeated = ClusteredBootstrap(clusters * 5).mean(values * 5)
-    assert astuple(repeated) == pytest.approx(astuple(once))
+def test_what_is_unknown_is_left_out() -> None:
+    assert estimate([1.0, NAN, 0.0, NAN], list("abcd")).n == 2
+    assert estimate([NAN, NAN], ["a", "b"]).value is None
+    assert estimate([1.0, 0.0], ["a", "a"]).low is None  # One user says nothing of others.
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
-    generator = np.random.default_rng(5)
-    clusters = np.repeat(np.arange(80), 4)
-    bootstrap = ClusteredBootstrap(list(map(str, clusters)), samples=600)
-    covered = paired_covered = 0
-    for _ in range(500):
-        users = np.clip(generator.normal(0.6, 0.2, 80), 0, 1)[clusters]
-        truth, gain = 0.6, 0.1
-        first = (generator.random(320) < users + gain * (users < 0.9)).astype(float)
-        second = (generator.random(320) < users).astype(float)
-        estimate = bootstrap.mean(list(second))
-        covered += estimate.low <= truth <= estimate.high
-        difference = bootstrap.difference(list(first), list(second))
-        paired_covered += difference.low <= gain * stats.norm.cdf(1.5) <= difference.high
-    assert 0.91 <= covered / 500 <= 0.98
-    assert 0.91 <= paired_covered / 500 <= 0.98
+def test_holm_multiplies_the_smallest_most() -> None:
+    assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert holm([None]) == [None]
 
 
-def test_a_paired_difference_is_the_mean_of_differences():
-    first, second = draws(6, 500, 0.7), draws(7, 500, 0.6)
-    bootstrap = ClusteredBootstrap(own_cluster_each(500), samples=8000)
-    estimate = bootstrap.difference(list(first), list(second))
-    test = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert estimate.value == pytest.approx((first - second).mean())
-    assert estimate.low == pytest.approx(test.low, abs=0.005)
-    assert estimate.high == pytest.approx(test.high, abs=0.005)
+def compare(first: dict[int, float], second: dict[int, float]) -> pd.Series:
+    rows = [
+        {"figure": "acc_jud", "variant": name, "seed": seed, "value": value}
+        for name, own in (("first", first), ("second", second))
+        for seed, value in own.items()
+    ]
+    return compare_variants(pd.DataFrame(rows), [("first", "second")]).iloc[0]
 
 
-def test_pairing_sees_a_small_gain_that_two_intervals_do_not():
-    second = draws(8, 400)
-    first = second.copy()
-    first[np.flatnonzero(second == 0)[:12]] = 1.0
-    bootstrap = ClusteredBootstrap(own_cluster_each(400))
-    assert bootstrap.difference(list(first), list(second)).low > 0
-    assert bootstrap.mean(list(first)).low < bootstrap.mean(list(second)).high
-
-
-def test_groups_of_cases_differ_by_the_two_sample_interval():
-    values = draws(10, 900)
-    first = [value if number < 300 else None for number, value in enumerate(values)]
-    second = [None if number < 300 else value for number, value in enumerate(values)]
-    estimate = ClusteredBootstrap(own_cluster_each(900), samples=8000).contrast(first, second)
-    half = 1.96 * np.sqrt(values[:300].var() / 300 + values[300:].var() / 600)
-    assert estimate.value == pytest.approx(values[:300].mean() - values[300:].mean())
-    assert estimate.low == pytest.approx(estimate.value - half, abs=0.005)
-    assert estimate.high == pytest.approx(estimate.value + half, abs=0.005)
-
-
-def test_a_group_of_one_cluster_or_none_gives_no_interval():
-    bootstrap = ClusteredBootstrap(["a", "b", "c"])
-    assert bootstrap.contrast([1.0, 0.0, None], [None, None, 1.0]) == Estimate(-0.5, None, None)
-    assert bootstrap.contrast([1.0, 0.0, 1.0], [None] * 3) == Estimate(None, None, None)
-
-
-def test_several_means_at_once_are_those_of_each_alone():
-    bootstrap = ClusteredBootstrap(["a", "a", "b", "c"])
-    rows = [[1.0, 0.0, None, 1.0], [None] * 4, [None, 1.0, None, None]]
-    assert bootstrap.means(rows) == [bootstrap.mean(row) for row in rows]
-
-
-def test_unknown_values_are_left_out_not_counted_as_0():
-    bootstrap = ClusteredBootstrap(own_cluster_each(5))
-    assert bootstrap.mean([1.0, None, 1.0, None, 0.0]).value == pytest.approx(2 / 3)
-    difference = bootstrap.difference([1.0, None, 1.0, 0.0, 0.0], [0.0, 1.0, None, 0.0, 0.0])
-    assert difference.value == pytest.approx(1 / 3)
-
-
-def test_nothing_known_gives_no_value_and_one_cluster_gives_no_interval():
-    assert ClusteredBootstrap(["a", "b"]).mean([None, None]) == Estimate(None, None, None)
-    assert ClusteredBootstrap(["a", "a"]).mean([1.0, 0.0]) == Estimate(0.5, None, None)
-    assert ClusteredBootstrap(["a", "b"]).mean([1.0, None]) == Estimate(1.0, None, None)
-
-
-def test_no_cases_are_refused():
-    with pytest.raises(ValueError, match="no cases"):
-        ClusteredBootstrap([])
-
-
-def test_the_seed_decides_the_interval():
-    values, clusters = list(draws(9, 50)), own_cluster_each(50)
-    assert ClusteredBootstrap(clusters, seed=1).mean(values) == ClusteredBootstrap(
-        clusters, seed=1
-    ).mean(values)
-    intervals = {ClusteredBootstrap(clusters, samples=200, seed=s).mean(values) for s in range(8)}
-    assert len(intervals) > 1
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([0.0, 1.0, None])), min_size=1),
-    st.randoms(use_true_random=False),
+@pytest.mark.parametrize(
+    ("second", "holds"),
+    [
+        ([0.50, 0.52, 0.51], True),  # 10 points better in each seed.
+        ([0.50, 0.63, 0.51], False),  # Once it is worse.
+        ([0.59, 0.10, 0.60], False),  # Always better, by no amount that seeds agree on.
+    ],
 )
-def test_the_order_of_cases_does_not_matter_and_intervals_stay_in_range(rows, shuffler):
-    shuffled = shuffler.sample(rows, len(rows))
-    first, second = (
-        ClusteredBootstrap([cluster for cluster, _ in each], samples=50).mean([v for _, v in each])
-        for each in (rows, shuffled)
-    )
-    assert first == second
-    if first.low is not None:
-        assert 0 <= first.low <= first.high <= 1
+def test_a_difference_holds_if_every_seed_has_its_sign_and_the_interval_excludes_0(
+    second: list[float], holds: bool
+) -> None:
+    first = [0.60, 0.62, 0.615]
+
+    found = compare(dict(enumerate(first)), dict(enumerate(second)))
+
+    assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert found.n == 3  # Seeds are the unit, however many users each scored.
+    assert found.holds == holds
+
+
+def test_one_seed_holds_nothing_and_equal_differences_hold() -> None:
+    assert not compare({0: 0.9, 1: 0.8}, {0: 0.1}).holds
+    assert compare({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25}).holds
+    assert not compare({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}).holds
+
+
+def test_variants_are_compared_for_every_figure() -> None:
+    rows = [
+        {"figure": figure, "variant": variant, "seed": seed, "value": value + 0.01 * seed**2}
+        for figure in ("acc_jud", "recall")
+        for variant, value in (("a", 0.5), ("b", 0.7), ("c", 0.71))
+        for seed in range(3)
+        if (figure, variant) != ("recall", "c")
+    ]
+
+    found = compare_variants(pd.DataFrame(rows), [("b", "a"), ("c", "a")])
+
+    assert found.figure.tolist() == ["acc_jud", "acc_jud", "recall", "recall"]
+    assert found.value.tolist()[:3] == pytest.approx([0.2, 0.21, 0.2])
+    assert pd.isna(found.value[3])

@@ -1,118 +1,71 @@
-"""Files of signals: every row is read, or told with place and field."""
+"""Files of signals: three kinds in several formats, and mistakes by row and field."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from alignxplore_trl.inference.signal_files import UserSignal, read_user_signals, signal_of
-from alignxplore_trl.run.errors import Problems, UserError
-from alignxplore_trl.signals import Attributes, Comparison, Post, signal_to_dict
+from alignxplore_trl.cases import Attributes, Comparison, Post
+from alignxplore_trl.inference.signal_files import read_signals
+from alignxplore_trl.run.errors import UserError
 
-ROWS: list[dict[str, Any]] = [
-    {"post": "p", "chosen": "c", "rejected": "r"},
-    {"user": "ann", "id": "7", "kind": "comparison", "post": "list", "chosen": "x",
-     "rejected": "y", "form": "items"},
-    {"post": "p", "comment": "<answer> & \n日本語 </think>"},
-    {"text": "a teacher, 40", "user": "ann"},
-]  # fmt: skip
-SIGNALS = [
-    UserSignal(Comparison("p", "c", "r")),
-    UserSignal(Comparison("list", "x", "y", "items"), "ann", "7"),
-    UserSignal(Post("p", "<answer> & \n日本語 </think>")),
-    UserSignal(Attributes("a teacher, 40"), "ann"),
+ROWS = [
+    {"user": "ann", "id": "1", "post": "a post", "chosen": "yes", "rejected": "no"},
+    {"user": "bob", "kind": "post", "post": "a post", "comment": "nice"},
+    {"user": "ann", "text": "lives in a town", "chosen": None},
 ]
+SIGNALS = {
+    "ann": [("1", Comparison("a post", "yes", "no")), ("", Attributes("lives in a town"))],
+    "bob": [("", Post("a post", "nice"))],
+}
 
 
-def lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
-
-
-def test_signals_of_every_kind_are_read_from_every_format(tmp_path: Path) -> None:
-    assert read_user_signals(lines(tmp_path / "a.jsonl", ROWS)) == SIGNALS
-    (tmp_path / "a.json").write_text(json.dumps(ROWS))
-    assert read_user_signals(tmp_path / "a.json") == SIGNALS
-    pd.DataFrame(ROWS).to_parquet(tmp_path / "a.parquet")
-    assert read_user_signals(tmp_path / "a.parquet") == SIGNALS
-    for suffix, separator in ((".csv", ","), (".tsv", "\t")):  # An empty cell is nothing written.
-        table = tmp_path / f"a{suffix}"
-        pd.DataFrame(ROWS).to_csv(table, sep=separator, index=False)
-        assert read_user_signals(table) == SIGNALS
-
-
-def test_a_quotation_that_does_not_end_swallows_no_rows(tmp_path: Path) -> None:
-    table = tmp_path / "a.csv"
-    table.write_text('text\n"a teacher\nlives in a town\n')
-    with pytest.raises(UserError, match=r"a.csv, line 3: .*look for a missing quotation mark"):
-        read_user_signals(table)
+def table(separator: str) -> str:
+    names = ("user", "id", "kind", "post", "chosen", "rejected", "comment", "text")
+    rows = [names, *([row.get(name) or "" for name in names] for row in ROWS)]
+    return "\ufeff" + "\n".join(separator.join(row) for row in rows)
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("name", "text"),
     [
-        ({"post": "p", "chosen": "c"}, "line 2, rejected: nothing found, expected a text"),
-        ({"post": "p", "chosen": "", "rejected": "r"}, 'line 2, chosen: "" found, expected a text'),
-        ({"post": "p", "chosen": 3, "rejected": "r"}, "line 2, chosen: 3 found, expected a text"),
-        ({"post": "p"}, "line 2, kind: fields post found, expected the texts of one of comparison"),
-        ({}, "line 2, kind: fields none found"),
-        ({"kind": "vote", "post": "p"}, 'line 2, kind: "vote" found, expected the texts of one of'),
-        ({"kind": 3, "post": "p"}, "line 2, kind: 3 found"),
-        (
-            {"text": "t", "txet": "t"},
-            "line 2, txet: found, but signals of the kind attri",
-        ),
-        ({"text": "t", "user": 3}, "line 2, user: 3 found, expected a text"),
-        ({"text": "t", "id": ""}, 'line 2, id: "" found, expected a text'),
-        ({"post": "p", "chosen": "c", "rejected": "r", "form": "x"}, 'line 2, form: "x" found'),
-        ([1], "line 2: [1] found, expected an object"),
+        ("a.jsonl", "\n\n".join(map(json.dumps, ROWS))),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("a.csv", table(",")),
+        ("a.tsv", table("\t")),
     ],
 )
-def test_a_row_that_is_no_signal_is_told(tmp_path: Path, row: Any, message: str) -> None:
-    with pytest.raises(UserError) as error_info:
-        read_user_signals(lines(tmp_path / "a.jsonl", [ROWS[0], row]))
-    assert len(error_info.value.problems) == 1
-    assert message in error_info.value.problems[0]
+def test_formats(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert read_signals(path, None) == SIGNALS
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    bad = [{"post": "p", "chosen": "c", "x": 1}, {"text": ""}]
-    with pytest.raises(UserError) as error_info:
-        read_user_signals(lines(tmp_path / "a.jsonl", [*bad, *ROWS, "no"]))
-    assert len(error_info.value.problems) == 4
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (b'{"post": "p", "chosen": "c", "user": "u"}', r"row 1: .*missing.*`rejected`"),
+        (b'{"post": "p", "comment": 3, "user": "u"}', r"row 1: .*`str`.*`\$.comment`"),
+        (b'{"post": "p", "user": "u"}', "row 1, kind: None found, expected the texts of comparis"),
+        (b'{"text": "t"}', "row 1, user: None found, expected a name"),
+        (b'{"text": "t", "user": "a\\u001b[2J"}', r"row 1, user: 'a\\x1b"),
+        (b'{"text": "t", "user": "half \\ud83d"}', "row 1, user"),
+        (b'{"text": "caf\xe9", "user": "u"}', "row 1, text: byte 0xe9"),
+        (b"{not json", "row 1: not JSON"),
+        (b"3", "row 1, user: None found"),
+        (b"", "no rows found"),
+    ],
 )
-fields = st.sampled_from(["post", "chosen", "rejected", "comment", "text", "kind", "form", "user"])
+def test_a_mistake_is_told_with_its_place(tmp_path: Path, row: bytes, told: str) -> None:
+    path = tmp_path / "signals.jsonl"
+    path.write_bytes(row)
+    with pytest.raises(UserError, match=told) as refused:
+        read_signals(path, None)
+    assert str(path) in str(refused.value)
 
 
-@given(st.one_of(json_values, st.dictionaries(fields, json_values)))
-def test_any_row_is_a_signal_or_a_problem(row: Any) -> None:
-    problems = Problems()
-    found = signal_of(row, "here", problems)
-    assert (found is None) == bool(problems.found)
-
-
-texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
-
-
-@given(
-    st.one_of(
-        st.builds(Comparison, texts, texts, texts, st.sampled_from(["replies", "items"])),
-        st.builds(Post, texts, texts),
-        st.builds(Attributes, texts),
-    )
-)
-def test_what_is_written_is_read(signal: Comparison | Post | Attributes) -> None:
-    problems = Problems()
-    assert signal_of(signal_to_dict(signal), "here", problems) == UserSignal(signal)
-    assert not problems.found
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file, expected one with a signal in each row"):
+        read_signals(tmp_path / "none.csv", None)

@@ -1,74 +1,72 @@
-"""The order of responses, undone; and what a missing answer does."""
+"""Orders of the replies, and labelled questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pytest
 
-from alignxplore_trl.judging.protocol import (
-    JudgedPair,
-    Preference,
-    Verdict,
-    preference_probabilities,
-    preferences,
-)
-from alignxplore_trl.text.rendering import Question
+from alignxplore_trl.judging.local import LocalJudge
+from alignxplore_trl.judging.protocol import JudgedPair, Question, Verdict, preferences
+from alignxplore_trl.judging.questions import LABELLED, ask_labelled
 
 
-@dataclass
-class PositionJudge:
-    """Prefers the longer response, and A a little more than B; silent on an empty post."""
+class Prefers:
+    """Names the longer response with 0.8, and whatever is shown first a little more."""
 
-    bias: float = 0.1
-    asked: list[Question] = field(default_factory=list)
+    def __init__(self, none_for: str = "") -> None:
+        self.none_for = none_for
+        self.asked: list[Question] = []
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         self.asked += questions
         return [
-            Verdict(self.bias + (0.7 if len(q.response_a) > len(q.response_b) else 0.2), 1.0)
-            if q.post
-            else None
-            for q in questions
+            None
+            if own.response_a == self.none_for
+            else Verdict(0.9 if len(own.response_a) > len(own.response_b) else 0.3, 1.0)
+            for own in questions
         ]
 
 
-def pair(key: str, post: str = "p") -> JudgedPair:
-    return JudgedPair(key, post, "d", chosen="longer reply", rejected="reply")
+def pair(key: str, description: str | None = "d") -> JudgedPair:
+    return JudgedPair(key, "post", description, "long reply", "short")
 
 
-def test_both_orders_average_out_a_position_bias() -> None:
-    judge = PositionJudge()
-    [found] = preferences(judge, [pair("a")], "both", seed=0)
-    assert found == Preference(
-        probability=pytest.approx((0.8 + (1 - 0.3)) / 2), position_gap=pytest.approx(0.8 - 0.7)
-    )
-    assert {q.response_a for q in judge.asked} == {"longer reply", "reply"}
+def test_both_orders_are_averaged_and_an_answer_without_its_twin_is_none() -> None:
+    assert preferences(Prefers(), [pair("a")], "both", 0) == [pytest.approx((0.9 + 0.7) / 2)]
+    assert preferences(Prefers("short"), [pair("a")], "both", 0) == [None]
 
 
-def test_one_order_shows_no_gap() -> None:
-    [found] = preferences(PositionJudge(), [pair("a")], "random", seed=0)
-    assert found is not None
-    assert found.position_gap is None
+def test_a_case_has_one_order_whatever_its_description() -> None:
+    """These values are those of earlier runs: a coin that lands elsewhere changes results."""
+    first = {
+        "world-0-rl-0": False,
+        "world-0-rl-1": False,
+        "world-0-rl-2": True,
+        "world-0-rl-5": True,
+    }
+    for key, chosen_first in first.items():
+        judge = Prefers()
+        found = preferences(judge, [pair(key), pair(key, None), pair(key, "other")], "random", 0)
+        assert {own.response_a == "long reply" for own in judge.asked} == {chosen_first}
+        assert found == [pytest.approx(0.9 if chosen_first else 0.7)] * 3
+    asked = Prefers()
+    preferences(asked, [pair(f"case {n}") for n in range(400)], "random", 1)
+    assert 150 < sum(own.response_a == "long reply" for own in asked.asked) < 250
 
 
-def test_random_order_is_a_function_of_seed_and_key() -> None:
-    judge = PositionJudge()
-    pairs = [pair(str(number)) for number in range(400)]
-    first = preference_probabilities(judge, pairs, "random", seed=1)
-    again = preference_probabilities(judge, pairs[::-1], "random", seed=1)[::-1]
-    other = preference_probabilities(judge, pairs, "random", seed=2)
-    assert first == again
-    assert first != other
-    shown_first = sum(value == pytest.approx(0.8) for value in first)
-    assert 150 < shown_first < 250
-    assert all(value == pytest.approx(0.8) or value == pytest.approx(0.7) for value in first)
+def test_labelled_questions_are_enough_to_tell_a_judge_from_a_coin() -> None:
+    assert len(LABELLED) >= 64
+    good = ask_labelled(LocalJudge("assets/judge", "compact", "float32", chat=False))
+    assert good.right == len(LABELLED)
+    assert good.low > 0.9
 
+    class Coin:
+        def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
+            return [Verdict(0.4 + 0.2 * (len(q.post) % 2), 1.0) for q in questions]
 
-@pytest.mark.parametrize("order", ["random", "both"])
-def test_what_is_not_answered_is_none_and_moves_nothing(order: str) -> None:
-    pairs = [pair("a"), pair("b", post=""), pair("c")]
-    answers = preference_probabilities(PositionJudge(), pairs, order, seed=0)  # type: ignore[arg-type]
-    assert answers[1] is None
-    assert None not in (answers[0], answers[2])
+    coin = ask_labelled(Coin())
+    assert coin.low <= 0.5
+    silent = ask_labelled(LocalJudge("assets/teacher", "compact", "float32", chat=False))
+    assert (silent.answered, silent.right) == (0, 0)
+    assert "0 of 72 labelled questions right, 0 answered" in str(silent)

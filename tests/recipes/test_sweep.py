@@ -1,130 +1,141 @@
-"""A sweep from its command line to its table; trainings are told to make, and made up here."""
+"""Sweeps and studies: what points share, a point that fails, what a table says."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from alignxplore_trl.run.folder import is_finished, read_summary
+from alignxplore_trl.config import Study, checked, compose, plain
+from alignxplore_trl.evaluation.statistics import compare_variants
+from tests.recipes.commands import ROOT, SMALL, load
 
-# In the place of make: notes the command, and leaves what a training leaves. One run's fails.
-MAKE = f"""#!{sys.executable}
-import json, re, sys
-from pathlib import Path
-line = " ".join(sys.argv[1:])
-outputs = Path(re.search(r"paths.outputs=(\\S+)", line)[1])
-with (outputs / "commands").open("a") as file:
-    file.write(line + "\\n")
-name = re.search(r"RUN=(\\S+)", line)
-if name:
-    if name[1] == "unlucky" and not (outputs / "luck").exists():
-        print("OutOfMemoryError: no room")
-        sys.exit(2)
-    folder = outputs / "rl" / name[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [{{"step": step, "reward": step / 10 + len(name[1])}} for step in range(1, 11)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
-    (folder / "summary.json").write_text('{{"finished": true}}')
+MINE = """
+question: Which?
+seeds: [0]
+targets: [rl, evaluate]
+overrides: [setting=base, rl.start=backbone, "method=[rl]"]
+variants: {4 rollouts: [], 8 rollouts: [rl.num_generations=8]}
+methods: [rl]
+figures: [acc_jud]
+pairs: [[8 rollouts/rl/base4, 4 rollouts/rl/base4]]
 """
-
-
-@pytest.fixture
-def sweep(
-    run: Callable[..., None],
-    another_make: Callable[[str], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., None]:
-    """Run the recipe with another make."""
-    another_make(MAKE)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    (tmp_path / "outputs").mkdir()
-
-    def run_sweep(*overrides: str) -> None:
-        run("sweep", tmp_path / "outputs", "sweep.metric=reward", "start=backbone", *overrides)
-
-    return run_sweep
-
-
-def commands(tmp_path: Path) -> list[str]:
-    file = tmp_path / "outputs" / "commands"
-    return file.read_text().splitlines() if file.exists() else []
-
-
-def test_a_point_that_fails_is_a_row_and_is_tried_again(
-    sweep: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    swept = "run_name=first,unlucky,-broken,another"
-    with pytest.raises(SystemExit) as exit_info:
-        sweep(swept)
-    assert exit_info.value.code == 1
-    told = capsys.readouterr()
-    folder = tmp_path / "outputs" / "sweep" / "latest"
-    table = pd.read_csv(folder / "points.csv")
-    assert list(table["state"]) == ["finished", "failed", "failed", "finished"]
-    assert table["reward"][3] == pytest.approx(8.0)
-    assert table["reason"][1] == "OutOfMemoryError: no room"
-    assert "run_name: '-broken' found, expected letters" in table["reason"][2]
-    assert told.err.index("run_name=-broken can't run") < told.err.index("starting run_name=first")
-    assert "2 of 4 points failed" in told.err
-    assert "best: run_name=another" in told.out
-    assert f"its log: {folder.resolve()}/points/1/log.txt" in told.out
-    # Data once; a training for each point that can run.
-    before = commands(tmp_path)
-    assert [line.split()[0] for line in before].count("rl") == 3
-
-    (tmp_path / "outputs" / "luck").touch()
-    with pytest.raises(SystemExit):
-        sweep(swept)
-    again = commands(tmp_path)[len(before) :]
-    assert ["RUN=unlucky" in line for line in again if line.startswith("rl")] == [True]
-    assert list(pd.read_csv(folder / "points.csv")["state"]).count("finished") == 3
-
-
-def test_a_sweep_whose_points_are_finished_shows_its_table_again(
-    sweep: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep("run_name=one,other")
-    folder = tmp_path / "outputs" / "sweep" / "latest"
-    assert is_finished(folder)
-    assert read_summary(folder)["best"] == "run_name=other"
-    assert read_summary(folder)["reward"] == pytest.approx(6.0)
-    before, shown = commands(tmp_path), capsys.readouterr().out
-    assert any(f"tracking.group={folder.resolve().name}" in line for line in before)
-    sweep("run_name=one,other")
-    told = capsys.readouterr()
-    assert "nothing to do" in told.err
-    assert told.out.strip() == shown.strip()
-    assert commands(tmp_path) == before
+SWEEP, STUDY = load("sweep"), load("study")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("swept", "shared", "overrides"),
     [
-        (["seed=1"], "sweep.swept: found no override with several values"),
-        (["seed=1,2", "trainer.learning_rat=1"], "trainer.learning_rat: trl.GRPOConfig has no"),
-        (["sweep.recipe=vpl", "seed=1,2"], "sweep.recipe: found 'vpl', expected one of cold_start"),
-        (
-            ["sweep.metric=rewrad", "seed=1,2"],
-            "sweep.metric: rewrad found, expected one of accuracy",
-        ),
-        (["sweep.metric=completion/mean", "seed=1,2"], "sweep.metric: completion/mean found"),
-        (["sweep.metrc=loss", "seed=1,2"], "sweep.metrc: the sweep recipe has no such key"),
+        ("rl.learning_rate", "cold-start", ()),
+        ("reward", "cold-start", ()),
+        ("rl.learning_rate", "data", ("rl.start=backbone",)),
+        ("cold_start.learning_rate", "synthesize", ()),
+        ("peft.r", "synthesize", ()),
+        ("teacher", "data", ()),
+        ("model.backbone", "synthesize", ()),
+        ("data.dimensions_per_user", None, ()),
+        ("seed", None, ()),
+        ("rl.beta", "synthesize", ("sweep.targets=[cold-start,rl]",)),
     ],
 )
-def test_a_mistake_of_all_points_ends_the_sweep_before_the_first(
-    sweep: Callable[..., None],
-    tmp_path: Path,
-    overrides: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+def test_what_no_swept_key_concerns_is_shared(
+    swept: str, shared: str | None, overrides: tuple[str, ...]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        sweep(*overrides)
-    assert exit_info.value.code == 2
-    assert capsys.readouterr().err.count(message) == 1
-    assert not commands(tmp_path)
+    experiment = checked(plain(compose(overrides)))
+    assert SWEEP.shared_target(experiment, [swept]) == shared
+
+
+def test_a_failed_point_is_a_row_that_says_so() -> None:
+    rows = [
+        {"point": "a=1", "value": 0.5, "said": ""},
+        {"point": "a=2", "value": None, "said": "torch.OutOfMemoryError: out of memory"},
+        {"point": "a=3", "value": 0.75, "said": ""},
+    ]
+    lines = SWEEP.table(rows, "m", True).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["a=3", "a=1", "a=2:"]
+    assert lines[-1].endswith("failed  a=2: torch.OutOfMemoryError: out of memory")
+
+
+def test_a_launcher_of_slurm_composes() -> None:
+    compose(["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=8"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rl.beta=0.1,0.2"], "sweep: expected --multirun"),
+        (["--multirun", "rl.beta=0.1"], "no key has several values"),
+        (["--multirun", "sedd=0,1", "rewad=x"], "rewad: no such key; did you mean reward?"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(words: list[str], said: str) -> None:
+    command = [sys.executable, "recipes/sweep.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_each_point_is_a_make_command(tmp_path: Path) -> None:
+    """Two points on the base's data, of which one fails; a second time only that is tried again."""
+    words = [
+        "--multirun", f'paths.outputs="{tmp_path}"', "run=base", *SMALL, "rl.start=backbone",
+        "sweep.targets=[rl]", "sweep.metric=rl/data/rows", "rl.temperature=0,1",
+    ]  # fmt: skip
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "recipes/sweep.py", *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1, done.stderr
+        *_, finished, failed = done.stdout.strip().splitlines()
+        assert finished.split()[1] == "rl.temperature=1"
+        assert "failed  rl.temperature=0: error: rl: `temperature`" in failed
+    points = tmp_path / "base" / "sweep"
+    assert not (points / "rl.temperature=1" / "data").exists()
+    assert (points / "rl.temperature=1" / "rl" / "model").is_dir()
+    assert "is finished; nothing to do" in (points / "rl.temperature=1" / "log.txt").read_text()
+
+
+def test_a_study_compares_with_the_seeds_as_the_unit() -> None:
+    study = Study(
+        question="?", targets=["rl"], seeds=[0, 1], overrides=[], variants={"a": [], "b": ["x=1"]},
+        methods=["rl"], figures=["acc_jud"], pairs=[("b/rl/base4", "a/rl/base4")],
+    )  # fmt: skip
+    rows = []
+    for seed, (a, b) in enumerate([(0.5, 0.7), (0.52, 0.74)]):
+        for variant, value in (("a", a), ("b", b)):
+            figures = {
+                "acc_jud/world/judge/rl/base4": value,
+                "acc_jud/world/judge/rl/base4/low": 0.1,
+                "acc_jud/world/judge/golden/any": 1.0,
+                "tokens/world/judge/rl/base4": 3.0,
+            }
+            rows += [{"seed": seed, **r} for r in STUDY.figures_of(study, variant, figures)]
+    assert [row["value"] for row in rows] == pytest.approx([50, 70, 52, 74])
+    values = pd.DataFrame(rows)
+    text = STUDY.tables(values, compare_variants(values, study.pairs))
+    assert "| a/rl/base4 | 51 ± 1 |" in text
+    assert "| acc_jud (world, judge) | b/rl/base4 | a/rl/base4 | 21 | 8.29 | 33.7 | True |" in text
+
+
+@pytest.mark.slow
+def test_a_study_trains_what_differs_and_shares_the_rest(tmp_path: Path) -> None:
+    words = [
+        f'paths.outputs="{tmp_path}"', f'paths.results="{tmp_path}/results"', "run=study", *SMALL,
+        "study=mine", f"hydra.searchpath=[file://{tmp_path}/conf]",
+    ]  # fmt: skip
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(MINE)
+    done = subprocess.run(
+        [sys.executable, "recipes/study.py", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| 8 rollouts/rl/base4 |" in (tmp_path / "results" / "mine.md").read_text()
+    runs = tmp_path / "study" / "seed0"
+    assert not (runs / "8 rollouts" / "data").exists()
+    assert json.loads((runs / "8 rollouts" / "rl" / "summary.json").read_text())

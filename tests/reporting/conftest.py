@@ -1,44 +1,62 @@
-"""Summaries of evaluations as a run folder holds them, one per seed."""
+"""The folder of an evaluation of 40 users, made by the evaluation's own tables."""
 
-from typing import Any
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
-ROWS = [
-    ("null", "base4", 0.5, None),
-    ("golden", "base4", 1.0, None),
-    ("rl_base8", "base8", 0.8, 0.97),
-    ("rl_streaming", "streaming4+4", 0.84, 0.99),
-]
+from alignxplore_trl.cases import write_cases
+from alignxplore_trl.data.world import World
+from alignxplore_trl.evaluation.figures import make_figures
+from alignxplore_trl.evaluation.methods import descriptions_table
+from alignxplore_trl.evaluation.scoring import verdicts_table
+
+HOSTILE = "<script>alert(1)</script> \u202e {{ 7 * 7 }} <img src=http://example.org/x.png>"
+PLACES = (("null", "any"), ("backbone", "base4"), ("rl", "streaming4+4@1"), ("rl", "streaming4+4"))
 
 
-def make_summary(seed: int) -> dict[str, Any]:
-    """Figures that differ between seeds by a point, judges by five, intervals by four."""
-    summary: dict[str, Any] = {"status": "finished", "seed": seed, "wall_s": 12.5}
-    for judge, lost in (("judge", 0.0), ("test_judge", 0.05)):
-        for method, setting, accuracy, well_formed in ROWS:
-            where = f"world/{judge}/{method}/{setting}"
-            value = accuracy if accuracy in (0.5, 1.0) else accuracy - lost + seed / 100
-            summary[f"acc_jud/{where}"] = value
-            summary[f"acc_jud/{where}/low"] = value - 0.04
-            summary[f"acc_jud/{where}/high"] = min(1.0, value + 0.04)
-            summary[f"cases/{where}"] = 1000
-            summary[f"judge_failures/{where}"] = 0
-            if well_formed is not None:
-                summary[f"well_formed/{where}"] = well_formed
-                summary[f"precision/{where}"] = 0.7125
-                summary[f"recall/{where}"] = 0.62
-                summary[f"contradictions/{where}"] = 0.03
-                summary[f"description_tokens/{where}"] = 7.4
-        where = f"world/{judge}/rl_streaming-rl_base8/streaming4+4-base8"
-        gain = 0.04 + seed / 100 - lost
-        summary[f"acc_jud_difference/{where}"] = gain
-        summary[f"acc_jud_difference/{where}/low"] = gain - 0.02
-        summary[f"acc_jud_difference/{where}/high"] = gain + 0.02
-        summary[f"paired_cases/{where}"] = 1000
-    return summary
+@pytest.fixture(scope="session")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "evaluation"
+    (folder / "cases").mkdir(parents=True)
+    cases = World({"test": 40}, 2, 4).cases(Counter(), 0)["test"]
+    write_cases(folder / "cases" / "world.jsonl", cases)
+    draw = random.Random(0)
+    described, verdicts = [], []
+    for case in cases:
+        for method, setting in PLACES:
+            place = {
+                "benchmark": "world", "method": method, "setting": setting,
+                "case_id": case.case_id, "unit": case.user_id,
+            }  # fmt: skip
+            writes = method != "null"
+            described.append(
+                place
+                | {"description": case.description if writes else None, "decided": False}
+                | ({"completion": "…", "reasoning": HOSTILE, "prompt_tokens": 90,
+                    "completion_tokens": 30, "seconds": 0.25} if writes else {})
+            )  # fmt: skip
+            for metric, judge in (("acc_jud", "judge"), ("acc_gen", "generator")):
+                right = float(draw.random() < (0.9 if method == "rl" else 0.5))
+                verdicts.append(
+                    place | {"metric": metric, "judge": judge, "correct": right, "value": right}
+                )
+    descriptions_table(folder).add(described)
+    verdicts_table(folder).add(verdicts)
+    make_figures(folder, ["rl - backbone/base4"])
+    return folder
 
 
-@pytest.fixture
-def summaries() -> list[dict[str, Any]]:
-    return [make_summary(seed) for seed in range(3)]
+@pytest.fixture(scope="session")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rl") / "metrics.jsonl"
+    lines = [
+        {"step": step, "reward": step / 20, "completions/mean_length": 50 - step}
+        for step in range(20)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"train_loss": 0.1}]))
+    return path

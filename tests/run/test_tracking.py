@@ -1,10 +1,9 @@
-"""W&B's modes, and an id that a resumed run keeps."""
+"""W&B's variables: ours where the environment has none, and all files in the stage's folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -12,49 +11,36 @@ from alignxplore_trl.run.tracking import set_up_tracking
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a test sets is taken back."""
-    for name in ("MODE", "DIR", "PROJECT", "NAME", "RUN_ID", "RESUME", "SILENT", "RUN_GROUP"):
-        monkeypatch.setenv(f"WANDB_{name}", "before")
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    monkeypatch.setattr(os, "environ", kept)
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("offline", "offline"), ("wandb", "online")])
-def test_wandb_writes_into_the_run_folder(
-    tmp_path: Path, mode: Literal["offline", "wandb"], expected: str
-) -> None:
-    (tmp_path / "rl" / "one").mkdir(parents=True)
-    assert set_up_tracking(mode, "project", "a sweep", tmp_path / "rl" / "one") == ["wandb"]
-    assert os.environ["WANDB_MODE"] == expected
-    assert os.environ["WANDB_DIR"] == str(tmp_path / "rl" / "one")
-    assert os.environ["WANDB_PROJECT"] == "project"
-    assert os.environ["WANDB_NAME"] == "one"
-    assert os.environ["WANDB_RUN_GROUP"] == "a sweep"
+def test_it_is_offline_with_all_files_in_the_folder(tmp_path: Path) -> None:
+    assert set_up_tracking("offline", "p", None, "run/rl", tmp_path) == ["wandb"]
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert os.environ["WANDB_NAME"] == "run/rl"
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        assert Path(os.environ[name]).is_relative_to(tmp_path)
 
 
-def test_without_a_group_that_of_the_environment_stays(tmp_path: Path) -> None:
-    set_up_tracking("offline", "project", None, tmp_path)
-    assert os.environ["WANDB_RUN_GROUP"] == "before"
+def test_a_resumed_stage_goes_on_in_its_chart(tmp_path: Path) -> None:
+    set_up_tracking("online", "p", "g", "a", tmp_path)
+    drawn = os.environ.pop("WANDB_RUN_ID")
+    set_up_tracking("online", "p", "g", "a", tmp_path)
+    assert os.environ["WANDB_RUN_ID"] == drawn
+    assert os.environ["WANDB_RUN_GROUP"] == "g"
 
 
-def test_none_reports_to_nothing_and_sets_nothing(tmp_path: Path) -> None:
-    assert set_up_tracking("none", "project", "a sweep", tmp_path) == []
-    assert os.environ["WANDB_MODE"] == "before"
-
-
-def test_the_id_belongs_to_a_folder_and_stays(tmp_path: Path) -> None:
-    ids = []
-    for name in ("a/rl/one", "a/rl/one", "b/rl/one", "a/rl/two"):
-        folder = tmp_path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        set_up_tracking("offline", "project", None, folder)
-        ids.append(os.environ["WANDB_RUN_ID"])
-    assert ids[0] == ids[1]
-    assert len(set(ids)) == 3
-
-
-def test_of_several_processes_the_first_one_keeps_the_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RANK", "1")
-    set_up_tracking("offline", "project", None, tmp_path)
+def test_what_the_environment_says_stays(tmp_path: Path) -> None:
+    os.environ |= {"WANDB_RUN_ID": "agent", "WANDB_MODE": "disabled", "WANDB_PROJECT": "sweep"}
+    set_up_tracking("online", "p", None, "a", tmp_path)
+    assert os.environ["WANDB_RUN_ID"] == "agent"
+    assert os.environ["WANDB_MODE"] == "disabled"
+    assert os.environ["WANDB_PROJECT"] == "sweep"
     assert not list(tmp_path.iterdir())
+
+
+def test_none_is_nothing(tmp_path: Path) -> None:
+    assert set_up_tracking("none", "p", None, "a", tmp_path) == []
+    assert not any(name.startswith("WANDB_") for name in os.environ)

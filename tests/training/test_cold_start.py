@@ -1,162 +1,114 @@
-from pathlib import Path
+"""The loss of cold start is METHOD's, and its examples are whole."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
 
 import pytest
-import tiny_cold_start
 import torch
-from datasets import Dataset
-from tiny_cold_start import Run, examples, make_trainer, results
-from tiny_training import launch, tiny_model, tiny_tokenizer
 
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.training.cold_start import fit_examples
+from alignxplore_trl.training.callbacks import train
+from alignxplore_trl.training.cold_start import ColdStartConfig, fit_examples
+from tests.training import tiny
 
 
-def plain_step(micro_batches):
-    """Loss and gradients of one optimizer step: the mean over all its examples of token means."""
-    model = tiny_model()
+def formula(model, examples):
+    """1/N Σ_i 1/T_i Σ_t -log p(token_t), in float64, one example at a time."""
     losses = []
-    for batch in micro_batches:
-        for ids, labels, mask in zip(
-            batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
-        ):
-            length = int(mask.sum())
-            logits = model(input_ids=ids[None, :length]).logits[0, :-1]
-            taught = labels[1:length] != -100
-            log_p = logits.log_softmax(-1).gather(1, ids[1:length, None])[:, 0]
-            losses.append(-log_p[taught].mean())
-    loss = torch.stack(losses).mean()
-    loss.backward()
-    return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}
+    for example in examples:
+        read = tiny.tokenizer()(example["prompt"]).input_ids
+        written = [
+            *tiny.tokenizer()(example["completion"]).input_ids,
+            tiny.tokenizer().eos_token_id,
+        ]
+        logits = model(torch.tensor([read + written])).logits[0, len(read) - 1 : -1]
+        losses.append(-logits.log_softmax(-1)[range(len(written)), written].mean())
+    return torch.stack(losses).mean()
 
 
-def assert_is_plain(result, groups):
-    assert len(result["gradients"]) == len(result["losses"]) == len(groups)
-    for gradients, loss, group in zip(result["gradients"], result["losses"], groups, strict=True):
-        expected_loss, expected = plain_step(group)
-        assert float(loss) == pytest.approx(expected_loss, rel=1e-4)
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+def test_gradients_are_the_formulas_in_full_and_in_short_steps(tmp_path):
+    """Ten examples in micro-batches of two: steps of four, four and two examples."""
+    changes = {"optim": "sgd", "learning_rate": 0.0, "lr_scheduler_type": "constant"}
+    trainer = tiny.cold_start(
+        str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        save_strategy="no", **changes,
+    )  # fmt: skip
+    gradients, seen = tiny.Gradients(), []
+    trainer.add_callback(gradients)
+    step = trainer.training_step
+
+    def seeing(model, inputs, number):
+        seen.append([row[row != 0].tolist() for row in copy.deepcopy(inputs["input_ids"])])
+        return step(model, inputs, number)
+
+    trainer.training_step = seeing
+    trainer.train()
+    by_ids = {
+        tuple(tiny.tokenizer()(each["prompt"] + each["completion"]).input_ids): each
+        for each in tiny.examples(10)
+    }
+    batches = [[by_ids[tuple(ids[:-1])] for ids in batch] for batch in seen]
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2]
+    model = tiny.model().double()
+    for number, found in enumerate(gradients.steps):
+        model.zero_grad()
+        loss = formula(model, list(chain(*batches[2 * number : 2 * number + 2])))
+        loss.backward()
+        assert trainer.state.log_history[number]["loss"] == pytest.approx(loss.item(), abs=1e-5)
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(found[name].double(), weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_prompt_and_completion_are_tokenised_apart_and_nothing_is_cut():
+    tokenizer = tiny.tokenizer()
+    examples = [
+        {"prompt": "the post", "completion": "er chosen </answer>"},
+        {"prompt": "the post " * 50, "completion": "long"},
+    ]
+    data, counts = fit_examples(examples, tokenizer, max_length=40)
+    (row,) = data
+    read = tokenizer("the post").input_ids
+    assert row["input_ids"][: len(read)] == read
+    assert row["labels"] == [-100] * len(read) + row["input_ids"][len(read) :]
+    assert row["labels"][-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(row["input_ids"][len(read) : -1]) == "er chosen </answer>"
+    assert counts["examples"] == 2
+    assert counts["too_long"] == 1
+    assert counts["longest"] > 40
+
+
+def test_examples_that_cant_be_learned_are_refused():
+    with pytest.raises(UserError, match=r"cold_start.max_length: 3 .*none of 2 examples fits"):
+        fit_examples(tiny.examples(2), tiny.tokenizer(), max_length=3)
+    endless = copy.deepcopy(tiny.tokenizer())
+    endless.eos_token = None
+    with pytest.raises(UserError, match="eos_token"):
+        fit_examples(tiny.examples(2), endless, max_length=400)
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "sizes"),
-    [(1, [[2], [2], [2], [1]]), (2, [[2, 2], [2, 1]]), (3, [[2, 2, 2], [1]])],
+    ("change", "message"),
+    [
+        ({"packing": True}, "packing=True, expected False"),
+        ({"padding_free": True}, "padding_free=True, expected False"),
+        ({"loss_type": "dft"}, "loss_type=dft, expected nll"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+        ({"save_total_limit": 1}, "save_total_limit=1, expected 2 or more"),
+        ({"save_strategy": "epoch"}, "save_strategy=epoch, expected"),
+    ],
 )
-def test_loss_and_gradient_are_the_mean_over_examples_of_token_means(tmp_path, accumulation, sizes):
-    trainer, recorder = make_trainer(Run(str(tmp_path), 7, 2, accumulation))
-    trainer.train()
-    result = results(trainer, recorder)
-    batches = iter(result["micro_batches"])
-    groups = [[next(batches) for _ in group] for group in sizes]
-    assert [[len(batch["labels"]) for batch in group] for group in groups] == sizes
-    assert_is_plain(result, groups)
+def test_values_that_would_change_the_loss_or_a_resume_are_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.arguments(ColdStartConfig, str(tmp_path), **change)
 
 
-def test_examples_of_unequal_length_tell_the_loss_from_a_token_mean(tmp_path):
-    trainer, recorder = make_trainer(Run(str(tmp_path), 4, 4, 1))
-    trainer.train()
-    (batch,) = trainer.micro_batches
-    counts = (batch["labels"] != -100).sum(1)
-    assert counts.max() > 2 * counts.min()
-    with torch.no_grad():
-        token_mean = tiny_model()(**batch).loss.item()
-    (loss,) = results(trainer, recorder)["losses"]
-    assert abs(float(loss) - token_mean) > 1e-3
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_two_processes_divide_by_the_examples_of_both(tmp_path):
-    run = Run(str(tmp_path), examples=12, per_device_batch=2, accumulation=2)
-    script = Path(tiny_cold_start.__file__)
-    finished = launch(script, run, processes=2)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"result_{process}.pt") for process in (0, 1))
-    batches = list(zip(first["micro_batches"], second["micro_batches"], strict=True))
-    sizes = [[len(part["labels"]) for part in batch] for batch in batches]
-    assert sizes == [[2, 2], [2, 2], [2, 2]]
-    groups = [[*batches[0], *batches[1]], [*batches[2]]]
-    assert_is_plain(first, groups)
-    for name, gradient in first["gradients"][0].items():
-        assert torch.equal(gradient, second["gradients"][0][name])
-
-
-def test_evaluation_is_the_mean_over_examples(tmp_path):
-    trainer, _ = make_trainer(Run(str(tmp_path), 3, 3, 1))
-    (batch,) = list(trainer.get_train_dataloader())
-    trainer.model.eval()
-    with torch.no_grad():
-        loss = trainer.compute_loss(trainer.model, dict(batch))
-    assert loss.item() == pytest.approx(plain_step([batch])[0], rel=1e-4)
-
-
-def test_prompt_tokens_are_those_of_generation_and_the_end_is_taught():
-    tokenizer = tiny_tokenizer()
-    (example,) = examples(1)
-    dataset, _ = fit_examples([example], tokenizer, max_length=300)
-    (row,) = dataset
-    prompt = tokenizer(example["prompt"])["input_ids"]
-    assert row["input_ids"][: len(prompt)] == prompt
-    assert row["labels"][: len(prompt)] == [-100] * len(prompt)
-    taught = row["labels"][len(prompt) :]
-    assert taught == row["input_ids"][len(prompt) :]
-    assert tokenizer.decode(taught) == example["completion"] + tokenizer.eos_token
-    assert taught[-1] == tokenizer.eos_token_id
-
-
-def test_tokens_do_not_merge_across_the_border():
-    tokenizer = tiny_tokenizer()
-    prompt, completion = "chosen ca", "utiously"
-    apart = tokenizer(prompt)["input_ids"] + tokenizer(completion)["input_ids"]
-    assert tokenizer(prompt + completion)["input_ids"] != apart
-    dataset, _ = fit_examples([{"prompt": prompt, "completion": completion}], tokenizer, 300)
-    assert dataset[0]["input_ids"] == [*apart, tokenizer.eos_token_id]
-
-
-def test_examples_that_do_not_fit_are_left_out_whole_and_counted():
-    tokenizer = tiny_tokenizer()
-    given = examples(4)
-    whole, counts = fit_examples(given, tokenizer, max_length=10_000)
-    lengths = [len(ids) for ids in whole["input_ids"]]
-    assert counts == {"examples": 4, "kept": 4, "too_long": 0, "longest": max(lengths)}
-    limit = sorted(lengths)[1]
-    kept, counts = fit_examples(given, tokenizer, max_length=limit)
-    fitting = [i for i, length in enumerate(lengths) if length <= limit]
-    assert list(kept["input_ids"]) == [whole[i]["input_ids"] for i in fitting]
-    assert counts == {
-        "examples": 4,
-        "kept": len(fitting),
-        "too_long": 4 - len(fitting),
-        "longest": max(lengths),
-    }
-
-
-@pytest.mark.parametrize("given", [examples(2), []])
-def test_nothing_that_fits_is_refused(given):
-    with pytest.raises(UserError, match=r"trainer.max_length: 5 tokens found"):
-        fit_examples(given, tiny_tokenizer(), max_length=5)
-
-
-def test_settings_that_would_change_the_loss_are_refused_all_at_once(tmp_path):
-    with pytest.raises(UserError) as error:
-        make_trainer(
-            Run(str(tmp_path), 4, 2, 1),
-            packing=True,
-            packing_strategy="wrapped",
-            label_smoothing_factor=0.1,
-            loss_type="dft",
-            max_length=20,
-        )
-    keys = [problem.split(":")[0] for problem in error.value.problems]
-    assert keys == [
-        "trainer.max_length",
-        "trainer.label_smoothing_factor",
-        "trainer.packing_strategy",
-        "trainer.loss_type",
-    ]
-
-
-def test_examples_in_another_form_are_refused(tmp_path):
-    trainer, _ = make_trainer(Run(str(tmp_path), 4, 2, 1))
-    with pytest.raises(UserError, match="make them with fit_examples"):
-        type(trainer)(tiny_model(), trainer.args, Dataset.from_list(examples(2)), tiny_tokenizer())
+def test_a_run_that_was_killed_behind_its_last_step_takes_no_further_one(tmp_path):
+    run = {"max_steps": 2, "per_device_train_batch_size": 2}
+    first = tiny.cold_start(str(tmp_path), **run)
+    train(first)
+    again = tiny.cold_start(str(tmp_path), **run)
+    assert train(again) == {"steps": 2}
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name])

@@ -1,85 +1,111 @@
-"""What every compared method hands to the evaluation: a description of each user, or a decision."""
+"""What every compared method is asked, and what it says: a description of a user, or a decision."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from alignxplore_trl.text.parsing import FormatProblem, Inference
+from alignxplore_trl.cases import Case
+from alignxplore_trl.run.errors import UserError
+
+Reading = Literal["nothing", "at_once", "in_rounds"]
 
 
 @dataclass(frozen=True)
-class UserDescription:
-    """What a method says about the user of one case.
+class Setting:
+    """How much of a user's history is read: all at once (base), or in rounds of equal size."""
 
-    Attributes:
-        case_id: the case that is described.
-        description: what judges read. `None` asks them without a description, unless
-            `format_problem` says that the method meant to write one and failed.
-        reasoning: the reasoning the description was drawn from, where the method writes one.
-        format_problem: why the completion is not an inference; `None` when it is one, and for
-            methods that write no completion.
-        earlier: the earlier description that the method read, in a streaming setting.
-        completion: the text a model wrote; `None` for methods that write none.
-        completion_tokens: its length in tokens of the model that wrote it.
-        ended: whether the completion ended by itself, not at the limit of new tokens.
-        dropped_signals: signals that the token budget kept from the model, over all rounds.
-        shortened_texts: texts of signals that the token budget cut, over all rounds.
-        prompt_tokens: length of the prompt of the last round, in tokens of the model.
-        seconds: that the last round's completion took, as a share of its batch's time.
-    """
-
-    case_id: str
-    description: str | None
-    reasoning: str | None = None
-    format_problem: FormatProblem | None = None
-    earlier: str | None = None
-    completion: str | None = None
-    completion_tokens: int | None = None
-    ended: bool | None = None
-    dropped_signals: int = 0
-    shortened_texts: int = 0
-    prompt_tokens: int | None = None
-    seconds: float | None = field(default=None, compare=False)
+    per_round: int
+    rounds: int = 1
 
     @classmethod
-    def from_completion(
-        cls,
-        case_id: str,
-        completion: str,
-        parsed: Inference | FormatProblem,
-        tokens: int,
-        ended: bool,
-        earlier: str | None = None,
-        dropped_signals: int = 0,
-        shortened_texts: int = 0,
-        prompt_tokens: int | None = None,
-        seconds: float | None = None,
-    ) -> UserDescription:
-        """What a language model wrote about a user, and how the parser read it."""
-        inference = parsed if isinstance(parsed, Inference) else None
-        return cls(
-            case_id=case_id,
-            description=inference.description if inference else None,
-            reasoning=(inference.reasoning or None) if inference else None,
-            format_problem=parsed if isinstance(parsed, FormatProblem) else None,
-            earlier=earlier,
-            completion=completion,
-            completion_tokens=tokens,
-            ended=ended,
-            dropped_signals=dropped_signals,
-            shortened_texts=shortened_texts,
-            prompt_tokens=prompt_tokens,
-            seconds=seconds,
-        )
+    def from_name(cls, name: str) -> Setting:
+        """Read a name such as `base8` or `streaming4+4`; a UserError if it is of neither form."""
+        match = re.fullmatch(r"base([1-9]\d*)|streaming([1-9]\d*)((?:\+\2)+)", name)
+        if not match:
+            raise UserError(
+                f"evaluation.settings: {name!r} found, expected base<signals>, such as base8, or "
+                "streaming<signals>+<signals>, such as streaming4+4, with rounds of one size"
+            )
+        return cls(int(match[1] or match[2]), 1 + (match[3] or "").count("+"))
+
+    @property
+    def name(self) -> str:
+        """Its name in results."""
+        kind = "base" if self.rounds == 1 else "streaming"
+        return kind + "+".join([str(self.per_round)] * self.rounds)
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What a method that asks no judge decides about one case.
+class Said:
+    """What a method says of the user of one case.
 
-    `probability_chosen` is the method's probability that the user prefers the reply the user did
-    prefer; one half is a tie, `None` says that the method could not decide.
+    Attributes:
+        round: after which round, where others follow; 0: in the end.
+        description: what judges read; `None` asks them without one, if there is no `problem`.
+        problem: why the completion is no inference; such a completion scores 0.
+        decided: whether the method picks a reply by itself, with this `probability` of the right
+            one (a half is a tie, `None` no decision); no judge is asked then.
+        earlier: the description that was updated; it, and all below, are of this round.
+        seconds: a case's share of the time in which all were written.
     """
 
     case_id: str
-    probability_chosen: float | None
+    round: int = 0
+    description: str | None = None
+    problem: str | None = None
+    decided: bool = False
+    probability: float | None = None
+    reasoning: str | None = None
+    earlier: str | None = None
+    completion: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+    dropped_signals: int | None = None
+    shortened_texts: int | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Cases, cut to the signals that are read, and in which rounds these are read.
+
+    `others` is what the method named by `of` said of the cases in the end.
+    """
+
+    cases: Sequence[Case]
+    setting: Setting
+    others: Sequence[Said] = ()
+
+
+class Method:
+    """A method that is compared: a class with settings only, and a file in conf/method.
+
+    Attributes:
+        reading: what it is shown of a history. `nothing`: it is tried once, in the setting `any`;
+            `at_once`: a setting's signals in one round; `in_rounds`: as the setting says.
+        of: the name of another method whose descriptions it is given.
+    """
+
+    reading: ClassVar[Reading] = "at_once"
+    of: str | None = None
+
+    def missing(self) -> str | None:
+        """What has to be made before it can be tried, in words; `None` if there is nothing."""
+        return None
+
+    def describe(self, asked: Asked) -> list[Said]:
+        """What it says of each case; one that it can say nothing of, for now, is left out."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the memory of its models back."""
+
+
+def missing_model(model: str | None, made_by: str) -> str | None:
+    """What to say of a stage's model, where the stage isn't finished."""
+    finished = (Path(str(model)).parent / "summary.json").is_file()
+    return None if finished else f"{model} isn't there; {made_by} makes it"

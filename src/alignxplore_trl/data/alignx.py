@@ -1,359 +1,289 @@
-"""ALIGNX-shaped files -> cases: the reader, and what it refuses or leaves out.
+"""ALIGNX, or rows in its shape -> cases, refined by the paper's rules where rows have directions.
 
-A file is a JSON array, JSON lines or Parquet, and is read into memory; what is larger goes through
-`data.refined_sets`. A row holds the target pair (`prompt`, `chosen`, `rejected`), the history
-(`Pair-wise Comparative Feedback`, `User-Generated Content`, `Demographic Information`), and may
-hold `Preference Direction` and `user`.
-
-Two kinds of trouble are told apart. A row that isn't what the format says (a missing field, the
-target pair inside the history, a direction vector of the wrong length, …) is a mistake in the file:
-all such mistakes are reported together, and nothing is read, or all but these rows. A row that is
-well-formed but of no use (identical replies in its history, too few signals) is left out and
-counted by reason.
+The rules (arXiv:2505.18071, data construction): a target pair has at least five non-neutral
+dimensions, a history item agrees with it there, and no two kept items have opposite directions on
+any dimension; of two in conflict the later one goes.
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil
+from typing import Literal, NamedTuple
 
-from alignxplore_trl.data.row_files import find_files
-from alignxplore_trl.data.rows import Row, is_text, keep_the_first, rows_of_file, shown, texts_of
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from alignxplore_trl.cases import Attributes, Case, Comparison, Post, Signal
+from alignxplore_trl.data.rows import Name, Problems, read_as
+from alignxplore_trl.data.splits import connected, split_cases, with_signals
 from alignxplore_trl.data.world import SignalKind
-from alignxplore_trl.run.errors import Problems, UserError
-from alignxplore_trl.run.progress import say
-from alignxplore_trl.signals import Attributes, Comparison, Post, PreferenceCase, Signal
+from alignxplore_trl.run.progress import progress, say
 
-_SIGNAL_TYPES: Mapping[SignalKind, tuple[type[Signal], ...]] = {
-    "comparisons": (Comparison,),
-    "posts": (Post,),
-    "mixed": (Attributes, Post, Comparison),
-}
-PAIRS_FIELD = "Pair-wise Comparative Feedback"
-POSTS_FIELD = "User-Generated Content"
-ATTRIBUTES_FIELD = "Demographic Information"
-DIRECTIONS_FIELD = "Preference Direction"
-PAIR_FIELDS = ("prompt", "chosen", "rejected")
-POST_FIELDS = ("prompt", "comment")
+PAIRS, DIRECTIONS = "Pair-wise Comparative Feedback", "Preference Direction"
+NEUTRAL = 0.5
+TEST_POSTS = "test_posts"
+# Of the rows that pass, so many times as many as splits need are kept in memory, drawn by chance.
+_KEPT = 4
+# The values of a direction vector, one object each however many vectors there are.
+_EXACT = {0: 0.0, NEUTRAL: NEUTRAL, 1: 1.0}
+Vector = list[float] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Dimension:
-    """One entry of a direction vector: its name, and what 1 and 0 mean for the user.
-
-    `positive` and `negative` are ends of a sentence that starts with "This user".
-    """
+    """One entry of a direction vector: its name, and what 1 and 0 say after "This user"."""
 
     name: str
     positive: str
     negative: str
 
 
-@dataclass(frozen=True)
-class AlignxCases:
-    """The usable cases of a file, in its order, and how much was left out, by reason."""
+class PairItem(msgspec.Struct):
+    """A comparison as it stands in a row."""
 
-    cases: list[PreferenceCase]
-    counts: dict[str, int]
+    prompt: str
+    chosen: str
+    rejected: str
+    direction: Vector = msgspec.field(default=None, name=DIRECTIONS)
+
+    def signal(self) -> Comparison:
+        """The comparison."""
+        return Comparison(self.prompt, self.chosen, self.rejected)
 
 
-def read_alignx(
-    source: str,
-    signals_needed: int,
-    dimensions: Sequence[Dimension],
-    signal_kind: SignalKind,
-    *,
-    strict: bool = True,
-) -> AlignxCases:
-    """Read the cases of ALIGNX-shaped files.
+class _PostItem(msgspec.Struct):
+    prompt: str
+    comment: str
+    direction: Vector = msgspec.field(default=None, name=DIRECTIONS)
 
-    A user is what the `user` key says. Rows without it that share a signal, be it one's target and
-    the other's history, are one user; attributes don't count, since strangers have the same.
+    def signal(self) -> Post:
+        return Post(self.prompt, self.comment)
 
-    Args:
-        source: a file, a folder of files or a name on the Hub, see `find_files`.
-        signals_needed: cases with fewer signals are left out and counted.
-        dimensions: the entries of a direction vector, in order; only used where rows have one.
-        signal_kind: what becomes a case's history: only comparisons, only posts, or, mixed, the
-            attributes, then the posts, then the comparisons, each in the order of the file.
-        strict: whether a row that isn't in the format is an error; if not, it is told, left out
-            and counted.
 
-    Raises:
-        UserError: the file or some of its rows are not in the format (each problem names the
-            file, the row and the field), or there is no such kind of signals.
-    """
-    if signal_kind not in _SIGNAL_TYPES:
-        raise UserError(
-            f"data.signal_kind: {signal_kind!r} found, expected one of {', '.join(_SIGNAL_TYPES)}"
+class AlignxRow(PairItem):
+    """A row: the target pair and the history."""
+
+    user: Name | None = None
+    about: str | None = msgspec.field(default=None, name="Demographic Information")
+    posts: list[_PostItem] | None = msgspec.field(default=None, name="User-Generated Content")
+    pairs: list[PairItem] | None = msgspec.field(default=None, name=PAIRS)
+
+    def __post_init__(self) -> None:
+        """What the format asks for beside types; a `ValueError` is reported with the row."""
+        check_target(self.signal(), self.pairs or ())
+        if not _EXACT.keys() >= set().union(*(item.direction or () for item in self.items())):
+            raise ValueError(f"{DIRECTIONS}: expected no other numbers than 0, 0.5 and 1")
+
+    def items(self) -> Iterator[PairItem | _PostItem]:
+        """The target and the history."""
+        yield from (self, *(self.posts or ()), *(self.pairs or ()))
+
+    def case(self, name: str, kind: SignalKind, dimensions: Sequence[Dimension]) -> Case:
+        """A case with all signals of a kind; mixed are the attributes, posts, then comparisons.
+
+        The target's vector tells its truth, if there is one.
+        """
+        items = [*((self.posts or ()) if kind != "comparisons" else ())]
+        items += (self.pairs or ()) if kind != "posts" else ()
+        about = [Attributes(self.about)] if kind == "mixed" and self.about else []
+        told = (*([] for _ in about), *(item.direction or [] for item in items))
+        vectors = tuple(tuple(map(_EXACT.__getitem__, vector)) for vector in told)
+        poles = {
+            dimension.name: dimension.positive if value == 1 else dimension.negative
+            for value, dimension in zip(self.direction or (), dimensions, strict=False)
+            if value != NEUTRAL
+        }
+        return Case(
+            case_id=name,
+            user_id="" if self.user is None else str(self.user),
+            signals=(*about, *(item.signal() for item in items)),
+            target=self.signal(),
+            directions=poles or None,
+            description=describe(poles),
+            vectors=vectors if any(vectors) else None,
         )
-    problems, unreadable = Problems(), Problems()
-    counts: Counter[str] = Counter()
-    rows: list[AlignxRow] = []
-    names: list[tuple[str, int]] = []
-    for file in find_files(source):
-        for found in rows_of_file(file, unreadable):
-            row = read_row(found, dimensions, problems, counts)
-            if row is None:
-                counts["rows_broken"] += 1
+
+
+class _Passed(NamedTuple):
+    """The cases of a row, by the further test they are for ("": none), and what makes its user."""
+
+    cases: dict[str, Case]
+    keys: list[int]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AlignX:
+    """A data source, with the keys of conf/data/alignx.yaml.
+
+    `test_posts` among the sizes is a further test, of users whose history is posts. It may stay
+    empty.
+    """
+
+    path: str
+    sizes: dict[str, int]
+    rounds: PositiveInt
+    signals: PositiveInt
+    dimensions: list[Dimension]
+    signal_kind: SignalKind = "comparisons"
+    refine: bool | None = None
+    minimum_dimensions: int = 5
+    agreement: Literal["some", "all"] = "some"
+    test_posts_signals: PositiveInt = 4
+    bad_rows: Literal["refuse", "leave_out"] = "refuse"
+
+    def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
+        """Read, refine and split; see `data.prepare.Source`."""
+        asked, needed = sum(self.sizes.values()), self.rounds * self.signals
+        rows = _with_users(_sample(self._passing(counts), _KEPT * asked, seed), counts)
+        own, posts = ([row[test] for row in rows if test in row] for test in ("", TEST_POSTS))
+        splits: dict[str, list[Case]] = {}
+        if posts:
+            # A user is in one split alone: with few, each split has its share of them.
+            share = min(1.0, counts["users"] / asked)
+            some = {TEST_POSTS: ceil(self.sizes[TEST_POSTS] * share)}
+            splits = split_cases(posts, some, self.test_posts_signals, seed, Counter())
+            taken = {case.user_id for case in splits[TEST_POSTS]}
+            own = [case for case in own if case.user_id not in taken]
+        sizes = {split: size for split, size in self.sizes.items() if split != TEST_POSTS}
+        return splits | split_cases(own, sizes, needed, seed, counts, filled=splits)
+
+    def _passing(self, counts: Counter[str]) -> Iterator[_Passed]:
+        """The rows that give a case; the others are counted, by reason, or mistakes."""
+        problems, length = Problems(), len(self.dimensions)
+        for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
+            vectors = (item.direction for item in row.items())
+            if wrong := {len(vector) for vector in vectors if vector is not None} - {length}:
+                problems.add(
+                    f"{source.place}, {DIRECTIONS}: {min(wrong)} numbers found, expected {length}, "
+                    "one for each of data.dimensions"
+                )
+                continue
+            counts["rows"] += 1
+            counts["rows_without_directions"] += row.direction is None
+            needed = self.rounds * self.signals
+            cases = {"": self._case(source.name, row, self.signal_kind, needed, counts)}
+            counts["rows_passed"] += cases[""] is not None
+            if self.sizes.get(TEST_POSTS):
+                posts = self._case(source.name, row, "posts", self.test_posts_signals, Counter())
+                cases[TEST_POSTS] = posts
+            if passed := {test: case for test, case in cases.items() if case}:
+                named = row.user is not None
+                keys = [row.user] if named else [item.signal() for item in row.items()]
+                yield _Passed(passed, [*map(hash, keys)])
+        if self.bad_rows == "refuse":
+            problems.raise_if_any("mend them, or leave them out by data.bad_rows=leave_out")
+        for problem in problems.shown:
+            say(f"left out: {problem}")
+        counts["rows_dropped/bad"] = problems.count
+
+    def _case(
+        self, name: str, row: AlignxRow, kind: SignalKind, needed: int, counts: Counter[str]
+    ) -> Case | None:
+        """The case of a row, without its user; what is left out is counted, by reason."""
+        direction = row.direction or []
+        refine = bool(direction) if self.refine is None else self.refine
+        if refine and len(direction) - direction.count(NEUTRAL) < self.minimum_dimensions:
+            counts[f"rows_dropped/{'few_dimensions' if direction else 'no_directions'}"] += 1
+            return None
+        case = row.case(name, kind, self.dimensions)
+        case = with_signals(case, _telling(case.signals, counts))
+        if refine and case.vectors:
+            case = with_signals(case, [*self._agreeing(np.array(direction), case.vectors, counts)])
+        if len(case.signals) < needed:
+            counts["rows_dropped/too_few_signals"] += 1
+            return None
+        return case
+
+    def _agreeing(
+        self,
+        target: npt.NDArray[np.float64],
+        vectors: Sequence[tuple[float, ...]],
+        counts: Counter[str],
+    ) -> Iterator[int]:
+        """The places of items that agree with the target, without conflict with an earlier one.
+
+        An item without a vector stays, since nothing speaks against it.
+        """
+        active, held = target != NEUTRAL, target.copy()
+        least = active.sum() if self.agreement == "all" else self.minimum_dimensions
+        for place, vector in enumerate(vectors):
+            codes = np.array(vector) if vector else target
+            if ((codes == target) & active).sum() < least:
+                counts["signals_dropped/other_directions"] += 1
+            elif ((codes != held) & (codes != NEUTRAL) & (held != NEUTRAL)).any():
+                counts["signals_dropped/conflict"] += 1
             else:
-                rows.append(row)
-                names.append((file.name, found.number))
-    counts["rows_broken"] += len(unreadable.found)
-    problems.found += unreadable.found
-    if not (rows or problems.found):
-        problems.add(f"{source}: no rows found, expected at least one")
-    keep_the_first(problems, source)
-    if strict or not rows:
-        problems.raise_if_any()
-    for problem in problems.found:
-        say(f"left out: {problem}")
-
-    users = connected_groups([row.user_keys() for row in rows])
-    cases = []
-    for row, (name, number), first_row in zip(rows, names, users, strict=True):
-        signals = tuple(s for s in row.signals if isinstance(s, _SIGNAL_TYPES[signal_kind]))
-        if len(signals) < signals_needed:
-            counts["cases_dropped/too_few_signals"] += 1
-            continue
-        directions = preferred_poles(row.directions, dimensions) if row.directions else None
-        cases.append(
-            PreferenceCase(
-                case_id=f"{name}-{number}",
-                user_id=row.user or "{}-user-of-{}".format(*names[first_row]),
-                signals=signals,
-                target=row.target,
-                directions=directions or None,
-                description=compose_description(directions.values()) if directions else None,
-            )
-        )
-    total = len(rows) + counts["rows_broken"]
-    return AlignxCases(cases, {"rows": total, **dict(sorted(counts.items()))})
+                held = np.where(held == NEUTRAL, codes, held)
+                yield place
 
 
-def preferred_poles(directions: Sequence[float], dimensions: Sequence[Dimension]) -> dict[str, str]:
-    """Name the non-neutral entries of a direction vector: dimension -> the preferred pole."""
-    return {
-        dimension.name: dimension.positive if value == 1 else dimension.negative
-        for value, dimension in zip(directions, dimensions, strict=True)
-        if value != 0.5
-    }
+def check_target(target: Comparison, pairs: Iterable[PairItem]) -> None:
+    """Raise a `ValueError` for a target pair that is none, or that its own history gives away."""
+    if not says_something(target):
+        raise ValueError("expected a post and two different replies as the target pair")
+    if any(pair.signal().shows_pair_of(target) for pair in pairs):
+        raise ValueError(f"{PAIRS} holds the target pair, which gives it away; remove it there")
 
 
-def compose_description(poles: Iterable[str]) -> str:
-    """The description that states these poles; those of a direction vector give the true one."""
-    return f"This user {'; '.join(poles)}."
+def describe(poles: Mapping[str, str]) -> str | None:
+    """The description that states these poles, the true one; `None` without any."""
+    return f"This user {'; '.join(poles.values())}." if poles else None
 
 
-def dimensions_from_config(entries: object) -> list[Dimension]:
-    """Read `data.dimensions`: a list of entries with name, positive and negative.
-
-    Raises:
-        UserError: an entry lacks one of the three or has something else, or a name occurs twice.
-    """
-    problems = Problems()
-    dimensions: list[Dimension] = []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-        wanted = {"name", "positive", "negative"}
-        if (
-            not isinstance(entry, dict)
-            or set(entry) != wanted
-            or not all(isinstance(value, str) and value.strip() for value in entry.values())
-        ):
-            problems.add(
-                f"data.dimensions[{number}]: {shown(entry)} found, expected texts for the keys "
-                "name, positive and negative, and no others"
-            )
-        elif entry["name"] in [dimension.name for dimension in dimensions]:
-            problems.add(
-                f"data.dimensions[{number}]: the name {entry['name']!r} stands there twice"
-            )
-        else:
-            dimensions.append(Dimension(**entry))
-    problems.raise_if_any()
-    return dimensions
+def says_something(signal: Signal) -> bool:
+    """Whether no text of a signal is empty, and its replies differ."""
+    if isinstance(signal, Comparison) and signal.chosen == signal.rejected:
+        return False
+    return all(text.strip() for text in msgspec.structs.astuple(signal))
 
 
-def connected_groups(keys_of_items: Sequence[Iterable[Hashable]]) -> list[int]:
-    """Group items that share a key, directly or through others.
-
-    Returns:
-        For each item the index of the first item of its group.
-    """
-    parents = list(range(len(keys_of_items)))
-
-    def first_of_group(item: int) -> int:
-        while parents[item] != item:
-            parents[item] = parents[parents[item]]
-            item = parents[item]
-        return item
-
-    first_with_key: dict[Hashable, int] = {}
-    for item, keys in enumerate(keys_of_items):
-        for key in keys:
-            one = first_of_group(item)
-            other = first_of_group(first_with_key.setdefault(key, item))
-            parents[max(one, other)] = min(one, other)
-    return [first_of_group(item) for item in range(len(keys_of_items))]
-
-
-@dataclass(frozen=True)
-class AlignxRow:
-    """A row that is in the format, with those of its signals that say something."""
-
-    user: str | None
-    target: Comparison
-    signals: tuple[Signal, ...]
-    directions: tuple[float, ...] | None
-
-    def user_keys(self) -> list[Hashable]:
-        if self.user is not None:
-            return [self.user]
-        return [self.target, *(s for s in self.signals if not isinstance(s, Attributes))]
-
-
-def read_row(
-    source: Row,
-    dimensions: Sequence[Dimension],
-    problems: Problems,
-    counts: Counter[str],
-) -> AlignxRow | None:
-    """Read one row, or add its problems and return `None`."""
-    row, place = source.value, source.place
-    before = len(problems.found)
-    if not isinstance(row, dict) or not any(field in row for field in PAIR_FIELDS):
-        found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else shown(row)
-        problems.add(f"{place}: {found} found, expected a row with {', '.join(PAIR_FIELDS)}")
-        return None
-    target = _target(row, place, problems)
-    pairs = _history(row, PAIRS_FIELD, PAIR_FIELDS, place, dimensions, problems)
-    posts = _history(row, POSTS_FIELD, POST_FIELDS, place, dimensions, problems)
-    attributes = _attributes(row, place, problems)
-    directions = read_directions(row, place, dimensions, problems)
-    user = _user(row, place, problems)
-    if target is None or len(problems.found) > before:
-        return None
-
-    comparisons = [Comparison(post, chosen, rejected) for post, chosen, rejected in pairs]
-    comments = [Post(post, comment) for post, comment in posts]
-    signals: list[Signal] = [*attributes, *comments, *comparisons]
-    if not signals:
-        problems.add(
-            f"{place}: the history is empty, expected {PAIRS_FIELD!r}, {POSTS_FIELD!r} or "
-            f"{ATTRIBUTES_FIELD!r} to hold something"
-        )
-    problems.found.extend(
-        f"{place}, {PAIRS_FIELD} item {number}: this is the target pair itself, expected other "
-        "choices of the user; remove it from the history"
-        for number, comparison in enumerate(comparisons, 1)
-        if comparison.shows_pair_of(target)
-    )
-    if len(problems.found) > before:
-        return None
-    usable = tuple(_usable_signals(signals, counts))
-    return AlignxRow(user, target, usable, directions)
-
-
-def _target(row: Mapping[str, Any], place: str, problems: Problems) -> Comparison | None:
-    texts = texts_of(row, PAIR_FIELDS, place, problems, may_be_empty=True)
-    if not texts:
-        return None
-    problems.found.extend(
-        f"{place}, {field}: the text is empty, expected a target pair: a post and two replies"
-        for field, text in zip(PAIR_FIELDS, texts, strict=True)
-        if not text.strip()
-    )
-    post, chosen, rejected = texts
-    if chosen == rejected and chosen.strip():
-        problems.add(
-            f"{place}, chosen and rejected: the replies of the target pair are equal, expected two "
-            "different ones; remove the row"
-        )
-    return Comparison(post, chosen, rejected)
-
-
-def _usable_signals(signals: Sequence[Signal], counts: Counter[str]) -> Iterator[Signal]:
-    seen: set[Signal] = set()
-    for signal in signals:
-        if isinstance(signal, Comparison) and signal.chosen == signal.rejected:
-            counts["signals_dropped/identical_replies"] += 1
-        elif any(not text.strip() for text in vars(signal).values()):
-            counts["signals_dropped/empty_text"] += 1
-        elif signal in seen:
+def _telling(signals: Sequence[Signal], counts: Counter[str]) -> list[int]:
+    """The places of signals that say something, and not again what one before them says."""
+    first: dict[Signal, int] = {}
+    for place, signal in enumerate(signals):
+        if signal in first:
             counts["signals_dropped/repeated"] += 1
+        elif says_something(signal):
+            first[signal] = place
         else:
-            seen.add(signal)
-            yield signal
+            counts["signals_dropped/no_text_or_equal_replies"] += 1
+    return list(first.values())
 
 
-def _history(
-    row: Mapping[str, Any],
-    field: str,
-    text_fields: Sequence[str],
-    place: str,
-    dimensions: Sequence[Dimension],
-    problems: Problems,
-) -> list[tuple[str, ...]]:
-    """The texts of each item of a history; the items with problems are missing."""
-    items = row.get(field)
-    if items is None:
-        return []
-    if not isinstance(items, list):
-        problems.add(f"{place}, {field}: {shown(items)} found, expected a list")
-        return []
-    history = []
-    for number, item in enumerate(items, 1):
-        item_place = f"{place}, {field} item {number}"
-        if not isinstance(item, dict):
-            problems.add(
-                f"{item_place}: {shown(item)} found, expected an object with "
-                f"{', '.join(text_fields)}"
-            )
-            continue
-        if texts := texts_of(item, text_fields, item_place, problems, may_be_empty=True):
-            history.append(texts)
-        read_directions(item, item_place, dimensions, problems)
-    return history
+def _sample(rows: Iterable[_Passed], most: int, seed: int) -> list[_Passed]:
+    """So many of them at most, of more by chance, so that they fit into memory (a reservoir)."""
+    draw, kept = random.Random(seed), list[_Passed]()
+    for seen, row in enumerate(rows, 1):
+        place = len(kept) if seen <= most else draw.randrange(seen)
+        if place < most:
+            kept[place : place + 1] = [row]
+    return kept
 
 
-def _attributes(row: Mapping[str, Any], place: str, problems: Problems) -> list[Attributes]:
-    text = row.get(ATTRIBUTES_FIELD)
-    if text is None or text == "":
-        return []
-    if not is_text(text, may_be_empty=True):
-        problems.add(f"{place}, {ATTRIBUTES_FIELD}: {shown(text)} found, expected a text")
-        return []
-    return [Attributes(text)]
+def _with_users(rows: Sequence[_Passed], counts: Counter[str]) -> list[dict[str, Case]]:
+    """The cases of each row: rows without a name that share a signal, also through others, are one.
 
-
-def read_directions(
-    item: Mapping[str, Any], place: str, dimensions: Sequence[Dimension], problems: Problems
-) -> tuple[float, ...] | None:
-    """The direction vector of a row or an item; `None` without one, or if it is a problem."""
-    values = item.get(DIRECTIONS_FIELD)
-    if values is None:
-        return None
-    place = f"{place}, {DIRECTIONS_FIELD}"
-    if not isinstance(values, list):
-        problems.add(f"{place}: {shown(values)} found, expected a list of numbers")
-    elif len(values) != len(dimensions):
-        problems.add(
-            f"{place}: {len(values)} numbers found, expected {len(dimensions)}: one for each entry "
-            "of data.dimensions"
+    Attributes alone make no user, since strangers have the same.
+    """
+    parts, users = connected(row.keys for row in rows), dict[int, str]()
+    for part, row in zip(parts, rows, strict=True):
+        one = next(iter(row.cases.values()))
+        users.setdefault(part, one.user_id or f"{one.case_id}-user")
+    counts["users"] = len(users)
+    nameless = any(not case.user_id for row in rows for case in row.cases.values())
+    if nameless and len(users) < len(rows):
+        say(
+            f"rows without a user are joined where they share a signal: {len(rows):,} rows are of "
+            f"{len(users):,} users, the largest has {max(Counter(parts).values()):,}"
         )
-    elif wrong := [each for each in values if isinstance(each, bool) or each not in (0, 0.5, 1)]:
-        problems.add(f"{place}: {shown(wrong[0])} found, expected 0, 0.5 or 1")
-    else:
-        return tuple(map(float, values))
-    return None
-
-
-def _user(row: Mapping[str, Any], place: str, problems: Problems) -> str | None:
-    user = row.get("user")
-    if user is None:
-        return None
-    if not isinstance(user, str | int) or not is_text(str(user)):
-        problems.add(f"{place}, user: {shown(user)} found, expected a text that names the user")
-    return str(user)
+    return [
+        {test: replace(case, user_id=users[part]) for test, case in row.cases.items()}
+        for part, row in zip(parts, rows, strict=True)
+    ]

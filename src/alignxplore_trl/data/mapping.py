@@ -1,4 +1,4 @@
-"""Any file of people's choices -> cases: a mapping says which columns hold what.
+"""Any file of people's choices that says who chose -> cases, by what its columns hold.
 
 The comparisons of a user are laid in order. Each of the latest ones is a target, and those before
 it are its history, so that no case looks into the user's future.
@@ -7,364 +7,207 @@ it are its history, so that no case looks into the user's future.
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-from alignxplore_trl.data.columns import (
-    COLUMN_KEYS,
-    AnyColumns,
-    Columns,
-    ContestColumns,
-    OptionColumns,
-    PairColumns,
-)
-from alignxplore_trl.data.rows import (
-    Row,
-    is_text,
-    post_key,
-    raise_the_first,
-    read_rows,
-    shown,
-)
-from alignxplore_trl.data.sources import split_and_count
-from alignxplore_trl.data.splits import CaseSplits
-from alignxplore_trl.data.world import Split
-from alignxplore_trl.run.errors import Problems, UserError
-from alignxplore_trl.signals import Comparison, PreferenceCase
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
 
-_YES = (True, 1, "1", "true", "True", "yes")
-_NO = (False, 0, "0", "false", "False", "no")
+from alignxplore_trl.cases import Case, Comparison
+from alignxplore_trl.data.alignx import says_something
+from alignxplore_trl.data.rows import Name, Problems, Row, convert, read_rows
+from alignxplore_trl.data.splits import post_key, split_cases
+from alignxplore_trl.run.errors import UserError
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One comparison, and what it must not share with a case's target: its group and its post."""
+class _Shown(NamedTuple):
+    """What was shown together: what the user chose of it, and what not."""
 
-    comparison: Comparison
-    group: str
+    user: str
+    post: str
     rank: Any
     place: str
+    chosen: list[str]
+    others: list[str]
 
 
-def load_mapping(
-    path: Path,
-    columns: AnyColumns,
-    signals: int,
-    cases_per_user: int,
-    sizes: Mapping[Split, int],
-    seed: int,
-    *,
-    anonymise: bool = False,
-) -> CaseSplits:
-    """Read a file by a mapping and split its users.
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Mapping:
+    """A data source, and what the columns of its file hold: the keys of conf/data/mapping.yaml.
 
-    Args:
-        path: JSON array, JSON lines, Parquet, CSV or TSV.
-        columns: the mapping.
-        signals: how many of the choices before the target are its history, the latest ones.
-        cases_per_user: how many of a user's choices are targets at most, the latest ones.
-        sizes: how many cases each split is to have; a split that is not named has none.
-        seed: of the splits and of the pairs drawn from groups.
-        anonymise: whether links, addresses, numbers and user names are replaced.
-
-    Raises:
-        UserError: the file doesn't have these columns, or a split gets no case.
+    A column is a key of a row, or a path into lists and objects such as `messages.-1.content`.
+    Values are compared by what they mean: `true`, `1`, `1.0` and the texts of a CSV file are one.
     """
-    counts: Counter[str] = Counter()
-    choices = read_choices(path, columns, seed, counts)
-    cases = [
-        case
-        for user, own in choices.items()
-        for case in cases_of_user(path.stem, user, own, signals, cases_per_user, counts)
-    ]
-    if not cases:
-        raise UserError(
-            f"data.signals_per_user: {signals} found, but none of the {len(choices)} users of "
-            f"{path} has made as many choices before another one; ask for fewer. Counted: "
-            + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        )
-    return split_and_count(cases, counts, sizes, signals, seed, anonymise=anonymise)
 
+    path: str
+    sizes: dict[str, int]
+    rounds: PositiveInt
+    signals: PositiveInt
+    user: str
+    replies: list[str]
+    post: str | None = None
+    post_text: str = ""
+    winner: str | None = None
+    wins: list[list[Any]] = Field(default_factory=list)
+    group: str | None = None
+    pairs_per_group: PositiveInt = 1
+    order: str | None = None
+    keep: dict[str, list[Any]] = Field(default_factory=dict)
+    at_least: dict[str, float] = Field(default_factory=dict)
+    cases_per_user: PositiveInt = 4
 
-def read_choices(
-    path: Path, columns: AnyColumns, seed: int, counts: Counter[str]
-) -> dict[str, list[Choice]]:
-    """The choices of each user in their order; what is of no use is left out and counted.
+    def __post_init__(self) -> None:
+        if (self.post is None) == (not self.post_text):
+            raise ValueError("expected post (a column) or post_text (words for all rows)")
+        if self.winner is not None and len(self.wins) != len(self.replies):
+            raise ValueError("wins: expected one list of values of winner for each of the replies")
 
-    Raises:
-        UserError: rows lack the columns or hold something else there; each problem names file, row
-            and column.
-    """
-    problems = Problems()
-    by_user: dict[str, list[Choice]] = defaultdict(list)
-    seen: set[str] = set()
-    rows = _noting_columns(read_rows(path, problems), seen)
-    kept = _kept_rows(rows, columns, counts, problems)
-    if isinstance(columns, OptionColumns):
-        found = _choices_of_groups(kept, columns, seed, counts, problems)
-    else:
-        found = _choices_of_rows(kept, columns, counts, problems)
-    for user, choice in found:
-        if choice.comparison.chosen == choice.comparison.rejected:
-            counts["choices_dropped/identical_replies"] += 1
-        else:
-            by_user[user].append(choice)
-    _check_columns(path, columns, seen)
-    raise_the_first(problems, path)
-    if columns.order is not None:
-        for user, own in by_user.items():
-            by_user[user] = _in_order(own, columns.order)
-    counts["users"] = len(by_user)
-    counts["choices"] = sum(map(len, by_user.values()))
-    return dict(by_user)
+    def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
+        """Read, order and split; see `data.prepare.Source`."""
+        by_user = defaultdict[str, list[tuple[str, Comparison]]](list)
+        for group, shown in sorted(self._groups(counts).items(), key=lambda each: each[1].rank):
+            pairs = [*itertools.product(shown.chosen, shown.others)]
+            counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += not pairs
+            most = min(len(pairs), self.pairs_per_group)
+            for pair in random.Random(f"{seed}/{group}").sample(pairs, most):
+                if says_something(comparison := Comparison(shown.post, *pair)):
+                    by_user[shown.user].append((group, comparison))
+                else:
+                    counts["choices_dropped/no_text_or_equal_replies"] += 1
+        counts["users"] = len(by_user)
+        cases = [case for user, own in by_user.items() for case in self._of_user(user, own, counts)]
+        needed, ignored = self.rounds * self.signals, [self.post_text]
+        return split_cases(cases, self.sizes, needed, seed, counts, not_posts=ignored)
 
+    def _groups(self, counts: Counter[str]) -> dict[str, _Shown]:
+        """What was shown, of the rows that pass the filters."""
+        problems, groups, failed = Problems(), dict[str, _Shown](), ""
+        named = (self.user, self.post, self.winner, self.group, self.order)
+        columns = {*filter(None, named), *self.replies, *self.keep, *self.at_least}
+        wanted, absent = columns | {column.split(".")[0] for column in columns}, set(columns)
+        for row in read_rows(self.path, wanted, problems):
+            counts["rows"] += 1
+            absent -= {column for column in absent if value_at(row.value, column) is not None}
+            if column := self._failed_filter(row.value):
+                counts[f"rows_dropped/{column}"] += 1
+                failed = f"{row.place} has {value_at(row.value, column)!r} in {column}"
+            else:
+                self._note(row, groups, problems)
+        if absent and counts["rows"]:
+            raise UserError(f"{self.path}: no row has the columns {sorted(absent)} that data names")
+        problems.raise_if_any()
+        if failed and not groups:
+            raise UserError(f"data.keep, data.at_least: no row passes; {failed}")
+        return groups
 
-def cases_of_user(
-    source: str,
-    user: str,
-    choices: Sequence[Choice],
-    signals: int,
-    most: int,
-    counts: Counter[str],
-) -> list[PreferenceCase]:
-    """The latest choices of a user as targets, each with the latest `signals` before it.
+    def _failed_filter(self, row: Any) -> str | None:
+        for column, values in self.keep.items():
+            if meaning(value_at(row, column)) not in map(meaning, values):
+                return column
+        for column, least in self.at_least.items():
+            # Not `<`: NaN is neither smaller nor larger.
+            if isinstance(found := meaning(value_at(row, column)), str) or not found >= least:
+                return column
+        return None
 
-    No choice from the target's group or about the target's post is in its history. Of several pairs
-    from one group, the first is the target.
-    """
-    cases: list[PreferenceCase] = []
-    for number in range(len(choices) - 1, -1, -1):
-        target = choices[number]
-        if len(cases) == most:
-            break
-        if number and choices[number - 1].group == target.group:
-            continue
-        others = (choice for choice in reversed(choices[:number]) if not _is_about(choice, target))
-        history = list(itertools.islice(others, signals))[::-1]
-        if len(history) == signals:
-            cases.append(
-                PreferenceCase(
-                    case_id=f"{source}-{target.group}",
-                    user_id=user,
-                    signals=tuple(choice.comparison for choice in history),
-                    target=target.comparison,
+    def _note(self, row: Row, groups: dict[str, _Shown], problems: Problems) -> None:
+        """Add what a row says was shown, or problems."""
+        before = problems.count
+
+        def take(column: str, kind: Any = str) -> Any:
+            at, value = f"{row.place}, {column}", value_at(row.value, column)
+            return convert(row._replace(place=at, value=value), kind, problems)
+
+        user = str(take(self.user, Name))
+        post = take(self.post) if self.post else self.post_text
+        group = str(take(self.group, Name)) if self.group else row.name
+        texts = [take(column) for column in self.replies]
+        flags = [place == 0 for place in range(len(texts))]
+        if self.winner:
+            winner = meaning(take(self.winner, bool | int | float | str))
+            flags = [winner in map(meaning, values) for values in self.wins]
+        rank: Any = 0.0
+        if self.order:
+            rank = _rank(found := value_at(row.value, self.order))
+            first = next(iter(groups.values()), None)
+            if rank is None or (first and type(rank) is not type(first.rank)):
+                problems.add(
+                    f"{row.place}, {self.order}: {found!r} found, expected a number or date, the "
+                    "same of both in all rows"
                 )
+        if problems.count > before:
+            return
+        shown = groups.setdefault(group, _Shown(user, post, rank, row.place, [], []))
+        if (shown.user, shown.post) != (user, post):
+            problems.add(
+                f"{row.place}, {self.group}: the group {group} is that of {shown.place}, but user "
+                "or post differ; expected one choice of one user"
             )
-    counts["users_with_too_few_choices"] += not cases
-    return cases[::-1]
+        for text, is_chosen in zip(texts, flags, strict=True):
+            (shown.chosen if is_chosen else shown.others).append(text)
+
+    def _of_user(
+        self, user: str, choices: Sequence[tuple[str, Comparison]], counts: Counter[str]
+    ) -> list[Case]:
+        """The latest choices of a user as targets, each with the latest ones before it.
+
+        Of several pairs from one group, the first is a target, so that none of its group is in its
+        history. No choice about its post is there either.
+        """
+        cases, needed = list[Case](), self.rounds * self.signals
+        for number in range(len(choices) - 1, -1, -1):
+            group, target = choices[number]
+            if len(cases) == self.cases_per_user:
+                break
+            if number and choices[number - 1][0] == group:
+                continue
+            others = [
+                choice
+                for _, choice in choices[:number]
+                if self.post_text or post_key(choice.post) != post_key(target.post)
+            ]
+            if len(others) >= needed:
+                cases.append(Case(group, user, tuple(others[-needed:]), target))
+        counts["choices"] += len(choices)
+        counts["users_with_too_few_choices"] += not cases
+        return cases[::-1]
 
 
-def _is_about(choice: Choice, target: Choice) -> bool:
-    """Whether a choice would give the target away: the same group, or a reply to the same post."""
-    if choice.group == target.group:
-        return True
-    mine, others = choice.comparison, target.comparison
-    return mine.form == "replies" and post_key(mine.post) == post_key(others.post)
-
-
-def value_at(row: Mapping[str, Any], column: str) -> Any:
+def value_at(row: Any, column: str) -> Any:
     """What stands at a column: a key, or a path of keys and places in lists; `None` for nothing."""
-    if column in row:
-        return row[column]
-    value: Any = row
-    for part in column.split("."):
-        if isinstance(value, Mapping):
+    value = row
+    is_key = isinstance(row, dict) and column in row
+    for part in [column] if is_key else column.split("."):
+        if isinstance(value, dict):
             value = value.get(part)
-        elif isinstance(value, list) and part.lstrip("-").isdigit():
+        elif isinstance(value, list) and re.fullmatch(r"-?\d+", part):
             value = value[int(part)] if -len(value) <= int(part) < len(value) else None
         else:
             return None
     return value
 
 
-def _noting_columns(rows: Iterable[Row], seen: set[str]) -> Iterator[Row]:
-    for row in rows:
-        if isinstance(row.value, dict):
-            seen.update(row.value)
-        yield row
-
-
-def _check_columns(path: Path, columns: Columns, seen: set[str]) -> None:
-    """Columns that no row has are wrong in the mapping, not in the rows."""
-    named = {
-        key: value
-        for key, value in vars(columns).items()
-        if key in COLUMN_KEYS and isinstance(value, str)
-    }
-    named |= {f"keep.{column}": column for column in columns.keep}
-    named |= {f"at_least.{column}": column for column in columns.at_least}
-    missing = {
-        key: column
-        for key, column in named.items()
-        if column not in seen and column.split(".")[0] not in seen
-    }
-    if missing and seen:
-        raise UserError(
-            [
-                f"data.mapping.{key}: the column {column!r} found, but no row of {path} has it; "
-                f"expected one of {', '.join(sorted(seen))}"
-                for key, column in missing.items()
-            ]
-        )
-
-
-def _kept_rows(
-    rows: Iterable[Row], columns: Columns, counts: Counter[str], problems: Problems
-) -> Iterator[Row]:
-    for row in rows:
-        counts["rows"] += 1
-        if not isinstance(row.value, dict):
-            problems.add(f"{row.place}: {shown(row.value)} found, expected columns and values")
-        elif reason := _left_out(row.value, columns):
-            counts[f"rows_dropped/{reason}"] += 1
-        else:
-            yield row
-
-
-def _left_out(value: Mapping[str, Any], columns: Columns) -> str | None:
-    for column, values in columns.keep.items():
-        # As texts: all values of a CSV file are.
-        if str(value_at(value, column)) not in map(str, values):
-            return column
-    for column, least in columns.at_least.items():
-        number = _number(value_at(value, column))
-        if number is None or number < least:
-            return column
-    return None
-
-
-def _number(value: Any) -> float | None:
+def meaning(value: Any) -> float | str:
+    """A value as it is compared: a truth value or a number, also if it is a text, as a number."""
+    text = str(value).strip()
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float({"true": 1, "false": 0}.get(text.lower(), text))
+    except ValueError:
+        return text
+
+
+def _rank(value: Any) -> float | datetime | None:
+    """A value as it is sorted by; `None` if it can't be."""
+    number = meaning(value)
+    if isinstance(number, float):
+        return None if math.isnan(number) else number
+    try:
+        moment = datetime.fromisoformat(number)
+    except ValueError:
         return None
-
-
-def _choices_of_rows(
-    rows: Iterable[Row],
-    columns: PairColumns | ContestColumns,
-    counts: Counter[str],
-    problems: Problems,
-) -> Iterator[tuple[str, Choice]]:
-    for row in rows:
-        if isinstance(columns, PairColumns):
-            sides = columns.chosen, columns.rejected
-        else:
-            winner = value_at(row.value, columns.winner)
-            if winner is None:
-                problems.add(f"{row.place}, {columns.winner}: nothing found, expected who won")
-                continue
-            if winner not in (*columns.first_wins, *columns.second_wins):
-                counts["choices_dropped/no_winner"] += 1
-                continue
-            sides = columns.first, columns.second
-            if winner in columns.second_wins:
-                sides = columns.second, columns.first
-        user, post = _user_and_post(row, columns, problems)
-        chosen, rejected = (_text(row, side, problems) for side in sides)
-        if user is None or post is None or chosen is None or rejected is None:
-            continue
-        if not (post.strip() and chosen.strip() and rejected.strip()):
-            counts["rows_dropped/empty_text"] += 1
-        else:
-            comparison = Comparison(post, chosen, rejected, columns.form)
-            rank = value_at(row.value, columns.order) if columns.order else None
-            yield user, Choice(comparison, str(row.number), rank, row.place)
-
-
-@dataclass(frozen=True)
-class _Option:
-    user: str
-    post: str
-    text: str
-    chosen: bool
-    rank: Any
-    place: str
-
-
-def _choices_of_groups(
-    rows: Iterable[Row],
-    columns: OptionColumns,
-    seed: int,
-    counts: Counter[str],
-    problems: Problems,
-) -> Iterator[tuple[str, Choice]]:
-    groups: dict[str, list[_Option]] = defaultdict(list)
-    for row in rows:
-        option = _option(row, columns, problems)
-        if option is not None and not (option.text.strip() and option.post.strip()):
-            counts["rows_dropped/empty_text"] += 1
-        elif option is not None:
-            groups[str(value_at(row.value, columns.group))].append(option)
-    for name, options in groups.items():
-        first = options[0]
-        strange = next((o for o in options if (o.user, o.post) != (first.user, first.post)), None)
-        if strange is not None:
-            problems.add(
-                f"{strange.place}, {columns.group}: the group {name} is that of {first.place}, but "
-                "user or post differ; expected one choice of one user"
-            )
-            continue
-        pairs = [
-            (one.text, other.text)
-            for one, other in itertools.product(options, options)
-            if one.chosen and not other.chosen
-        ]
-        if not pairs:
-            counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += 1
-            continue
-        draw = random.Random(f"{seed}/{name}")
-        for chosen, rejected in draw.sample(pairs, min(len(pairs), columns.pairs_per_group)):
-            comparison = Comparison(first.post, chosen, rejected, columns.form)
-            yield first.user, Choice(comparison, name, first.rank, first.place)
-    counts["groups"] = len(groups)
-
-
-def _option(row: Row, columns: OptionColumns, problems: Problems) -> _Option | None:
-    user, post = _user_and_post(row, columns, problems)
-    text = _text(row, columns.text, problems)
-    group = value_at(row.value, columns.group)
-    flag = value_at(row.value, columns.chosen)
-    if group is None:
-        problems.add(f"{row.place}, {columns.group}: nothing found, expected what was shown beside")
-    if flag not in (*_YES, *_NO):
-        problems.add(f"{row.place}, {columns.chosen}: {shown(flag)} found, expected true or false")
-    if user is None or post is None or text is None or group is None:
-        return None
-    if flag not in (*_YES, *_NO):
-        return None
-    rank = value_at(row.value, columns.order) if columns.order else None
-    return _Option(user, post, text, flag in _YES, rank, row.place)
-
-
-def _user_and_post(row: Row, columns: Columns, problems: Problems) -> tuple[str | None, str | None]:
-    user = value_at(row.value, columns.user)
-    if not isinstance(user, str | int) or isinstance(user, bool) or not str(user).strip():
-        problems.add(f"{row.place}, {columns.user}: {shown(user)} found, expected the user's name")
-        user = None
-    post = _text(row, columns.post, problems) if columns.post else columns.post_text
-    return (None if user is None else str(user)), post
-
-
-def _text(row: Row, column: str, problems: Problems) -> str | None:
-    value = value_at(row.value, column)
-    if isinstance(value, str) and (is_text(value) or not value.strip()):
-        return value
-    problems.add(f"{row.place}, {column}: {shown(value)} found, expected a text")
-    return None
-
-
-def _in_order(choices: list[Choice], column: str) -> list[Choice]:
-    """Sorted by what stands in the column: by number if all are numbers, else as texts."""
-    ranks = [choice.rank for choice in choices]
-    missing = [choice for choice in choices if choice.rank is None]
-    if missing:
-        raise UserError(f"{missing[0].place}, {column}: nothing found, expected what to sort by")
-    numbers = [_number(rank) for rank in ranks]
-    keys = numbers if None not in numbers else list(map(str, ranks))
-    order = sorted(range(len(choices)), key=lambda index: keys[index])  # type: ignore[arg-type,return-value]
-    return [choices[index] for index in order]
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,219 +1,103 @@
-"""Robustness sets: what a method says of users whose signals are turned round, or partly wrong.
+"""Robustness sets: users whose signals are turned round, or partly wrong (METHOD, section 5).
 
-Source: METHOD 5. A signal is reversed by exchanging the chosen and the rejected reply: the user it
-shows is one who would have picked the other. That can be done to comparisons only.
+A signal is reversed by exchanging the chosen and the rejected reply: the user it shows is one who
+would have picked the other. That can be done to comparisons only.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
+from alignxplore_trl.cases import Case, Comparison
+from alignxplore_trl.data.splits import with_signals
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import Comparison, PreferenceCase, Signal
 
-_NAME = re.compile(
-    r"(?P<plain>reversed|one_reversed|shuffled)|drift(?P<count>\d+)|noise(?P<rate>0(\.\d+)?|1(\.0+)?)"
-)
-FORMS = "reversed, drift<k> (drift3), one_reversed, shuffled, noise<rate> (noise0.2)"
+_NAMES = re.compile(r"reversed|one_reversed|shuffled|drift\d+|noise(0(\.\d+)?|1(\.0+)?)")
 
 
-@dataclass(frozen=True)
-class Reversed:
-    """Every signal and the target: the user with the opposite directions."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """The first `count` signals; later ones and the target are as they were."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class OneReversed:
-    """One signal, drawn for each case."""
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """No signal; they stand in an order drawn for each case."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Each signal by itself, with probability `rate`."""
-
-    rate: float
-
-
-Variation = Reversed | Drift | OneReversed | Shuffled | Noise
-
-
-@dataclass(frozen=True)
-class VariedCase:
-    """A case after a variation, and exactly what was done to it.
-
-    Attributes:
-        case: with the `case_id` of the original. Where the target is reversed, `directions` and
-            `description` are those of the opposite user, or `None` where they aren't known.
-        order: where each signal stood in the original.
-        reversed_signals: positions in the original of the signals that were reversed, ascending.
-        target_reversed: whether the target pair was.
-    """
-
-    case: PreferenceCase
-    order: tuple[int, ...]
-    reversed_signals: tuple[int, ...]
-    target_reversed: bool
-
-    def row(self) -> dict[str, Any]:
-        """What was done, as plain values for a file."""
-        return {
-            "case_id": self.case.case_id,
-            "order": list(self.order),
-            "reversed_signals": list(self.reversed_signals),
-            "target_reversed": self.target_reversed,
-        }
-
-
-def read_variation(name: str) -> Variation:
-    """Read a name such as `reversed`, `drift3`, `one_reversed`, `shuffled` or `noise0.2`.
-
-    Raises:
-        UserError: the name is not of one of these forms.
-    """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise UserError(f"{name!r} found, expected one of {FORMS}")
-    if match["count"] is not None:
-        return Drift(int(match["count"]))
-    if match["rate"] is not None:
-        return Noise(float(match["rate"]))
-    plain: Mapping[str, Variation] = {
-        "reversed": Reversed(),
-        "one_reversed": OneReversed(),
-        "shuffled": Shuffled(),
-    }
-    return plain[match["plain"]]
-
-
-def vary(
-    case: PreferenceCase, variation: Variation, seed: int, opposites: Mapping[str, str]
-) -> VariedCase:
-    """Apply a variation to all signals of a case: cut it first to those that will be read.
-
-    What is drawn is a function of the seed, the case and its number of signals alone.
+def vary(case: Case, variation: str, seed: int, opposites: Mapping[str, str]) -> Case:
+    """A case after a variation of all its signals: cut it first to those that will be read.
 
     Args:
         case: whose signals are in the order in which they happened.
-        variation: what is done.
-        seed: of what is drawn.
-        opposites: pole -> the other pole of its dimension, for the truth about a reversed user.
+        variation: `reversed` (every signal and the target), `drift<k>` (the first k signals),
+            `one_reversed` (any one), `noise<rate>` (each with this probability) or `shuffled`.
+        seed: what is drawn is a function of it, the case, its number of signals and the variation.
+        opposites: see `opposites_of`; for the truth about a user whose target is reversed, which is
+            `None` where it isn't known.
 
     Raises:
-        UserError: a signal that is to be reversed is no comparison, or there are fewer signals
-            than `Drift.count`.
+        UserError: there is no such variation, or this case can't be varied so.
     """
+    check_variation(variation)
     places = range(len(case.signals))
     draw = random.Random(f"{seed}/{case.case_id}/{len(places)}/{variation}")
-    order = tuple(places)
-    turned: Sequence[int] = ()
-    match variation:
-        case Reversed():
-            turned = places
-        case Drift(count):
-            if count > len(places):
-                raise UserError(
-                    f"evaluation.robustness: drift{count} found, but of case {case.case_id} "
-                    f"{len(places)} signals are read; expected at most drift{len(places)}"
-                )
-            turned = places[:count]
-        case OneReversed():
-            turned = [draw.choice(places)] if places else ()
-        case Noise(rate):
-            turned = [place for place in places if draw.random() < rate]
-        case Shuffled():
-            order = tuple(draw.sample(places, len(places)))
-    signals = tuple(
-        _reverse(case.signals[place], case.case_id) if place in turned else case.signals[place]
-        for place in order
-    )
-    varied = vary_target(replace(case, signals=signals), variation, opposites)
-    return VariedCase(varied, order, tuple(turned), isinstance(variation, Reversed))
+    if variation == "shuffled":
+        return with_signals(case, draw.sample(places, len(places)))
+    if variation == "reversed":
+        return _of_the_opposite_user(_reverse(case, places), opposites)
+    if variation == "one_reversed":
+        return _reverse(case, draw.sample(places, min(1, len(places))))
+    if variation.startswith("noise"):
+        rate = float(variation.removeprefix("noise"))
+        return _reverse(case, [place for place in places if draw.random() < rate])
+    count = int(variation.removeprefix("drift"))
+    if count > len(places):
+        raise UserError(f"{variation}: of case {case.case_id}, {len(places)} signals are read")
+    return _reverse(case, places[:count])
 
 
-def vary_target(
-    case: PreferenceCase, variation: Variation, opposites: Mapping[str, str]
-) -> PreferenceCase:
-    """What `vary` does to the target and the truth, with the signals left as they are."""
-    if not isinstance(variation, Reversed):
-        return case
-    target = _reverse(case.target, case.case_id)
-    poles = case.directions
-    if not poles or not set(poles.values()) <= opposites.keys():
-        return replace(case, target=target, directions=None, description=None)
+def check_variation(name: str) -> None:
+    """Raise a `UserError`, with the forms of names, for one that is of none of them."""
+    if not _NAMES.fullmatch(name):
+        raise UserError(
+            f"{name!r} found, expected reversed, drift<k> (drift3), one_reversed, shuffled or "
+            "noise<rate> (noise0.2)"
+        )
+
+
+def opposites_of(cases: Iterable[Case]) -> dict[str, str]:
+    """Pole -> the other pole, of each dimension of which the cases prefer two poles in all."""
+    poles: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        for name, pole in (case.directions or {}).items():
+            poles[name].add(pole)
+    return {
+        p: other for both in poles.values() if len(both) == 2 for p in both for other in both - {p}
+    }
+
+
+def _reverse(case: Case, places: Sequence[int]) -> Case:
+    """The case with the signals at these places turned round, and their vectors."""
+    signals, vectors = list(case.signals), list(case.vectors or ())
+    for place in places:
+        signal = signals[place]
+        if not isinstance(signal, Comparison):
+            raise UserError(
+                f"case {case.case_id} has a signal of kind {signal.kind}, but only comparisons can "
+                "be reversed; choose shuffled, or data with comparisons alone"
+            )
+        signals[place] = signal.reversed()
+        if vectors:
+            vectors[place] = tuple(1 - value for value in vectors[place])
+    return replace(case, signals=tuple(signals), vectors=tuple(vectors) or None)
+
+
+def _of_the_opposite_user(case: Case, opposites: Mapping[str, str]) -> Case:
+    poles, description = case.directions or {}, case.description or ""
+    # The longest first: one pole may be the beginning of another.
+    longest_first = sorted(poles.values(), key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+    known = bool(poles) and set(poles.values()) <= opposites.keys()
+    told = known and set(pattern.findall(description)) == set(poles.values())
     return replace(
         case,
-        target=target,
-        directions={name: opposites[pole] for name, pole in poles.items()},
-        description=_reverse_description(case.description, list(poles.values()), opposites),
+        target=case.target.reversed(),
+        directions={name: opposites[pole] for name, pole in poles.items()} if known else None,
+        description=pattern.sub(lambda pole: opposites[pole[0]], description) if told else None,
     )
-
-
-def count_variations(varied: Sequence[VariedCase]) -> dict[str, int]:
-    """How much was changed, for a summary."""
-    counts = Counter(
-        cases=len(varied),
-        cases_changed=sum(
-            bool(each.reversed_signals)
-            or each.target_reversed
-            or each.order != tuple(sorted(each.order))
-            for each in varied
-        ),
-        signals_reversed=sum(len(each.reversed_signals) for each in varied),
-        targets_reversed=sum(each.target_reversed for each in varied),
-        descriptions_unknown=sum(each.case.description is None for each in varied),
-    )
-    return dict(counts)
-
-
-def opposites_of(poles: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Pole -> the other pole, of both poles of each dimension.
-
-    Raises:
-        ValueError: two dimensions share a pole, so that its opposite isn't clear.
-    """
-    opposites: dict[str, str] = {}
-    for one, other in poles:
-        for pole, opposite in ((one, other), (other, one)):
-            if opposites.setdefault(pole, opposite) != opposite:
-                raise ValueError(f"{pole!r} is the opposite of two poles")
-    return opposites
-
-
-def _reverse(signal: Signal, case_id: str) -> Comparison:
-    if not isinstance(signal, Comparison):
-        raise UserError(
-            f"evaluation.robustness: case {case_id} has a signal of kind {signal.kind}, but only "
-            "comparisons can be reversed; give data with comparisons alone, or choose shuffled"
-        )
-    return signal.reversed()
-
-
-def _reverse_description(
-    description: str | None, poles: Sequence[str], opposites: Mapping[str, str]
-) -> str | None:
-    """The description with each pole exchanged; `None` if it doesn't name every one of them."""
-    if description is None:
-        return None
-    # The longest first: one pole may be the beginning of another.
-    longest_first = sorted(poles, key=len, reverse=True)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
-    if set(pattern.findall(description)) != set(poles):
-        return None
-    return pattern.sub(lambda match: opposites[match[0]], description)

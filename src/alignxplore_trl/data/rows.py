@@ -1,207 +1,204 @@
-"""The rows of a file in one of the usual formats, each with the words for where it stands."""
+"""The rows of a file, a folder or a data set on the Hub, each with the words for where it stands.
+
+JSON is read here, one row after the other: readers that infer a schema, as that of `datasets`,
+refuse rows that are well-formed (a number here, a text there).
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from alignxplore_trl.data.row_files import RowFile, chunks_of, find_files, rows_of, unit_of
-from alignxplore_trl.run.errors import Problems, UserError
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-MOST_PROBLEMS_SHOWN = 20
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.progress import say
+
+R = TypeVar("R")
+# What names a user or a group: a number, or a text that isn't blank.
+Name = Annotated[str, msgspec.Meta(pattern=r"\S")] | int
+_JSON = (".jsonl", ".ndjson", ".json")
+# Of a folder, the files of the first of these kinds that it has.
+_KINDS = ((".parquet",), _JSON, (".csv", ".tsv"))
+_MOST_SHOWN = 20
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: its value, its number counted from 1, and its place as a person finds it."""
+class Row(NamedTuple):
+    """One row: a name that no other row of its source has, its place in words, its value."""
 
-    value: Any
-    number: int
+    name: str
     place: str
+    value: Any
 
 
-def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
-    """The rows of a JSON array, JSON lines, Parquet, CSV or TSV file, in order, one at a time.
+class Problems:
+    """Mistakes in rows, reported together; of many, the first."""
 
-    CSV and TSV are told by the ending of the name; they have a header line, and all their values
-    are texts. What else a file is, its content tells.
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.count = 0
 
-    Args:
-        path: the file.
-        problems: rows that can't be read are added to it, and passed over.
+    def add(self, problem: str) -> None:
+        """Note one mistake."""
+        self.count += 1
+        if self.count <= _MOST_SHOWN:
+            self.shown.append(problem)
 
-    Raises:
-        UserError: there is no such file, its content is of another format, or it has no rows.
-    """
-    if path.suffix in SEPARATORS:
-        if not path.is_file():
-            raise UserError(f"data.path: found no file {path}")
-        rows = _separated_rows(path)
-    else:
-        (file,) = find_files(str(path))
-        rows = rows_of_file(file, problems)
-    found = len(problems.found)
-    any_row = False
-    for row in rows:
-        any_row = True
-        yield row
-    if not any_row and len(problems.found) == found:
-        raise UserError(f"{path}: no rows found, expected at least one")
+    def raise_if_any(self, advice: str = "mend them") -> None:
+        """Report what was found as a `UserError`, if there is anything."""
+        if self.count:
+            raise UserError([*self.shown, f"mistakes in rows: {self.count:,}; {advice}"])
 
 
-def rows_of_file(file: RowFile, problems: Problems) -> Iterator[Row]:
-    """The rows of JSON or Parquet; those that can't be read are added to the problems.
+def read_rows(source: str | Path, columns: Collection[str], problems: Problems) -> Iterator[Row]:
+    """The rows of a source in order, with no other columns than these.
+
+    A source is a file (a JSON array, JSON lines, Parquet, CSV or TSV, whose values are all texts),
+    a folder of such files, or `owner/name` on the Hub. Other JSON files of a folder are passed
+    over, and it is said which. A row that can't be read, or has text that isn't Unicode, is a
+    problem.
 
     Raises:
-        UserError: its rows can't be told apart, or it is one object over several lines.
+        UserError: there is no such source, or its rows can't be told apart.
     """
-    unit, lines = unit_of(file), chain.from_iterable(map(rows_of, chunks_of(file)))
-    any_row, unreadable = False, Problems()
-    for number, (_, line) in enumerate(lines, 1):
-        if line.isspace():
-            continue
-        place = f"{file.path}, {unit} {number}"
-        try:
-            value = value_of(line)
-        except ValueError as error:
-            unreadable.add(unreadable_row(place, error))
-        else:
-            any_row = True
-            yield Row(value, number, place)
-    if not any_row and unreadable.found and _is_json(file.path):
-        raise UserError(
-            f"{file.path}: one JSON object over several lines, expected a JSON array of rows, or "
-            "JSON lines (each row on one line)"
-        )
-    problems.found.extend(unreadable.found)
-
-
-def value_of(line: bytes) -> Any:
-    """The value of a row's JSON.
-
-    Raises:
-        ValueError: it is not JSON, or not UTF-8; see `unreadable_row`.
-    """
-    try:
-        return json.loads(line.decode().rstrip())
-    except RecursionError as error:
-        raise ValueError("found lists within lists without end") from error
-
-
-def unreadable_row(place: str, error: ValueError) -> str:
-    """What `value_of` a row stumbled over, in words."""
-    match error:
-        case json.JSONDecodeError():
-            return f"{place}, column {error.colno}: not JSON: {error.msg}"
-        case UnicodeDecodeError():
-            byte = error.object[error.start]
-            return f"{place}: byte {byte:#04x} is not valid UTF-8; save the file as UTF-8"
-    return f"{place}: {error}"
-
-
-def texts_of(
-    row: Mapping[str, Any],
-    fields: Sequence[str],
-    place: str,
-    problems: Problems,
-    *,
-    may_be_empty: bool = False,
-) -> tuple[str, ...]:
-    """The texts of some fields, or a problem for each that is none, and an empty tuple."""
-    wrong = [
-        f"{place}, {field}: {shown(row[field]) if field in row else 'nothing'} found, "
-        "expected a text"
-        for field in fields
-        if not is_text(row.get(field), may_be_empty=may_be_empty)
-    ]
-    problems.found.extend(wrong)
-    return () if wrong else tuple(row[field] for field in fields)
-
-
-def is_text(value: object, *, may_be_empty: bool = False) -> bool:
-    """Whether this is a text with something in it that can be written to a file."""
-    if not isinstance(value, str) or not (may_be_empty or value.strip()):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # Half a surrogate pair.
-        return False
-    return True
-
-
-def shown(value: object) -> str:
-    """A value in a message: as JSON, cut where it gets long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    text = text.encode(
-        errors="backslashreplace"
-    ).decode()  # Half a surrogate pair can't be printed.
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def post_key(post: str) -> str:
-    """Two posts with the same key are the same: case and white space make no difference."""
-    return " ".join(post.casefold().split())
-
-
-def raise_the_first(problems: Problems, path: Path) -> None:
-    """Report the problems, but not thousands of them.
-
-    Raises:
-        UserError: there are any.
-    """
-    keep_the_first(problems, path)
-    problems.raise_if_any()
-
-
-def keep_the_first(problems: Problems, source: str | Path) -> None:
-    """Cut the list of problems, and say how many more there are."""
-    hidden = len(problems.found) - MOST_PROBLEMS_SHOWN
-    if hidden > 0:
-        problems.found[MOST_PROBLEMS_SHOWN:] = [f"{source}: {hidden} more problems like these"]
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _separated_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=SEPARATORS[path.suffix], strict=True)
-        names = list(reader.fieldnames or ())
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+    path = Path(source)
+    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in sum(_KINDS, ())
+    if not path.exists():
+        if not is_name:
             raise UserError(
-                f"{path}, line 1: the column {', '.join(repeated)} stands there twice; give each "
-                "column a name of its own"
+                f"data.path: no file or folder {source}; expected rows as JSON, Parquet, CSV or "
+                "TSV, or the name of a data set on the Hub (owner/name)"
             )
-        while (value := _next_row(reader, path)) is not None:
-            # What stands beyond the header's columns is kept under `None`.
-            number = reader.line_num
-            if None in value or None in value.values():
-                columns = len(reader.fieldnames or ())
-                raise UserError(
-                    f"{path}, line {number}: another number of columns than in the header, which "
-                    f"has {columns}; quote texts that contain the separator"
-                )
-            yield Row(dict(value), number, f"{path}, line {number}")
+        path = _downloaded(str(source))
+    files = [path] if path.is_file() else _files_of(path, columns)
+    for row in (row for file in files for row in _rows_of_file(file, path, columns)):
+        if isinstance(row.value, dict):
+            wanted = {name: row.value[name] for name in columns if name in row.value}
+            row = row._replace(value=wanted)
+        if fault := _fault_of(row.value):
+            problems.add(f"{row.place}{fault}")
+        else:
+            yield row
 
 
-def _next_row(reader: csv.DictReader[str], path: Path) -> dict[str | Any, Any] | None:
+def read_as(source: str | Path, to: type[R], problems: Problems) -> Iterator[tuple[Row, R]]:
+    """The rows of a source as msgspec structs; for others, a problem that names row and field."""
+    columns = {field.encode_name for field in msgspec.structs.fields(to)}  # type: ignore[arg-type]
+    for row in read_rows(source, columns, problems):
+        value = convert(row, to, problems)
+        if value is not None:
+            yield row, value
+
+
+def convert(row: Row, to: type[R], problems: Problems) -> R | None:
+    """The value of a row as a type, or a problem that names row and field."""
     try:
-        return next(reader, None)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {error}; save the file as UTF-8") from None
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {reader.reader.line_num}: {error}; look for a missing quotation mark, or save "
-            "the rows as JSON lines or Parquet"
-        ) from None
+        return msgspec.convert(row.value, to)
+    except msgspec.ValidationError as error:
+        problems.add(f"{row.place}: {error}")
+        return None
+
+
+def _files_of(folder: Path, columns: Collection[str]) -> list[Path]:
+    wanted = ", ".join(sorted(columns))
+    for suffixes in _KINDS:
+        files = []
+        for file in sorted(each for each in folder.rglob("*") if each.suffix in suffixes):
+            first: Any = next(_json_values(file), {}) if suffixes is _JSON else ValueError()
+            has_columns = isinstance(first, dict) and bool(first.keys() & set(columns))
+            # What can't be read is a mistake, and reported when its turn comes.
+            if has_columns or isinstance(first, ValueError):
+                files.append(file)
+            else:
+                say(f"passed over: {file} (its first row has none of {wanted})")
+        if files:
+            return files
+    raise UserError(f"data.path: no file of {folder} has rows with {wanted}")
+
+
+def _rows_of_file(file: Path, source: Path, columns: Collection[str]) -> Iterator[Row]:
+    if file.suffix == ".parquet":
+        values = _parquet_values(file, columns)
+    else:
+        values = _separated_values(file) if file.suffix in _KINDS[2] else _json_values(file)
+    name = file.stem if file == source else "-".join(file.relative_to(source).with_suffix("").parts)
+    for number, value in enumerate(values, 1):
+        yield Row(f"{name}-{number}", f"{file}, row {number:,}", value)
+
+
+def _json_values(file: Path) -> Iterator[Any]:
+    """The values of a JSON array, which is read whole, or those of lines; errors for what is none.
+
+    Bytes that aren't UTF-8 come out as halves of surrogate pairs, and are found with these.
+    """
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+        first = next((line for line in stream if not line.isspace()), "").strip()
+        stream.seek(0)
+        is_whole = first.startswith("[") or first == "{"
+        for text in [stream.read()] if is_whole else stream:
+            try:
+                found = [] if text.isspace() else json.loads(text)
+            except (ValueError, RecursionError) as error:
+                found = ValueError(f"not JSON: {error}")
+            yield from found if isinstance(found, list) else [found]
+
+
+def _parquet_values(file: Path, columns: Collection[str]) -> Iterator[Any]:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            names = [name for name in parquet.schema_arrow.names if name in columns]
+            for batch in parquet.iter_batches(batch_size=256, columns=names):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{file}: can't be read as Parquet: {error}") from error
+
+
+def _separated_values(file: Path) -> Iterator[Any]:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.DictReader(
+            stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True
+        )
+        try:
+            for value in reader:
+                # What stands beyond the header's columns is kept under `None`.
+                if None in value or None in value.values():
+                    raise csv.Error("another number of columns than in the header")
+                yield value
+        except csv.Error as error:
+            raise UserError(
+                f"{file}, line {reader.line_num}: {error}; quote texts that hold the separator"
+            ) from error
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a data set on the Hub, with those of its files that may hold rows."""
+    # Imported here: most data lies on a disk.
+    from huggingface_hub import snapshot_download
+
+    kinds = [f"*{suffix}" for suffixes in _KINDS for suffix in suffixes]
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=kinds))
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.path: no file or folder {name}, and no data set: {error}") from error
+
+
+def _fault_of(value: Any) -> str:
+    """Why a value can't be used, and its field, in words: it isn't JSON, or no UTF-8."""
+    if isinstance(value, ValueError):
+        return f": {value}"
+    for field, part in value.items() if isinstance(value, dict) else [("value", value)]:
+        try:
+            msgspec.json.encode(part)
+        except UnicodeEncodeError as error:
+            found = error.object[error.start]
+            if "\udc80" <= found <= "\udcff":
+                byte = ord(found) - 0xDC00
+                return f", {field}: byte {byte:#04x} found, which isn't UTF-8; save it so"
+            return f", {field}: {found!a} found, which is half of a surrogate pair; mend the text"
+    return ""

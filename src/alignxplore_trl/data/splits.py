@@ -1,138 +1,185 @@
-"""Cases -> cold_start, rl, validation and test, disjoint by user and by the text of posts."""
+"""Cases -> splits that share no user and no post, near-duplicates included.
+
+What is measured is filled first, so that training gives way: a case that shares a post with a split
+filled before loses the signals about it, and is left out where its target is about one or too few
+signals are left.
+"""
 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+import re
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
-from alignxplore_trl.data.alignx import connected_groups
-from alignxplore_trl.data.rows import post_key
-from alignxplore_trl.data.world import Split
+import msgspec
+import numpy as np
+from rensa import RMinHash
+from scipy.cluster.hierarchy import DisjointSet
+
+from alignxplore_trl.cases import Case
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import PreferenceCase, posts_of
 
-SPLITS: tuple[Split, ...] = get_args(Split)
-# What is measured is filled first, so that what it shares with training is taken from training.
-_FILLING_ORDER: tuple[Split, ...] = ("test", "validation", "cold_start", "rl")
-
-
-@dataclass(frozen=True)
-class CaseSplits:
-    """The cases of each split, and how many were kept and left out, by reason."""
-
-    cold_start: list[PreferenceCase]
-    rl: list[PreferenceCase]
-    validation: list[PreferenceCase]
-    test: list[PreferenceCase]
-    counts: dict[str, int]
-
-    def __getitem__(self, split: Split) -> list[PreferenceCase]:
-        cases: list[PreferenceCase] = getattr(self, split)
-        return cases
+# Splits of other names are tests, and are filled before these.
+_FILLED_LAST = {"validation": 1, "cold_start": 2, "rl": 3}
+# Estimated Jaccard similarity of their runs of three words from which on two posts are one.
+SIMILARITY = 0.8
+_HASHES, _BAND = 128, 4
+# In a bucket, a post is compared with so many that follow it. In larger ones all are alike, and
+# links from one to the next connect them.
+_COMPARED = 8
 
 
 def split_cases(
-    cases: Sequence[PreferenceCase], sizes: Mapping[Split, int], signals_needed: int, seed: int
-) -> CaseSplits:
-    """Split cases so that no user is in two splits, and train shares no post with the others.
+    cases: Sequence[Case],
+    sizes: Mapping[str, int],
+    needed: int,
+    seed: int,
+    counts: Counter[str],
+    filled: Mapping[str, Sequence[Case]] | None = None,
+    not_posts: Collection[str] = (),
+) -> dict[str, list[Case]]:
+    """Split cases so that no two splits share a user or a post.
 
-    Users are laid in a row, those who are connected through shared posts next to each other and
-    otherwise by chance. Test takes the first of them until it is full, then validation, cold_start
-    and rl. Where all connected users end up in one split nothing is lost. Where a cut goes through
-    connected users (in data from a forum, most users may be connected), a later split loses what it
-    shares with test or validation: signals first, then the cases whose target it is or that are
-    left with too few signals. cold_start and rl are disjoint by user, and may share posts.
-
-    Posts are the same when they differ in case and white space only. A user's cases stay together,
-    but a split takes no more than its size. If there are fewer cases than asked for, every split is
-    made smaller in proportion.
+    Connected cases lie next to each other and are otherwise in an order of chance, so that little
+    is lost where splits meet. With few cases, every split is smaller in proportion.
 
     Args:
-        cases: of any number of users, each with at least `signals_needed` signals.
-        sizes: how many cases each split is to have; a split that is not named has none.
-        signals_needed: a case with fewer signals is of no use.
-        seed: decides the order of users.
-
-    Returns:
-        The splits. Their counts hold, beside `cases/<split>`: `cases_missing/<split>` where there
-        are fewer than asked for, `signals_dropped/shared_post`, `cases_dropped/shared_post`, and
-        `cases_left_over`, which no split needed.
+        cases: of any number of users; one with fewer than `needed` signals is of no use.
+        sizes: how many cases each split is to have.
+        needed: signals.
+        seed: of the order.
+        counts: is given what is left out, by reason.
+        filled: splits that are there already, and have the first right to users and posts.
+        not_posts: texts in the place of posts that may be shared, such as what kind of list it was.
 
     Raises:
         UserError: a split that is to have cases gets none.
     """
+    there = [(split, case) for split, own in (filled or {}).items() for case in own]
+    keys = _keys([*(case for _, case in there), *cases], not_posts)
+    # A user or a group of posts -> the split that has it.
+    owner = {key: split for (split, _), own in zip(there, keys, strict=False) for key in own}
+    keys = keys[len(there) :]
+    queue = _order(cases, keys, seed)[::-1]
     share = min(1.0, len(cases) / max(1, sum(sizes.values())))
-    users = deque(_users_in_a_row(cases, seed))
-    splits: dict[Split, list[PreferenceCase]] = {split: [] for split in SPLITS}
-    counts: Counter[str] = Counter(
-        {"cases_dropped/shared_post": 0, "signals_dropped/shared_post": 0}
-    )
-    measured_posts: set[str] = set()
-    for split in _FILLING_ORDER:
-        size = sizes.get(split, 0)
-        taken = splits[split]
-        while users and len(taken) < size * share:
-            for case in users.popleft():
-                clean = _without_posts(case, measured_posts)
-                if clean is None or len(clean.signals) < signals_needed:
-                    counts["cases_dropped/shared_post"] += 1
-                elif len(taken) < size:
-                    counts["signals_dropped/shared_post"] += len(case.signals) - len(clean.signals)
-                    taken.append(clean)
-                else:
-                    counts["cases_left_over"] += 1
-        if split in ("test", "validation"):
-            measured_posts.update(post for case in taken for post in _posts(case))
-        counts[f"cases/{split}"] = len(taken)
-        if len(taken) < size:
-            counts[f"cases_missing/{split}"] = size - len(taken)
-    counts["cases_left_over"] += sum(map(len, users))
-    _check_none_is_empty(splits, sizes, len(cases))
-    return CaseSplits(**splits, counts=dict(sorted(counts.items())))
+    splits: dict[str, list[Case]] = {}
+    for split in sorted(sizes, key=lambda name: _FILLED_LAST.get(name, 0)):
+        taken = splits[split] = []
+        while queue and len(taken) < sizes[split]:
+            user, target, *posts = keys[queue[-1]]
+            # A user who is begun is taken whole, as far as there is room.
+            if len(taken) >= sizes[split] * share and owner.get(user) != split:
+                break
+            case = cases[queue.pop()]
+            places = [at for at, post in enumerate(posts) if owner.get(post, split) == split]
+            if owner.get(user, split) != split:
+                counts["cases_dropped/user_of_another_split"] += 1
+            elif owner.get(target, split) != split or len(places) < needed:
+                counts["cases_dropped/shared_post"] += 1
+            else:
+                counts["signals_dropped/shared_post"] += len(posts) - len(places)
+                taken.append(with_signals(case, places))
+                owner |= dict.fromkeys((user, target, *(posts[at] for at in places)), split)
+        if len(taken) < sizes[split]:
+            counts[f"cases_missing/{split}"] = sizes[split] - len(taken)
+    counts["cases_left_over"] += len(queue)
+    check_none_is_empty(splits, sizes, counts)
+    return splits
 
 
-def _users_in_a_row(cases: Sequence[PreferenceCase], seed: int) -> list[list[PreferenceCase]]:
-    """The cases of each user; users who are connected through posts stand next to each other."""
-    by_user: dict[str, list[PreferenceCase]] = defaultdict(list)
-    for case in cases:
-        by_user[case.user_id].append(case)
-    users = list(by_user.values())
-    groups: dict[int, list[list[PreferenceCase]]] = defaultdict(list)
-    posts_of_users = [[post for case in user for post in _posts(case)] for user in users]
-    for user, group in zip(users, connected_groups(posts_of_users), strict=True):
-        groups[group].append(user)
-    draw = random.Random(seed)
-    shuffled = draw.sample(list(groups.values()), len(groups))
-    return [user for group in shuffled for user in draw.sample(group, len(group))]
-
-
-def _without_posts(case: PreferenceCase, posts: set[str]) -> PreferenceCase | None:
-    """The case without the signals about these posts; `None` if its target is about one."""
-    if any(post_key(post) in posts for post in posts_of([case.target])):
-        return None
-    kept = tuple(
-        signal
-        for signal in case.signals
-        if not any(post_key(post) in posts for post in posts_of([signal]))
-    )
-    return replace(case, signals=kept)
-
-
-def _posts(case: PreferenceCase) -> Iterable[str]:
-    return map(post_key, posts_of([case.target, *case.signals]))
-
-
-def _check_none_is_empty(
-    splits: Mapping[Split, Sequence[PreferenceCase]], sizes: Mapping[Split, int], found: int
+def check_none_is_empty(
+    splits: Mapping[str, Sequence[object]], sizes: Mapping[str, int], counts: Mapping[str, int]
 ) -> None:
-    empty = [split for split in SPLITS if sizes.get(split, 0) and not splits[split]]
+    """Raise a `UserError`, with what was counted, if a split that is asked for has no cases."""
+    empty = [split for split, size in sizes.items() if size and not splits.get(split)]
     if empty:
+        reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()) if count)
         raise UserError(
-            f"data.counts: no cases are left for {', '.join(empty)}: {found} usable cases found, "
-            f"expected {sum(sizes.values())} ("
-            + ", ".join(f"{split} {sizes.get(split, 0)}" for split in SPLITS)
-            + "); ask for fewer, or give a file with more"
+            f"data.sizes: no case is left for {', '.join(empty)}, of {sum(sizes.values()):,} asked "
+            f"for ({reasons or 'no usable rows'}). Give more rows, or ask for fewer cases "
+            "(data.sizes) or fewer signals of each (SETTING=base, SIGNALS=<n>)"
         )
+
+
+def with_signals(case: Case, places: Sequence[int]) -> Case:
+    """A case with the signals at these places alone, in this order, and their vectors."""
+    vectors = case.vectors
+    return msgspec.structs.replace(
+        case,
+        signals=tuple(case.signals[place] for place in places),
+        vectors=None if vectors is None else tuple(vectors[place] for place in places),
+    )
+
+
+def post_key(post: str) -> str:
+    """Two posts with the same key are the same: case and white space make no difference."""
+    return " ".join(post.casefold().split())
+
+
+def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:
+    """For each item, given by its keys, a number: the same where keys in common connect them."""
+    parts, first = DisjointSet(), dict[Hashable, int]()
+    for item, own in enumerate(keys):
+        parts.add(item)
+        for key in own:
+            parts.merge(item, first.setdefault(key, item))
+    return [parts[item] for item in range(len(parts))]
+
+
+def groups_of_posts(keys: Sequence[str]) -> dict[str, int]:
+    """Each post -> a number that it shares with those which are almost the same.
+
+    MinHash over runs of three words: equal bands make two posts candidates (LSH: Leskovec,
+    Rajaraman and Ullman, Mining of Massive Datasets, chapter 3), and the share of equal entries,
+    which estimates their Jaccard similarity, decides. Of pairs of 0.8, 5 in 10⁸ are missed.
+    """
+    digests = [np.empty((0, _HASHES), np.uint32)]
+    for start in range(0, len(keys), 8192):
+        runs = [_runs(key) for key in keys[start : start + 8192]]
+        digests.append(np.array(RMinHash.digests_from_token_sets(runs, _HASHES, 1), np.uint32))
+    signatures = np.concatenate(digests)
+    links = [np.empty((0, 2), np.int64)]
+    for start in range(0, _HASHES, _BAND):
+        band = np.ascontiguousarray(signatures[:, start : start + _BAND]).view(np.uint64)
+        order = np.lexsort((band[:, 1], band[:, 0]))
+        ordered = band[order]
+        for step in range(1, min(_COMPARED, len(order) - 1) + 1):
+            same = (ordered[step:] == ordered[:-step]).all(axis=1)
+            pairs = np.stack([order[:-step][same], order[step:][same]], axis=1)
+            shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1)
+            links.append(pairs[shares >= SIMILARITY])
+    groups = DisjointSet(range(len(keys)))
+    for one, other in np.unique(np.concatenate(links), axis=0).tolist():
+        groups.merge(one, other)
+    return {key: groups[number] for number, key in enumerate(keys)}
+
+
+def _runs(key: str) -> list[str]:
+    words = re.findall(r"\w+", key)
+    return [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
+
+
+def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[Hashable]]:
+    """What no two splits may share, of each case: the user, the target's post, each signal's post.
+
+    Posts are numbered by their groups; what is none, as in attributes, has a key of its own.
+    """
+    texts = [
+        [post_key(getattr(each, "post", "")) for each in (case.target, *case.signals)]
+        for case in cases
+    ]
+    ignored = {"", *map(post_key, not_posts)}
+    group_of = groups_of_posts(sorted({text for own in texts for text in own} - ignored))
+    return [
+        [case.user_id, *(group_of.get(text, object()) for text in own)]
+        for case, own in zip(cases, texts, strict=True)
+    ]
+
+
+def _order(cases: Sequence[Case], keys: Sequence[Sequence[Hashable]], seed: int) -> list[int]:
+    """The numbers of the cases, connected ones next to each other, otherwise by chance."""
+    parts, draw = connected(keys), random.Random(seed)
+    by_part = {part: draw.random() for part in dict.fromkeys(parts)}
+    by_user = {user: draw.random() for user in dict.fromkeys(case.user_id for case in cases)}
+    return sorted(range(len(cases)), key=lambda i: (by_part[parts[i]], by_user[cases[i].user_id]))

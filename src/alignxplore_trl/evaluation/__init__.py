@@ -1,1 +1,0 @@
-"""Whether descriptions of users are any good: accuracies, truth in the world, and intervals."""

@@ -2,92 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-from alignxplore_trl.data.robustness import FORMS, read_variation
-from alignxplore_trl.evaluation.histories import Histories, histories_of
-from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.baselines.protocol import Reading, Setting
+from alignxplore_trl.cases import Case, read_cases, write_cases
+from alignxplore_trl.data.robustness import check_variation, opposites_of, vary
+from alignxplore_trl.data.splits import with_signals
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import PreferenceCase
 
-Cases = Literal["pairs", "posts"]
-
-
-@dataclass(frozen=True)
-class BenchmarkName:
-    """A name such as `world`, `alignx_posts` or `psoups_drift3`, in its parts.
-
-    Attributes:
-        source: the data, by their name.
-        cases: users whose history is comparisons (or what the data have), or posts alone.
-        variation: a robustness set; `None`: the cases as they are.
-    """
-
-    source: str
-    cases: Cases = "pairs"
-    variation: str | None = None
-
-    @classmethod
-    def read(cls, name: str, sources: Collection[str]) -> BenchmarkName:
-        """Take a name apart: `<source>[_posts][_<variation>]`.
-
-        Raises:
-            UserError: no source of this name, or no such variation.
-        """
-        source = next((each for each in sources if name == each or name.startswith(f"{each}_")), "")
-        if not source:
-            raise UserError(
-                f"evaluation.benchmarks: {name} found, expected a name that begins with one of the "
-                f"data there are, {', '.join(sources)}; evaluation.prepared adds others"
-            )
-        rest = name.removeprefix(source).removeprefix("_")
-        cases: Cases = "posts" if rest == "posts" or rest.startswith("posts_") else "pairs"
-        variation = rest.removeprefix("posts").removeprefix("_") if cases == "posts" else rest
-        if variation:
-            try:
-                read_variation(variation)
-            except UserError as error:
-                raise UserError(
-                    f"evaluation.benchmarks: {name} found, expected {source}, {source}_posts or "
-                    f"one of them with an underscore and one of {FORMS}"
-                ) from error
-        return cls(source, cases, variation or None)
-
-    def __str__(self) -> str:
-        parts = [self.source, "posts" if self.cases == "posts" else None, self.variation]
-        return "_".join(part for part in parts if part)
+# The setting of methods that read no history, and the judge of figures that none has to do with.
+ANY = "any"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The cases that are scored, and the histories that each setting reads.
+    """Cases, and how they are varied before a method reads them.
 
     Attributes:
-        name: in results.
-        histories: of each setting; `histories.cases` are all cases with their targets.
+        name: in results, such as `world_drift3`, or `alignx_posts` of test_posts.jsonl.
+        whole: the cases as they were prepared.
+        variation: a name of `data.robustness`, or none.
+        seed: of what is drawn for it.
     """
 
     name: str
-    histories: Histories
+    whole: Sequence[Case]
+    variation: str
+    seed: int
 
     @property
-    def cases(self) -> Sequence[PreferenceCase]:
-        """All cases, with the target pairs that are scored."""
-        return self.histories.cases
+    def scored(self) -> Sequence[Case]:
+        """The cases with the target and the truth that are scored: only `reversed` changes them."""
+        return self._varied(self.whole) if self.variation == "reversed" else self.whole
+
+    def cases(self, reading: Reading, setting: Setting) -> Sequence[Case]:
+        """The cases with enough signals, cut to those that are read, and varied.
+
+        What a variation does depends on how many signals are read: with one reversed pair there is
+        one among the four of base4, and one among the eight of base8. Where it takes more signals
+        than are read there are no cases.
+        """
+        if reading == "nothing":
+            return self.scored
+        count = setting.per_round * setting.rounds
+        if self.variation.startswith("drift") and int(self.variation[len("drift") :]) > count:
+            return []
+        enough = [case for case in self.whole if len(case.signals) >= count]
+        return self._varied([with_signals(case, range(count)) for case in enough])
+
+    def keep(self, folder: Path) -> None:
+        """Add the cases, as they are scored, to `<name>.jsonl`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.jsonl"
+        kept = read_cases(path) if path.is_file() else []
+        write_cases(path, {case.case_id: case for case in (*kept, *self.scored)}.values())
+
+    def _varied(self, cases: Sequence[Case]) -> Sequence[Case]:
+        if not self.variation:
+            return cases
+        opposites = opposites_of(self.whole)
+        return [vary(case, self.variation, self.seed, opposites) for case in cases]
 
 
-def make_benchmark(
-    name: BenchmarkName,
-    cases: Sequence[PreferenceCase],
-    settings: Sequence[Setting],
-    seed: int,
-    opposites: Mapping[str, str],
-) -> Benchmark:
-    """The cases of a benchmark, varied as its name says; a setting too long for it reads none.
+def read_benchmarks(
+    names: Sequence[str], folders: Mapping[str, Path], limit: int | None, seed: int
+) -> list[Benchmark]:
+    """Read benchmarks by name, `<data>[_<set>][_<variation>]`, with at most `limit` cases each.
+
+    Cases are taken in an order of hashes: the first ones of a file may be of one kind, and a larger
+    limit takes the same ones and others. `folders` are those of prepared data, by the data's name.
 
     Raises:
-        UserError: a case can't be varied so.
+        UserError: a name can't be read, or there are no such cases.
     """
-    return Benchmark(str(name), histories_of(cases, settings, name.variation, seed, opposites))
+    return [_read(name, folders, limit, seed) for name in names]
+
+
+def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list[Setting]:
+    """The settings by name.
+
+    Raises:
+        UserError: a name can't be read, or no case has as many signals as any of them reads.
+    """
+    settings = [Setting.from_name(name) for name in names]
+    most = max(len(case.signals) for benchmark in benchmarks for case in benchmark.whole)
+    if all(own.per_round * own.rounds > most for own in settings):
+        raise UserError(
+            f"evaluation.settings: {', '.join(names)} found, but the cases have at most {most} "
+            f"signals; give for example evaluation.settings=[base{most}]"
+        )
+    return settings
+
+
+def _read(name: str, folders: Mapping[str, Path], limit: int | None, seed: int) -> Benchmark:
+    # By name: the data's test cases, and those of its other test sets.
+    files = {
+        path.stem.replace("test", data, 1): path
+        for data, folder in folders.items()
+        for path in folder.glob("test*.jsonl")
+    }
+    begun = [each for each in files if name == each or name.startswith(f"{each}_")]
+    source = max(begun, key=len, default="")
+    variation = name[len(source) :].removeprefix("_")
+    try:
+        if variation or not source:
+            check_variation(variation)
+    except UserError as error:
+        raise UserError(
+            f"evaluation.benchmarks: {name} found, expected {', '.join(files)}, or one of them and "
+            f"_<variation> ({error}); evaluation.prepared.<name>=outputs/<run>/data adds other data"
+        ) from error
+    cases = read_cases(files[source])
+    if not cases:
+        raise UserError(
+            f"evaluation.benchmarks: {name} found, but there are no cases in {files[source]}; the "
+            "summary.json beside it says what was left out, and why"
+        )
+    cases.sort(key=lambda case: hashlib.sha256(case.case_id.encode()).digest())
+    return Benchmark(name, cases[:limit], variation, seed)

@@ -1,116 +1,197 @@
-"""What the evaluation asks of every method: what it says of users, in a setting."""
+"""Policies as compared methods, and the driver that asks one method after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from alignxplore_trl.baselines.golden import Golden
-from alignxplore_trl.baselines.longer_reply import LongerReply
-from alignxplore_trl.baselines.null import Null
-from alignxplore_trl.baselines.protocol import Decision, UserDescription
-from alignxplore_trl.baselines.signals import Signals
-from alignxplore_trl.evaluation.settings import Setting
+from alignxplore_trl.baselines.protocol import Asked, Method, Reading, Said, Setting
+from alignxplore_trl.cases import Case, Signal
+from alignxplore_trl.evaluation.benchmarks import ANY, Benchmark
+from alignxplore_trl.evaluation.kept import Table, records, rows_at
+from alignxplore_trl.inference.writers import Writer
+from alignxplore_trl.judging.weights import load_tokenizer
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.signals import PreferenceCase
+from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.completions import FormatProblem, parse_completion, parse_description
+from alignxplore_trl.text.prompts import Prompts
 
-Entries = Sequence[UserDescription | Decision]
-# Before the name of a method whose descriptions were given to other users.
-ANOTHER_USERS = "another_users_"
-
-
-class MethodSetting(NamedTuple):
-    """One row of a results table: a method and the setting it is tried in."""
-
-    method: str
-    setting: str
-
-    @classmethod
-    def read(cls, text: str) -> MethodSetting:
-        """Read `method/setting`, such as `golden/base4`.
-
-        Raises:
-            UserError: it is not of that form.
-        """
-        method, _, setting = text.strip().partition("/")
-        if not method or not setting or "/" in setting:
-            raise UserError(f"{text!r} found, expected <method>/<setting>, such as golden/base4")
-        return cls(method, Setting.from_name(setting).name)
+# What is written again, at most, after a kill.
+_CASES_AT_ONCE = 1000
 
 
-Comparison = tuple[MethodSetting, MethodSetting]
+@dataclass(eq=False)
+class Policy(Method):
+    """A language model that reads signals, in rounds, and writes descriptions.
 
+    Round k reads its own signals and the last well-formed description, so that a malformed update
+    doesn't erase what was known. A case to which the model gave no answer in some round is left out
+    for now: that a server didn't answer says nothing of the user, nor of the model.
 
-def read_comparison(text: str) -> Comparison:
-    """Read two methods to compare, `method/setting - method/setting`.
-
-    Raises:
-        UserError: it is not of that form.
-    """
-    sides = text.split(" - ")
-    if len(sides) != 2:
-        raise UserError(
-            f"{text!r} found, expected two methods in their settings, written "
-            "'<method>/<setting> - <method>/<setting>'"
-        )
-    return MethodSetting.read(sides[0]), MethodSetting.read(sides[1])
-
-
-class Method(Protocol):
-    """A method that is compared with others.
-
-    It is given all cases at once, because models describe in batches. It may read a case's signals
-    only; `golden`, which tells what a perfect description is worth, is the exception. A case that
-    it can't describe at all is left out.
+    Attributes:
+        writer: the model; with `model`, what makes a writer of it (`_partial_`).
+        prompts: the prompt folder.
+        max_tokens: budget of a prompt, to which it is shortened by rule.
+        model: folder or name of the weights.
+        tokenizer: folder or name of the model whose tokens are counted, where there is no `model`.
+        made_by: the command that makes the model's folder; without that the method is left out.
+        template: `inference`, as policies are trained, or `concise`, without reasoning.
+        seed: of sampling; each round has its own.
     """
 
-    @property
-    def name(self) -> str:
-        """In results."""
-        ...
+    reading = "in_rounds"
 
-    def describe_in(
-        self, setting: Setting, cases: Sequence[PreferenceCase]
-    ) -> Mapping[Setting, Entries]:
-        """What it says of each case at the end of the setting, and perhaps of shorter ones before.
+    writer: Any
+    prompts: str
+    max_tokens: int
+    model: str | None = None
+    tokenizer: str | None = None
+    made_by: str | None = None
+    template: Literal["inference", "concise"] = "inference"
+    seed: int = 0
 
-        Args:
-            setting: how many signals are read, in how many rounds.
-            cases: cut to the signals that the setting reads.
-        """
-        ...
+    def __post_init__(self) -> None:
+        self._writer: Writer = self.writer if self.model is None else self.writer(model=self.model)
+        self._templates = Prompts(self.prompts)
+
+    def missing(self) -> str | None:
+        if self.made_by and not (Path(str(self.model)).parent / "summary.json").is_file():
+            return f"{self.model} isn't there; {self.made_by} makes it"
+        return None
+
+    def describe(self, asked: Asked) -> list[Said]:
+        self._writer.load()  # Not in the time of the first round.
+        tokenizer = load_tokenizer(str(self.tokenizer or self.model))
+        per_round, rounds = asked.setting.per_round, asked.setting.rounds
+        said: dict[str, list[Said]] = {case.case_id: [] for case in asked.cases}
+        for number in range(rounds):
+            cases = [case for case in asked.cases if case.case_id in said]
+            earlier = [_last_description(said[case.case_id]) for case in cases]
+            prompts = [
+                self._fit(case.case_id, case.rounds(per_round, rounds)[number], own, tokenizer)
+                for case, own in zip(cases, earlier, strict=True)
+            ]
+            began = time.perf_counter()
+            answers = self._writer.write([own.text for own in prompts], 1, self.seed + number)
+            seconds = (time.perf_counter() - began) / max(1, len(cases))
+            rows = zip(cases, earlier, prompts, answers, strict=True)
+            for case, before, prompt, [written] in rows:
+                if written is None:
+                    del said[case.case_id]
+                    continue
+                read = parse_completion if self.template == "inference" else parse_description
+                found = read(written.text)
+                own = Said(
+                    case.case_id,
+                    round=(number + 1) % rounds,
+                    problem=found if isinstance(found, FormatProblem) else None,
+                    description=getattr(found, "description", None),
+                    reasoning=getattr(found, "reasoning", None),
+                    earlier=before,
+                    completion=written.text,
+                    prompt_tokens=written.prompt_tokens,
+                    completion_tokens=written.completion_tokens,
+                    seconds=seconds,
+                    dropped_signals=prompt.dropped_signals,
+                    shortened_texts=prompt.shortened_texts,
+                )
+                said[case.case_id].append(own)
+        return [own for of_case in said.values() for own in of_case]
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _fit(
+        self, case_id: str, signals: Sequence[Signal], earlier: str | None, tokenizer: Any
+    ) -> FittedPrompt:
+        def render(kept: Sequence[Signal], before: str | None) -> str:
+            return self._templates.render(self.template, signals=kept, earlier=before)
+
+        def count_tokens(text: str) -> int:
+            return len(tokenizer(text)["input_ids"])
+
+        try:
+            return fit_prompt(render, signals, earlier, count_tokens, self.max_tokens)
+        except PromptTooLongError as error:
+            raise UserError(f"case {case_id}: {error}; raise prompts.max_tokens") from error
 
 
-@dataclass(frozen=True)
-class AllAtOnce:
-    """A method that reads a case's signals all at once, in whatever rounds they came."""
-
-    name: str
-    say: Callable[[Sequence[PreferenceCase]], Entries]
-
-    def describe_in(
-        self, setting: Setting, cases: Sequence[PreferenceCase]
-    ) -> Mapping[Setting, Entries]:
-        """See `Method`."""
-        return {setting: self.say(cases)}
+def _last_description(said: Sequence[Said]) -> str | None:
+    return next((own.description for own in reversed(said) if own.description), None)
 
 
-# Methods that need no model of their own, by name.
-WITHOUT_MODEL: Mapping[str, Method] = {
-    each.name: each
-    for each in (
-        AllAtOnce("null", Null().describe),
-        AllAtOnce("signals", Signals().describe),
-        AllAtOnce("golden", Golden().describe),
-        AllAtOnce("longer_reply", LongerReply().decide),
-    )
-}
-# Of all methods, those that judge by themselves.
-DECIDING = ("longer_reply", "vpl")
-# Those that prompt the language model of the configuration.
-PROMPTING = ("prompted_concise", "prompted_reasoning", "lm_induct_reason")
-# Those that read all signals at once, and so are tried in base settings only.
-ONE_READING = ("lm_induct_reason", "pba", "vpl")
-# Language models as they come.
-UNTRAINED = ("backbone", "teacher")
+def descriptions_table(folder: Path) -> Table:
+    """What methods said: one row per benchmark, method, setting (`…@k`: after round k) and case."""
+    texts = ("unit", "description", "problem", "reasoning", "earlier", "completion")
+    counts = ("prompt_tokens", "completion_tokens", "dropped_signals", "shortened_texts")
+    types = dict.fromkeys(texts, "string") | dict.fromkeys(counts, "Int64")
+    types |= {"decided": "bool", "probability": "Float64", "seconds": "Float64"}
+    keys = ("benchmark", "method", "setting", "case_id")
+    return Table(folder / "descriptions.parquet", keys, types)
+
+
+def describe_all(
+    methods: Mapping[str, Method],
+    benchmarks: Sequence[Benchmark],
+    settings: Sequence[Setting],
+    table: Table,
+) -> dict[str, str]:
+    """Ask each method about the cases that it has said nothing of; one is in memory at a time.
+
+    Returns:
+        The methods that are left out, with the reason, which is said, too.
+    """
+    left_out: dict[str, str] = {}
+    # Those that are given what another one said come last.
+    for name, method in sorted(methods.items(), key=lambda own: own[1].of is not None):
+        reason, of = method.missing(), method.of
+        if of is not None and (of not in methods or of in left_out):
+            reason = f"{of}, whose descriptions it needs, isn't evaluated"
+        if reason is not None:
+            left_out[name] = reason
+            say(f"{name} is left out: {reason}")
+            continue
+        reading = methods[of].reading if of else method.reading
+        for benchmark in benchmarks:
+            for where, setting in _places(reading, settings).items():
+                at = {"benchmark": benchmark.name, "method": name, "setting": where}
+                cases = benchmark.cases(reading, setting)
+                if fewer := len(benchmark.whole) - len(cases):
+                    say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
+                known = set(rows_at(table.rows, **at).case_id)
+                new = [case for case in cases if case.case_id not in known]
+                if new:
+                    say(f"{name}, {where}: {len(new)} cases of {benchmark.name}")
+                for start in range(0, len(new), _CASES_AT_ONCE):
+                    _describe(method, new[start : start + _CASES_AT_ONCE], setting, at, table)
+        method.close()
+    return left_out
+
+
+def _places(reading: Reading, settings: Sequence[Setting]) -> dict[str, Setting]:
+    """The settings in which a method is tried, by name; one, whichever, if it reads no history."""
+    if reading == "nothing":
+        return {ANY: settings[0]}
+    if reading == "at_once":
+        settings = [Setting(own.per_round * own.rounds) for own in settings]
+    return {own.name: own for own in settings}
+
+
+def _describe(
+    method: Method, cases: Sequence[Case], setting: Setting, at: Mapping[str, str], table: Table
+) -> None:
+    units = {case.case_id: case.unit for case in cases}
+    others = [
+        Said(row["case_id"], description=row["description"], problem=row["problem"])
+        for row in records(rows_at(table.rows, **{**at, "method": method.of or ""}))
+        if row["case_id"] in units
+    ]
+    rows = []
+    for own in method.describe(Asked(cases, setting, others)):
+        where = at["setting"] + (f"@{own.round}" if own.round else "")
+        rows.append({**asdict(own), **at, "setting": where, "unit": units[own.case_id]})
+    table.add(rows)

@@ -1,132 +1,94 @@
-"""Intervals that respect that cases of one user (or one target) are not independent."""
+"""Means, differences and their intervals: clustered by user, or with trainings as the unit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-Floats = NDArray[np.float64]
+import pandas as pd
+from numpy.typing import ArrayLike
+from statsmodels.regression.linear_model import WLS
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; all `None` where there is nothing to estimate it from.
+    """A mean of `n` values with its 95 % interval, and the two-sided p of "the mean is 0".
 
-    The interval alone is `None` when fewer than two clusters carry information: the bootstrap
-    then knows nothing about how the value varies.
+    All are `None` where nothing is known, and the interval where nothing is known of how it varies.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    n: int = 0
 
 
-class ClusteredBootstrap:
-    """Percentile bootstrap over clusters of cases (Efron & Tibshirani 1993, ch. 8 and 13).
+def estimate(
+    values: ArrayLike,
+    units: Sequence[str],
+    weights: ArrayLike | None = None,
+    *,
+    share: bool = False,
+) -> Estimate:
+    """The mean of the known values, with standard errors clustered by unit.
 
-    Whole clusters are drawn with replacement. Every statistic is a ratio of two sums over cases,
-    so a mean over a changing number of cases is resampled right. One instance serves all methods
-    of a benchmark: they are resampled alike, which costs one matrix product each.
-
-    A value that is the same in every case (all right, all wrong) has an interval of no width: the
-    sample shows no variation, which doesn't prove that there is none.
+    With one value a unit this is the t-test; of differences, the paired t-test.
 
     Args:
-        clusters: the cluster of each case.
-        samples: how many times clusters are drawn.
-        level: the share of the bootstrap distribution inside the interval.
-        seed: seeds the draws.
-
-    Raises:
-        ValueError: there is no case.
+        values: NaN where unknown; those are left out.
+        units: what makes values depend on each other, such as their user.
+        weights: a ratio of two sums is the mean of the ratios, weighted by their denominators.
+        share: the values are shares of 1. Where all are 0, or all are 1, they don't show how they
+            vary; the interval is Wilson's then, of as many draws as there are units.
     """
-
-    def __init__(
-        self, clusters: Sequence[str], samples: int = 2000, level: float = 0.95, seed: int = 0
-    ) -> None:
-        if not clusters:
-            raise ValueError("no cases: an interval needs at least one cluster")
-        names, self._cluster_of_case = np.unique(
-            np.asarray(clusters, dtype=str), return_inverse=True
-        )
-        self._count = len(names)
-        draws = np.random.default_rng(seed)
-        share = np.full(self._count, 1 / self._count)
-        # times_drawn[sample, cluster]
-        self._times_drawn = draws.multinomial(self._count, share, size=samples).astype(np.float64)
-        self._tails = ((1 - level) / 2, (1 + level) / 2)
-
-    def ratio(self, numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
-        """Sum of `numerators` over sum of `denominators`, both of shape [cases].
-
-        A case that does not take part has 0 in both.
-        """
-        values, draws = self._ratios(np.atleast_2d(numerators), np.atleast_2d(denominators))
-        return self._estimate(values[0], draws[:, 0])
-
-    def mean(self, values: Sequence[float | None]) -> Estimate:
-        """Mean over the cases whose value is not `None`."""
-        return self.means([values])[0]
-
-    def means(self, rows: Sequence[Sequence[float | None]]) -> list[Estimate]:
-        """`mean` of each of several rows of values, at the cost of one matrix product."""
-        values, draws = self._means(np.stack([as_floats(row) for row in rows]))
-        return [self._estimate(*own) for own in zip(values, draws.T, strict=True)]
-
-    def difference(self, first: Sequence[float | None], second: Sequence[float | None]) -> Estimate:
-        """Mean of `first − second` over the cases where both are known: a paired comparison."""
-        values, draws = self._means(np.atleast_2d(as_floats(first) - as_floats(second)))
-        return self._estimate(values[0], draws[:, 0])
-
-    def contrast(self, first: Sequence[float | None], second: Sequence[float | None]) -> Estimate:
-        """Mean of `first` minus mean of `second`, each over the cases where it is known.
-
-        This compares groups of cases; a cluster that has cases in both is drawn for both at once.
-        """
-        values, draws = self._means(np.stack([as_floats(first), as_floats(second)]))
-        return self._estimate(values[0] - values[1], draws[:, 0] - draws[:, 1])
-
-    def _means(self, rows: Floats) -> tuple[Floats, Floats]:
-        known = ~np.isnan(rows)
-        return self._ratios(np.where(known, rows, 0.0), known)
-
-    def _ratios(self, numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
-        """Ratios of sums, of shape [ratios], and resampled ones, of shape [samples, ratios].
-
-        Both arguments are of shape [ratios, cases]. What can't be known is NaN: a ratio without a
-        case that takes part, a draw without one, and all draws where fewer than two clusters do.
-        """
-        above, below = self._per_cluster(numerators), self._per_cluster(denominators)
-        draws = _divided(self._times_drawn @ above, self._times_drawn @ below)
-        draws[:, np.count_nonzero(below, axis=0) < 2] = np.nan
-        return _divided(above.sum(axis=0), below.sum(axis=0)), draws
-
-    def _per_cluster(self, rows: ArrayLike) -> Floats:
-        """Sums over the cases of each cluster: [rows, cases] becomes [clusters, rows]."""
-        by_case = np.asarray(rows, dtype=np.float64).T
-        sums: Floats = np.zeros((self._count, by_case.shape[1]))
-        np.add.at(sums, self._cluster_of_case, by_case)
-        return sums
-
-    def _estimate(self, value: float, draws: Floats) -> Estimate:
-        if np.isnan(value):
-            return Estimate(None, None, None)
-        known = draws[~np.isnan(draws)]
-        if not known.size:
-            return Estimate(float(value), None, None)
-        low, high = np.quantile(known, self._tails)
-        return Estimate(float(value), float(low), float(high))
+    numbers = np.asarray(values, dtype=float)
+    factors = np.ones(len(numbers)) if weights is None else np.asarray(weights, dtype=float)
+    known = ~np.isnan(numbers) & (factors > 0)
+    numbers, factors = numbers[known], factors[known]
+    if not (count := len(numbers)):
+        return Estimate()
+    codes, names = pd.factorize(np.asarray(units, dtype=object)[known])
+    mean, spread = float(np.average(numbers, weights=factors)), np.ptp(numbers)
+    if spread == 0 and share and mean in (0.0, 1.0):
+        low, high = proportion_confint(mean * len(names), len(names), method="wilson")
+        return Estimate(mean, float(low), float(high), None, count)
+    if spread == 0 or len(names) < 2:
+        return Estimate(mean, p=None if spread else float(mean == 0), n=count)
+    fit = WLS(numbers, np.ones(count), weights=factors).fit(
+        cov_type="cluster", cov_kwds={"groups": codes}, use_t=True
+    )
+    [[low, high]] = fit.conf_int()
+    return Estimate(mean, float(low), float(high), float(fit.pvalues[0]), count)
 
 
-def _divided(above: Floats, below: Floats) -> Floats:
-    """The quotient, NaN where there is nothing to divide by."""
-    quotient: Floats = np.full_like(above, np.nan)
-    return np.divide(above, below, out=quotient, where=below > 0)
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values corrected for their number by Holm's procedure (1979); `None` isn't counted."""
+    known = [p for p in p_values if p is not None]
+    corrected = iter(multipletests(known, method="holm")[1] if known else [])
+    return [None if p is None else float(next(corrected)) for p in p_values]
 
 
-def as_floats(values: Sequence[float | None]) -> Floats:
-    """Values as an array in which an unknown one is NaN."""
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+def compare_variants(values: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Variants of a training against each other, for every figure, with the seeds as the unit.
+
+    From columns `figure`, `variant`, `seed` and `value`, one row per figure and pair: `figure`,
+    `first`, `second`, the fields of `Estimate` of first minus second in the seeds that both have,
+    and `holds`: it has one sign in every seed, and the interval excludes 0.
+    """
+    rows = []
+    for figure, own in values.dropna(subset=["value"]).groupby("figure", sort=False):
+        wide = own.pivot(index="seed", columns="variant", values="value")
+        for first, second in pairs:
+            each = wide.reindex(columns=[first, second]).dropna()
+            differences = (each[first] - each[second]).to_numpy(dtype=float)
+            found = estimate(differences, [str(seed) for seed in each.index])
+            if len(each) > 1 and np.ptp(differences) == 0:  # The interval is a point.
+                found = replace(found, low=found.value, high=found.value)
+            signs = {np.sign(own) for own in (*differences, found.low or 0, found.high or 0)}
+            names = {"figure": figure, "first": first, "second": second}
+            rows.append({**names, **asdict(found), "holds": signs in ({1}, {-1})})
+    return pd.DataFrame(rows)

@@ -1,293 +1,136 @@
 """Win rates: which of two methods' replies does a judge that knows the true preference prefer?
 
-Source: METHOD, Evaluation (win rate). An accuracy asks whether a description helps a judge to tell
-two given replies apart; a win rate asks whether it helps a model to write a better one.
+An accuracy asks whether a description helps to tell two given replies apart; a win rate asks
+whether it helps a model to write a better one (METHOD: Evaluation).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from scipy.stats import binomtest
+import pandas as pd
 
-from alignxplore_trl.evaluation.methods import Comparison, MethodSetting
-from alignxplore_trl.evaluation.replies import Reply
-from alignxplore_trl.evaluation.statistics import ClusteredBootstrap
-from alignxplore_trl.evaluation.summary import Summary
-from alignxplore_trl.judging.protocol import Judge
-from alignxplore_trl.run.progress import progress
-from alignxplore_trl.signals import PreferenceCase
-from alignxplore_trl.text.rendering import Question
+from alignxplore_trl.cases import Case
+from alignxplore_trl.evaluation.benchmarks import Benchmark
+from alignxplore_trl.evaluation.kept import Table, records, rows_at
+from alignxplore_trl.inference.writers import Writer
+from alignxplore_trl.judging.protocol import Judge, Question, Verdict
+from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.prompts import Prompts
 
-Outcome = Literal["win", "tie", "loss"]
-Replies = Mapping[str, Reply]  # by case id
-
-_CASES_AT_ONCE = 256
-_POINTS: Mapping[Outcome, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0}
+Place = tuple[str, str]  # a method, and its setting
+_KEYS = ("benchmark", "method", "setting", "case_id")
 
 
-@dataclass(frozen=True)
-class ComparedReplies:
-    """What one judge made of two methods' replies to one case.
+def replies_table(folder: Path) -> Table:
+    """The reply to each case's post that was written under a method's description."""
+    types = {"unit": "string", "reply": "string"}
+    return Table(folder / "replies.parquet", _KEYS, types)
 
-    Attributes:
-        reply_a, reply_b: the replies under the descriptions of methods A and B; `None` where there
-            is none.
-        ended_a, ended_b: whether the model ended them, not the limit of new tokens.
-        p_a_first: the judge's probability of preferring A's reply where it is shown first.
-        p_a_second: the same where it is shown second. Both are `None` for equal replies, which no
-            judge is asked about, and where the judge gave no answer.
-        outcome: of A. A win or a loss if both orders agree, a tie otherwise and for equal replies;
-            `None` where a reply or an answer is missing.
+
+def wins_table(folder: Path) -> Table:
+    """What a judge made of two methods' replies; `method` and `setting` are `<first>-<second>`.
+
+    `score` is 1 where it prefers the first method's reply in both orders, 0 where it prefers the
+    other's in both, and a half for a tie; missing where there was no answer. The probabilities are
+    those of the first method's reply, shown first and second.
     """
-
-    benchmark: str
-    judge: str
-    method_a: str
-    setting_a: str
-    method_b: str
-    setting_b: str
-    case_id: str
-    cluster: str
-    reply_a: str | None
-    reply_b: str | None
-    ended_a: bool | None
-    ended_b: bool | None
-    p_a_first: float | None
-    p_a_second: float | None
-    outcome: Outcome | None
+    numbers = dict.fromkeys(("score", "p_shown_first", "p_shown_second"), "Float64")
+    return Table(folder / "wins.parquet", ("judge", *_KEYS), {"unit": "string", **numbers})
 
 
-_SCHEMA = pa.schema(
-    [
-        ("benchmark", pa.string()),
-        ("judge", pa.string()),
-        ("method_a", pa.string()),
-        ("setting_a", pa.string()),
-        ("method_b", pa.string()),
-        ("setting_b", pa.string()),
-        ("case_id", pa.string()),
-        ("cluster", pa.string()),
-        ("reply_a", pa.string()),
-        ("reply_b", pa.string()),
-        ("ended_a", pa.bool_()),
-        ("ended_b", pa.bool_()),
-        ("p_a_first", pa.float64()),
-        ("p_a_second", pa.float64()),
-        ("outcome", pa.string()),
-    ]
-)
+def write_replies(
+    writer: Writer,
+    prompts: Prompts,
+    pairs: Sequence[tuple[Place, Place]],
+    descriptions: pd.DataFrame,
+    cases: Mapping[str, Sequence[Case]],
+    table: Table,
+    seed: int,
+) -> None:
+    """Write the replies to the cases of each benchmark that aren't there, for all places of pairs.
 
-
-def draw_cases(
-    cases: Sequence[PreferenceCase], count: int | None, seed: int
-) -> list[PreferenceCase]:
-    """Up to `count` of the cases whose true description is known (`None`: all), in their order.
-
-    They are drawn by a hash of seed and case: no generator's state matters, and a larger number
-    draws the same ones and others.
+    The prompt is the one that R_gen reads log-probabilities behind. Under a malformed completion
+    the reply is written without a description: that is what its user would get.
     """
-    known = [case for case in cases if case.description is not None]
-    ranked = sorted(known, key=lambda case: _rank(seed, case))
-    drawn = {case.case_id for case in ranked[:count]}
-    return [case for case in known if case.case_id in drawn]
+    for benchmark, own in cases.items():
+        for method, setting in dict.fromkeys(place for pair in pairs for place in pair):
+            where = {"benchmark": benchmark, "method": method, "setting": setting}
+            texts = _column(descriptions, "description", **where)
+            known = _column(table.rows, "reply", **where)
+            new = [case for case in own if case.case_id in texts.keys() - known.keys()]
+            asked = [
+                prompts.render("reply", post=case.target.post, description=texts[case.case_id])
+                for case in new
+            ]
+            if new:
+                say(f"win rate: {len(new)} replies for {method}, {setting}, {benchmark}")
+                answers = writer.write(asked, 1, seed)
+                rows = [
+                    {**where, **_named(case), "reply": written.text.strip()}
+                    for case, [written] in zip(new, answers, strict=True)
+                    if written is not None
+                ]
+                table.add(rows)
 
 
 def compare_replies(
-    benchmark: str,
-    cases: Sequence[PreferenceCase],
-    replies: Mapping[MethodSetting, Replies],
-    pairs: Sequence[Comparison],
-    judges: Mapping[str, Judge],
-) -> list[ComparedReplies]:
-    """Show every judge the true description and the replies of two methods, in both orders.
-
-    Args:
-        benchmark: its name in results.
-        cases: those that were drawn; all have a true description.
-        replies: of each method in its setting, by case id.
-        pairs: the methods to compare, A and B.
-        judges: by the name they have in results; equal questions are asked once.
-
-    Returns:
-        One row per judge, pair and case, in that order.
-
-    Raises:
-        ValueError: a case has no true description.
-    """
-    without = [case.case_id for case in cases if case.description is None]
-    if without:
-        raise ValueError(
-            f"{len(without)} of {len(cases)} cases have no true description: {without[:3]}"
-        )
-    batches = [
-        (pair, cases[start : start + _CASES_AT_ONCE])
-        for pair in pairs
-        for start in range(0, len(cases), _CASES_AT_ONCE)
-    ]
-    rows: list[ComparedReplies] = []
-    for name, judge in judges.items():
-        what = f"batches of {_CASES_AT_ONCE} pairs of replies compared by {name}"
-        for (first, second), batch in progress(batches, what, len(batches)):
-            written = [
-                _Written(case, replies[first].get(case.case_id), replies[second].get(case.case_id))
-                for case in batch
-            ]
-            rows += [
-                _row(benchmark, name, first, second, both, answer)
-                for both, answer in zip(written, _answers(judge, written), strict=True)
-            ]
-    return rows
-
-
-def summarise_win_rates(
-    rows: Sequence[ComparedReplies], cases: Sequence[PreferenceCase], seed: int
-) -> Summary:
-    """The figures of one benchmark, `metric/benchmark/judge/A-B/a-b`.
-
-    - `win_rate`: wins of A and half of the ties, over the cases with an outcome, with `/low` and
-      `/high` of its 95 % interval, clustered as all intervals are;
-    - `win_wins`, `win_ties`, `win_losses`: their shares of the same cases;
-    - `win_p`: of the two-sided sign test, over wins and losses; it takes cases as independent. 1
-      where all are ties;
-    - `win_cases`, `win_unanswered`: cases that were drawn, and those of them without an outcome,
-      because a reply or a judge's answer is missing;
-    - `win_without_truth`: cases of the benchmark that could not be drawn, because their true
-      description isn't known;
-    - `win_replies_cut`: replies of either method that the limit of new tokens ended.
-
-    A figure that nothing could be estimated from is `None`.
-
-    Args:
-        rows: what `compare_replies` returned.
-        cases: all cases of the benchmark, drawn or not.
-        seed: of the bootstrap.
-    """
-    by_comparison: dict[str, list[ComparedReplies]] = {}
-    for row in rows:
-        methods = f"{row.method_a}-{row.method_b}/{row.setting_a}-{row.setting_b}"
-        by_comparison.setdefault(f"{row.benchmark}/{row.judge}/{methods}", []).append(row)
-    summary: Summary = {}
-    for where, own in by_comparison.items():
-        summary |= _figures(where, own, seed)
-        summary[f"win_without_truth/{where}"] = sum(case.description is None for case in cases)
-    return summary
-
-
-def write_win_rates(path: Path, rows: Sequence[ComparedReplies]) -> None:
-    """Write compared replies to a Parquet file that is either complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _SCHEMA), unfinished)
-    os.replace(unfinished, path)
-
-
-def outcome_of(p_a_first: float | None, p_a_second: float | None) -> Outcome | None:
-    """What two answers say of A, from its probabilities when shown first and when shown second."""
-    if p_a_first is None or p_a_second is None:
-        return None
-    if min(p_a_first, p_a_second) > 0.5:
-        return "win"
-    return "loss" if max(p_a_first, p_a_second) < 0.5 else "tie"
-
-
-def _rank(seed: int, case: PreferenceCase) -> bytes:
-    return hashlib.sha256(f"{seed}/win_rate/{case.case_id}".encode()).digest()
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What was written to a case's post under the descriptions of A and B."""
-
-    case: PreferenceCase
-    a: Reply | None
-    b: Reply | None
-
-    @property
-    def equal(self) -> bool:
-        """Whether there are two replies, and no judge could tell them apart."""
-        return self.a is not None and self.b is not None and self.a.text == self.b.text
-
-    def questions(self) -> list[Question]:
-        """Both orders of the replies; nothing to ask where one is missing or both are equal."""
-        if self.a is None or self.b is None or self.equal:
-            return []
-        post, truth = self.case.target.post, self.case.description
-        return [
-            Question(post, truth, self.a.text, self.b.text),
-            Question(post, truth, self.b.text, self.a.text),
-        ]
-
-
-def _answers(judge: Judge, written: Sequence[_Written]) -> list[tuple[float | None, float | None]]:
-    """A's probabilities when shown first and second; `None` for those that aren't asked about."""
-    questions = [both.questions() for both in written]
-    verdicts = iter(judge.judge([question for own in questions for question in own]))
-    answers: list[tuple[float | None, float | None]] = []
-    for own in questions:
-        first, second = [next(verdicts) for _ in own] or (None, None)
-        answers.append(
-            (
-                None if first is None else first.probability_a,
-                None if second is None else 1.0 - second.probability_a,
+    name: str,
+    judge: Judge,
+    pairs: Sequence[tuple[Place, Place]],
+    cases: Mapping[str, Sequence[Case]],
+    replies: Table,
+    table: Table,
+) -> None:
+    """Show a judge the true description and both replies, in both orders, where it hasn't yet."""
+    for benchmark, own in cases.items():
+        for pair in pairs:
+            method, setting = ("-".join(both) for both in zip(*pair, strict=True))
+            where = {"judge": name, "benchmark": benchmark, "method": method, "setting": setting}
+            known = _column(table.rows.dropna(subset=["score"]), "score", **where)
+            one, other = (
+                _column(replies.rows, "reply", benchmark=benchmark, method=own[0], setting=own[1])
+                for own in pair
             )
-        )
-    return answers
+            ids = one.keys() & other.keys() - known.keys()
+            new = [(c, one[c.case_id], other[c.case_id]) for c in own if c.case_id in ids]
+            questions = [
+                Question(case.target.post, case.description, *shown)
+                for case, a, b in new
+                for shown in ((a, b), (b, a))
+                if a != b  # Equal ones are a tie, which no judge is asked about.
+            ]
+            verdicts = iter(judge.judge(questions) if questions else [])
+            rows = [
+                {**where, **_named(case)}
+                | ({"score": 0.5} if a == b else _outcome(next(verdicts), next(verdicts)))
+                for case, a, b in new
+            ]
+            table.add(rows)
 
 
-def _row(
-    benchmark: str,
-    judge: str,
-    first: MethodSetting,
-    second: MethodSetting,
-    written: _Written,
-    answer: tuple[float | None, float | None],
-) -> ComparedReplies:
-    a, b = written.a, written.b
-    return ComparedReplies(
-        benchmark=benchmark,
-        judge=judge,
-        method_a=first.method,
-        setting_a=first.setting,
-        method_b=second.method,
-        setting_b=second.setting,
-        case_id=written.case.case_id,
-        cluster=written.case.cluster,
-        reply_a=None if a is None else a.text,
-        reply_b=None if b is None else b.text,
-        ended_a=None if a is None else a.ended,
-        ended_b=None if b is None else b.ended,
-        p_a_first=answer[0],
-        p_a_second=answer[1],
-        outcome="tie" if written.equal else outcome_of(*answer),
-    )
-
-
-def _figures(where: str, rows: Sequence[ComparedReplies], seed: int) -> Summary:
-    """The figures of one comparison, under the place it has in the keys."""
-    points = [None if row.outcome is None else _POINTS[row.outcome] for row in rows]
-    rate = ClusteredBootstrap([row.cluster for row in rows], seed=seed).mean(points)
-    outcomes = [row.outcome for row in rows if row.outcome is not None]
-    answered = len(outcomes)
-    wins, ties, losses = (outcomes.count(each) for each in _POINTS)
-    sign_test = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    cut = sum(ended is False for row in rows for ended in (row.ended_a, row.ended_b))
+def draw_cases(benchmarks: Sequence[Benchmark], count: int | None) -> dict[str, list[Case]]:
+    """The first cases of each benchmark whose true description is known, by its name."""
     return {
-        f"win_rate/{where}": rate.value,
-        f"win_rate/{where}/low": rate.low,
-        f"win_rate/{where}/high": rate.high,
-        f"win_wins/{where}": wins / answered if answered else None,
-        f"win_ties/{where}": ties / answered if answered else None,
-        f"win_losses/{where}": losses / answered if answered else None,
-        f"win_p/{where}": sign_test if answered else None,
-        f"win_cases/{where}": len(rows),
-        f"win_unanswered/{where}": len(rows) - answered,
-        f"win_replies_cut/{where}": cut,
+        each.name: [case for case in each.scored if case.description is not None][:count]
+        for each in benchmarks
     }
+
+
+def _outcome(shown_first: Verdict | None, shown_second: Verdict | None) -> dict[str, float]:
+    if shown_first is None or shown_second is None:
+        return {}
+    one, other = shown_first.probability_a, 1.0 - shown_second.probability_a
+    score = 1.0 if min(one, other) > 0.5 else 0.0 if max(one, other) < 0.5 else 0.5
+    return {"score": score, "p_shown_first": one, "p_shown_second": other}
+
+
+def _column(rows: pd.DataFrame, column: str, **where: str) -> dict[str, Any]:
+    """The values of a column by case, of the rows at one place."""
+    return {row["case_id"]: row[column] for row in records(rows_at(rows, **where))}
+
+
+def _named(case: Case) -> dict[str, str]:
+    return {"case_id": case.case_id, "unit": case.unit}

@@ -1,1 +1,0 @@
-"""A trained model in use: descriptions of users, in one reading or round by round."""

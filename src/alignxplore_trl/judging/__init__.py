@@ -1,1 +1,0 @@
-"""The judging model: what it is asked, how it answers, and the backends that ask it."""

@@ -3,106 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from alignxplore_trl.text.rendering import Layout, PromptSet, Question
+from alignxplore_trl.run.errors import UserError
 
-_SELECTION = '{{"selection": "Response {letter}"}}'
+_CLOSED = "<think>\n\n</think>\n\n"
 
 
-@dataclass(frozen=True)
-class EncodedQuestion:
-    """A question up to the letter of its answer, and the two tokens that may come next.
+def before_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> str:
+    """The prompt up to where the answer starts; with `chat` as a user's message.
 
-    Attributes:
-        token_ids: the prompt and the answer's JSON, up to where the two answers part.
-        letter_a: the token with which the answer `Response A` goes on.
-        letter_b: the token with which the answer `Response B` goes on.
+    Hybrid models are asked not to think. Where the template opens a reasoning block all the same,
+    or knows one and leaves it to the model, it is closed at once: the answer is read behind it.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one whose answers stand in channels.
     """
-
-    token_ids: list[int]
-    letter_a: int
-    letter_b: int
-
-
-def as_message(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """The prompt as a user's message in the model's chat template, up to where the answer starts.
-
-    The template writes the special tokens itself: none are to be added when this is tokenized.
-    """
-    message = [{"role": "user", "content": prompt}]
-    rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    assert isinstance(rendered, str)
-    return rendered
+    if not chat:
+        return prompt
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        found = f"{tokenizer.name_or_path}: it has no chat template; choose chat: false"
+        raise UserError(found) from error
+    if "<|channel|>" in template or "to=self" in template:
+        raise UserError(
+            f"{tokenizer.name_or_path}: it answers in channels, reasoning first, so that no answer "
+            "can be read at its first token; choose another model, or judge=sampled"
+        )
+    text = str(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            thinking=False,
+        )
+    )
+    start = text.rstrip()
+    if start.endswith("<think>"):
+        return start.removesuffix("<think>") + _CLOSED
+    return text if "</think>" not in template or start.endswith("</think>") else text + _CLOSED
 
 
 def encode_questions(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: PromptSet,
-    questions: Sequence[Question],
-    *,
-    chat: bool,
-    layout: Layout = "description_first",
-) -> list[EncodedQuestion]:
-    """Token ids of each question, teacher-forced up to where the two answers part.
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], chat: bool
+) -> list[tuple[list[int], tuple[int, int]]]:
+    """Of each prompt the token ids up to where the answers A and B part, and the two tokens there.
 
-    The answer is `{"selection": "Response A"}` or B. Both are tokenized behind the prompt, so that
-    the letters' tokens are those that this tokenizer makes of them there.
+    Both answers are tokenized behind the prompt: the letters' tokens are those they are there.
 
-    Args:
-        tokenizer: the judge's own.
-        prompts: the templates; the judgement template of the layout is used.
-        questions: what the judge is asked.
-        chat: send the prompt as a user's message through the tokenizer's chat template.
-        layout: where the description stands.
+    Raises:
+        UserError: the answers aren't told apart by one token each, or `before_answer` refuses.
     """
-    answered = encode_answers(tokenizer, prompts, questions, chat=chat, layout=layout)
-    return [_up_to_the_letter(with_a, with_b) for with_a, with_b in answered]
-
-
-def encode_answers(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: PromptSet,
-    questions: Sequence[Question],
-    *,
-    chat: bool,
-    layout: Layout = "description_first",
-) -> list[tuple[list[int], list[int]]]:
-    """Token ids of each question with the whole answer `Response A`, and with `Response B`.
-
-    The arguments are those of `encode_questions`.
-    """
-    if not questions:
-        return []
-    texts = [prompts.judgement(question, layout) for question in questions]
-    if chat:
-        texts = [as_message(tokenizer, text) for text in texts]
+    texts = [before_answer(tokenizer, prompt, chat) for prompt in prompts]
     with_a, with_b = (
-        tokenizer(
-            [text + _SELECTION.format(letter=letter) for text in texts],
-            add_special_tokens=not chat,
-        )["input_ids"]
+        _ids(tokenizer, [f'{text}{{"selection": "Response {letter}"}}' for text in texts], not chat)
         for letter in "AB"
     )
-    return list(zip(with_a, with_b, strict=True))
+    found = []
+    for a, b in zip(with_a, with_b, strict=True):
+        differing = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+        # Of a token that only begins a letter, the probability would be that of other words, too.
+        if len(differing) != 1 or len(a) != len(b) or tokenizer.unk_token_id in (
+            letters := (a[differing[0]], b[differing[0]])
+        ):  # fmt: skip
+            ends = [tokenizer.convert_ids_to_tokens(ids[-8:]) for ids in (a, b)]
+            raise UserError(
+                f"{tokenizer.name_or_path}: the answers A and B aren't told apart by one token "
+                f"each: {ends[0]}, {ends[1]}; choose another model, or judge=sampled"
+            )
+        found.append((a[: differing[0]], letters))
+    return found
 
 
 def encode_replies(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], replies: Sequence[str], chat: bool
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of each prompt and of the response behind it.
+    """Token ids of each prompt and of the reply behind it.
 
-    They are tokenized apart, so that a response has the same tokens whatever stands before it.
+    They are tokenized apart, so that a reply has the same tokens whatever stands before it.
     """
-    if not prompts:
-        return []
-    heads = tokenizer(list(prompts))["input_ids"]
-    tails = tokenizer([f" {each}" for each in responses], add_special_tokens=False)["input_ids"]
+    heads = _ids(tokenizer, [before_answer(tokenizer, own, chat) for own in prompts], not chat)
+    tails = _ids(tokenizer, [reply if chat else f" {reply}" for reply in replies], False)
     return list(zip(heads, tails, strict=True))
 
 
-def _up_to_the_letter(with_a: list[int], with_b: list[int]) -> EncodedQuestion:
-    part = next(i for i, (a, b) in enumerate(zip(with_a, with_b, strict=False)) if a != b)
-    return EncodedQuestion(with_a[:part], with_a[part], with_b[part])
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[list[int]]:
+    """Token ids; a chat template has written the special tokens itself."""
+    ids: list[list[int]] = (
+        tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
+    )
+    return ids

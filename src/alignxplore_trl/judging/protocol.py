@@ -1,4 +1,4 @@
-"""The one judge protocol, and the preference of a judge with the order of the responses undone."""
+"""The one judge protocol, and what a judge thinks of a pair in either order of its replies."""
 
 from __future__ import annotations
 
@@ -7,43 +7,71 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from alignxplore_trl.judging.measurements import Measurements
-from alignxplore_trl.text.rendering import Question
+from alignxplore_trl.text.prompts import Prompts
 
 Order = Literal["random", "both"]
+# Where the description stands in the judge's question.
+Layout = Literal["description_first", "description_last"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which response would the described user prefer? `description` is `None` without one."""
+
+    post: str
+    description: str | None
+    response_a: str
+    response_b: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's answer to one question.
-
-    Attributes:
-        probability_a: probability of naming Response A, given that it names A or B.
-        label_mass: probability of naming either, before that normalisation.
-    """
+    """Probability of naming Response A, given that A or B is named, and that of naming either."""
 
     probability_a: float
     label_mass: float
 
 
 class Judge(Protocol):
-    """A model that says which of two responses the described user prefers."""
+    """Says which of two responses the described user prefers.
+
+    It may have `counts`, a `Counter` of unanswered questions by reason, and `load()`, which brings
+    weights into memory or tries the servers.
+    """
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Answer each question; `None` where it could not be asked or was not answered."""
         ...
 
-    def take_measurements(self) -> Measurements:
-        """What happened since this was last called; starts to count anew."""
+
+class Generator(Protocol):
+    """Says how probable replies are; it may have `counts` and `load()`, as a judge may."""
+
+    def log_probabilities(
+        self, prompts: Sequence[str], replies: Sequence[str]
+    ) -> list[float | None]:
+        """log p of each reply behind its prompt, the sum over its tokens, in nats."""
         ...
+
+
+def judgement(prompts: Prompts, question: Question, layout: Layout) -> str:
+    """The judge's prompt, up to where its answer starts."""
+    first = layout == "description_first"
+    return prompts.render(
+        "judgement" if first else "judgement_description_last",
+        post=question.post,
+        description=question.description,
+        response_a=question.response_a,
+        response_b=question.response_b,
+    )
 
 
 @dataclass(frozen=True)
 class JudgedPair:
     """A pair of replies whose preferred one is known, to be judged under a description.
 
-    `key` decides the order of the responses where that is random: pairs with the same key are
-    shown in the same order, so that rollouts of one case differ in nothing but the description.
+    `key` decides the order of the responses where that is random: the rollouts of a case share it,
+    so that they differ in nothing but the description.
     """
 
     key: str
@@ -53,51 +81,19 @@ class JudgedPair:
     rejected: str
 
 
-@dataclass(frozen=True)
-class Preference:
-    """What a judge thinks of a pair, with the order of the responses undone.
-
-    Attributes:
-        probability: with which it prefers the chosen reply, the mean of the orders it was asked in.
-        position_gap: |P(chosen | shown first) - P(chosen | shown second)|; `None` where it was
-            asked in one order.
-    """
-
-    probability: float
-    position_gap: float | None
-
-
 def preferences(
     judge: Judge, pairs: Sequence[JudgedPair], order: Order, seed: int
-) -> list[Preference | None]:
-    """What the judge thinks of each pair.
+) -> list[float | None]:
+    """Probability with which the judge prefers the chosen reply of each pair.
 
     `random` asks once, in an order that is a function of the seed and the pair's key; `both` asks
-    in both orders and averages, and is `None` where either answer is missing.
+    in both orders and averages. `None` where an answer is missing.
     """
-    chosen_first = [[True, False] if order == "both" else [_coin(seed, p.key)] for p in pairs]
+    firsts = [[True, False] if order == "both" else [_coin(seed, p.key)] for p in pairs]
     verdicts = iter(
-        judge.judge(
-            [
-                _question(pair, first)
-                for pair, firsts in zip(pairs, chosen_first, strict=True)
-                for first in firsts
-            ]
-        )
+        judge.judge([_question(p, f) for p, own in zip(pairs, firsts, strict=True) for f in own])
     )
-    return [
-        _preference([_of_chosen(next(verdicts), first) for first in firsts])
-        for firsts in chosen_first
-    ]
-
-
-def preference_probabilities(
-    judge: Judge, pairs: Sequence[JudgedPair], order: Order, seed: int
-) -> list[float | None]:
-    """The probabilities of `preferences` alone."""
-    return [
-        None if own is None else own.probability for own in preferences(judge, pairs, order, seed)
-    ]
+    return [_mean([_of_chosen(next(verdicts), first) for first in own]) for own in firsts]
 
 
 def _question(pair: JudgedPair, chosen_first: bool) -> Question:
@@ -111,12 +107,9 @@ def _of_chosen(verdict: Verdict | None, chosen_first: bool) -> float | None:
     return verdict.probability_a if chosen_first else 1.0 - verdict.probability_a
 
 
-def _preference(of_chosen: Sequence[float | None]) -> Preference | None:
-    known = [value for value in of_chosen if value is not None]
-    if len(known) < len(of_chosen):
-        return None
-    gap = abs(known[0] - known[1]) if len(known) == 2 else None
-    return Preference(sum(known) / len(known), gap)
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _coin(seed: int, key: str) -> bool:

@@ -1,51 +1,67 @@
-"""Models that are read or sampled from, loaded once however many parts of a run use them."""
+"""Models that are only read from: loaded once, whole on each process."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.import_utils import is_flash_attn_2_available
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.integrations import deepspeed
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# Of each model that anyone still holds, by what it was loaded as. A judge, a generator and a writer
-# of the same weights hold one copy: at the published scale, a second one is 65 GB.
+from alignxplore_trl.run.errors import UserError
+
+# Of each model that anyone still holds: a judge and a generator of the same weights share them.
 _LOADED: WeakValueDictionary[tuple[object, ...], PreTrainedModel] = WeakValueDictionary()
 
 
 def load_model(
-    folder: str | Path,
-    *,
-    dtype: str,
-    device: torch.device | str,
-    attn_implementation: str | None = None,
+    model: str, dtype: str, attn_implementation: str | None = None, device: str | None = None
 ) -> PreTrainedModel:
-    """Load a model that isn't trained, in evaluation mode, or find it where it is loaded already.
+    """Load a causal language model; without `device` onto this process's GPU if there is one.
 
-    Args:
-        folder: a folder, or a name on the Hub.
-        dtype: of its weights.
-        device: where it is put.
-        attn_implementation: a name that transformers knows; `None`: flash attention where it is
-            installed and the numbers have 16 bits on a GPU, PyTorch's own attention elsewhere.
+    A model that isn't there is a UserError in the words of transformers.
     """
-    if attn_implementation is None and torch.device(device).type == "cuda":
-        half = dtype in ("bfloat16", "float16")
-        attn_implementation = "flash_attention_2" if half and is_flash_attn_2_available() else None
-    key = (str(folder), _changed(Path(folder)), dtype, torch.device(device), attn_implementation)
-    model = _LOADED.get(key)
-    if model is None:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn_implementation
-        )
-        model.to(device).eval()  # type: ignore[arg-type]
-        _LOADED[key] = model
-    return model
+    if device is None:
+        gpu = torch.cuda.is_available()
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
+    key = (model, dtype, attn_implementation, device)
+    found = _LOADED.get(key)
+    if found is None:
+        with _in_words(model), outside_zero3():
+            found = AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, attn_implementation=attn_implementation
+            )
+        found.to(device)  # type: ignore[arg-type]
+        found = _LOADED[key] = found.eval()
+    return found
 
 
-def _changed(folder: Path) -> tuple[tuple[str, int], ...]:
-    """When each file of a folder was written; nothing for a name on the Hub."""
-    if not folder.is_dir():
-        return ()
-    return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(folder.iterdir()))
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, or a UserError as above."""
+    with _in_words(model):
+        return AutoTokenizer.from_pretrained(model)
+
+
+@contextmanager
+def _in_words(model: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{model}: {error}") from error
+
+
+@contextmanager
+def outside_zero3() -> Iterator[None]:
+    """Load weights whole although ZeRO-3 trains another model: it would partition these, too."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        config = reference() if reference is not None else None
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)

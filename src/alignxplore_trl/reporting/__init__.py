@@ -1,1 +1,0 @@
-"""Results for people: tables and charts drawn from summaries and metrics."""

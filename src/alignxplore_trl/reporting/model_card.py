@@ -1,151 +1,89 @@
-"""The card of a trained policy: README.md beside its weights, as the Hugging Face Hub shows it."""
+"""The card of a trained policy, and the way of its folder to the Hugging Face Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
 
 import yaml
-from huggingface_hub import ModelCardData
+from httpx import HTTPError
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
 
-from alignxplore_trl.reporting import markdown
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.folder import StageFolder
 
-# Of metrics.jsonl; a line is noisy, so that the mean of the last ones is shown.
-_METRICS = (
-    "reward",
-    "loss",
-    "mean_token_accuracy",
-    "entropy",
-    "completions/well_formed",
-    "completions/mean_length",
-    "judge/probability_of_chosen",
-)
-_LAST_LINES = 10
-_TRAINED_BY: Mapping[str, str] = {
-    "cold_start": "supervised training on completions of a teacher that a judge verified",
-    "rl": "GRPO, rewarded for descriptions that tell which of two replies the user preferred",
-}
-_LOADED_BY: Mapping[str, str] = {
-    "merged": "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-    'model = AutoModelForCausalLM.from_pretrained("<this folder>")',
-    "adapters": "from peft import AutoPeftModelForCausalLM\n"
-    "from transformers import AutoTokenizer\n\n"
-    'model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")',
+_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+_TRAINED_BY = {
+    "cold_start": ("sft", "supervised training on a teacher's completions that a judge verified"),
+    "rl": ("grpo", "GRPO, rewarded for descriptions that tell which reply the user preferred"),
 }
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a card says of a training.
-
-    Attributes:
-        name: of the run.
-        recipe: cold_start or rl.
-        base_model: the backbone's name on the Hub; `None` where it is a folder.
-        weights: what is saved.
-        facts: what the card says first, such as the data and the judge.
-        trainer: the arguments of TRL's trainer.
-        environment: versions, commit and command, by name.
-        figures: of the whole run, such as steps and seconds.
-    """
-
-    name: str
-    recipe: Literal["cold_start", "rl"]
-    base_model: str | None
-    weights: Literal["merged", "adapters"]
-    facts: Mapping[str, str]
-    trainer: Mapping[str, Any]
-    environment: Mapping[str, str]
-    figures: Mapping[str, float]
-
-
-def model_card(model: TrainedModel, metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The card as Markdown.
+def write_card(folder: StageFolder, summary: Mapping[str, object]) -> None:
+    """Write README.md into the `model/` of a cold start or of RL, from what its folder says.
 
     Args:
-        model: what was trained, and how.
-        metrics: the lines of the run's metrics.jsonl.
+        folder: of the training.
+        summary: its figures.
     """
-    hub = ModelCardData(
-        base_model=model.base_model,
-        library_name="transformers" if model.weights == "merged" else "peft",
+    config = yaml.safe_load((folder.path / "config.yaml").read_text("utf-8"))
+    *environment, command = (folder.path / "environment.txt").read_text("utf-8").splitlines()
+    backbone, weights = str(config["model.backbone"]), str(config["output.weights"])
+    tag, trained_by = _TRAINED_BY[folder.path.name]
+    data = ModelCardData(
+        # A folder of this machine is nobody else's base.
+        base_model=None if Path(backbone).is_dir() else backbone,
+        library_name="peft" if weights == "adapters" else "transformers",
         pipeline_tag="text-generation",
-        tags=["trl", "alignxplore", "sft" if model.recipe == "cold_start" else "grpo"],
+        tags=["alignxplore", "trl", tag],
     )
-    environment = dict(model.environment)
-    command = environment.pop("command", None)
-    sections = {
-        "How it was trained": _rows("fact", model.facts),
-        "Made by": ["Nobody wrote down the command."] if command is None else _shell(command),
-        "Use": [
-            *markdown.fenced(
-                f"{_LOADED_BY[model.weights]}\n"
-                'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
-                "python",
-            ),
-            "",
-            "generation_config.json holds the method's sampling. Prompts are those of the "
-            "project's templates; a completion is reasoning, `</think>`, and the description "
-            "between `<answer>` and `</answer>`.",
-        ],
-        "At the end of the training": _ending(metrics, model.figures),
-        "Arguments of the trainer": markdown.fenced(
-            yaml.safe_dump(dict(model.trainer), sort_keys=True).strip(), "yaml"
-        ),
-        "Versions": _rows("what", environment),
-        "Intended use and limits": [
-            "Letting an assistant answer more as its user likes it, for users who know of the "
-            "description, agreed to it and can correct it. A description is a guess, often a wrong "
-            "one, and personal data: it is not for decisions about people, and what the judge of "
-            "training likes isn't what a user prefers."
-        ],
-    }
-    lines = [
-        "---",
-        hub.to_yaml(),
-        "---",
-        "",
-        f"# {markdown.cell(model.name)}",
-        "",
-        "A language model that reads what a user did, and says in plain words what this user "
-        f"prefers. Trained by {_TRAINED_BY[model.recipe]}; the method is AlignXplore "
-        "([arXiv:2505.18071](https://arxiv.org/abs/2505.18071)), the code alignxplore-trl.",
-    ]
-    for title, section in sections.items():
-        lines += ["", f"## {title}", "", *section]
-    return "\n".join([*lines, ""])
+    card = ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE.read_text("utf-8"),
+        name=f"{folder.path.parent.name}, {folder.path.name}",
+        trained_by=trained_by,
+        weights=weights,
+        command=command.removeprefix("command: "),
+        figures={k: f"{v:,.4g}" for k, v in summary.items() if isinstance(v, int | float)},
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
+        environment="\n".join(environment),
+    )
+    (folder.model / "README.md").write_text(str(card), encoding="utf-8")
 
 
-def _rows(header: str, values: Mapping[str, str]) -> list[str]:
-    rows = [[markdown.cell(name), markdown.cell(value)] for name, value in values.items()]
-    return markdown.table([header, ""], rows, words=2)
+def publish(folder: StageFolder, repository: str, endpoint: str | None = None) -> str:
+    """Send the `model/` of a training to a private repository on the Hub, in one commit.
 
+    The repository is made if it isn't there. One that is public is refused, since what was meant
+    for few would be read by all.
 
-def _shell(command: str) -> list[str]:
-    return [
-        *markdown.fenced(command, "sh"),
-        "",
-        "It runs the stages before this one, too, where they aren't finished.",
-    ]
+    Args:
+        folder: of a cold start or of RL.
+        repository: owner/name.
+        endpoint: address of the Hub; `None`: HF_ENDPOINT, or else the public one.
 
+    Returns:
+        The address of the commit.
 
-def _ending(metrics: Sequence[Mapping[str, Any]], figures: Mapping[str, float]) -> list[str]:
-    """Means of the last lines, and figures of the whole run."""
-    rows = []
-    for name in _METRICS:
-        values = [line[name] for line in metrics if line.get(name) is not None][-_LAST_LINES:]
-        if values:
-            mean = sum(values) / len(values)
-            rows.append([markdown.cell(name), f"last {len(values)}", markdown.number(mean)])
-    rows += [
-        [markdown.cell(name), "run", markdown.number(value)]
-        for name, value in figures.items()
-        if name.count("/") < 2  # Without the phases of the throughput.
-    ]
-    return [
-        "Means of the last lines that the trainer logged, and figures of the whole run. The model "
-        "hasn't been evaluated here; `make evaluate` does it.",
-        "",
-        *markdown.table(["what", "of", "value"], rows, words=2),
-    ]
+    Raises:
+        UserError: the Hub can't be reached or refuses; the folder stays as it is.
+    """
+    api = HfApi(endpoint=endpoint)
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        if not api.repo_info(repository).private:
+            raise ValueError("it is there already, and public; make it private in its settings")
+        message = f"{folder.path.parent.name}, {folder.path.name}"
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder.model, commit_message=message
+        )
+    except (HTTPError, OSError, ValueError) as error:
+        # What httpx says may quote the headers that it could not send, and so the token.
+        is_quotable = isinstance(error, HfHubHTTPError) or not isinstance(error, HTTPError)
+        reason = " ".join(str(error).split()) if is_quotable else type(error).__name__
+        raise UserError(
+            f"output.push_to_hub: {repository} could not be sent: {reason}; see HF_TOKEN and `hf "
+            f"auth login`. {folder.model} is complete, and the same command sends it"
+        ) from error
+    return str(commit.commit_url)

@@ -1,4 +1,4 @@
-"""Weights & Biases: offline by default, online when asked for, or not at all."""
+"""Weights & Biases: offline by default, and what the environment says of it stays."""
 
 from __future__ import annotations
 
@@ -7,58 +7,45 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
+from alignxplore_trl.run.errors import is_main_process
+from alignxplore_trl.run.folder import write_text
 
-from alignxplore_trl.run.folder import is_main_process, write_text_atomic
+Mode = Literal["offline", "online", "none"]
 
 
 def set_up_tracking(
-    mode: Literal["offline", "wandb", "none"], project: str, group: str | None, folder: Path
+    mode: Mode, project: str, group: str | None, name: str, folder: Path
 ) -> list[str]:
-    """Set W&B's environment variables for a run, and say what the trainer should report to.
+    """Set W&B's variables where the environment doesn't, and return the trainer's `report_to`.
 
-    The run's id is drawn once and kept in its folder, so that a resumed run goes on in the same
-    chart, and another run of the same name has a chart of its own.
-
-    Args:
-        mode: `offline` writes into the run folder, `wandb` sends, `none` does nothing.
-        project: W&B's project.
-        group: W&B's group; `None`: that of the environment, if it has one.
-        folder: the run folder; its name is the run's name.
-
-    Returns:
-        The trainer's `report_to`.
+    All its files lie in `folder`. So does the run's id, drawn once, so that a resumed stage goes on
+    in the same chart.
     """
     if mode == "none":
         return []
-    os.environ |= {
-        "WANDB_MODE": "online" if mode == "wandb" else "offline",
-        "WANDB_DIR": str(folder),
+    ours = {
+        "WANDB_MODE": mode,
         "WANDB_PROJECT": project,
-        "WANDB_NAME": folder.name,
-        "WANDB_RUN_ID": _run_id(folder / "wandb_id.txt"),
+        "WANDB_NAME": name,
+        "WANDB_DIR": str(folder),
+        "WANDB_DATA_DIR": str(folder / "wandb" / "data"),
+        "WANDB_CACHE_DIR": str(folder / "wandb" / "cache"),
         "WANDB_RESUME": "allow",
         "WANDB_SILENT": "true",
     }
     if group is not None:
-        os.environ["WANDB_RUN_GROUP"] = group
+        ours["WANDB_RUN_GROUP"] = group
+    if "WANDB_RUN_ID" not in os.environ:
+        ours["WANDB_RUN_ID"] = _run_id(folder / "wandb_id.txt")
+    os.environ.update({key: os.environ.get(key, value) for key, value in ours.items()})
     return ["wandb"]
 
 
 def _run_id(file: Path) -> str:
     """The one in the file, or a new one; of several processes, only the first has a run in W&B."""
     if file.is_file():
-        return file.read_text()
+        return file.read_text("utf-8")
     drawn = secrets.token_hex(8)
     if is_main_process():
-        write_text_atomic(file, drawn)
+        write_text(file, drawn)
     return drawn
-
-
-def log_table(name: str, table: pd.DataFrame, step: int) -> None:
-    """Put a table into W&B's run of this process, at an optimizer step; without a run, nowhere."""
-    import wandb  # Takes a second, and only who tracks needs it.
-
-    if wandb.run is not None:
-        # The step is the axis that transformers' own values stand on.
-        wandb.log({name: wandb.Table(dataframe=table), "train/global_step": step})

@@ -1,1 +1,0 @@
-"""Cold-start data: a teacher's candidates, verified by the judge."""

@@ -1,518 +1,232 @@
-"""Candidates of a teacher, round by round, each with its verdict."""
+"""A teacher's candidates, round by round, verified by a reward: the cold-start set (METHOD 3)."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from alignxplore_trl.judging.client import Unanswered
-from alignxplore_trl.judging.written import Written, completion_of
+from alignxplore_trl.cases import Case, Signal
+from alignxplore_trl.inference.writers import Ask, Writer, Written
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.run.progress import Bar
-from alignxplore_trl.signals import PreferenceCase, Signal, rounds_of_signals
-from alignxplore_trl.synthesis.answers import Verified
-from alignxplore_trl.synthesis.asking import Asking, seed_of
+from alignxplore_trl.run.progress import progress
 from alignxplore_trl.synthesis.dimensions import merge_dimensions, read_dimensions
-from alignxplore_trl.synthesis.teachers import Ask
-from alignxplore_trl.synthesis.verification import Verifier
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
-from alignxplore_trl.text.parsing import (
+from alignxplore_trl.synthesis.kept import Kept, answers_to, key_of
+from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt, warn_of_losses
+from alignxplore_trl.text.completions import (
     FormatProblem,
     Inference,
     format_completion,
     parse_completion,
 )
-from alignxplore_trl.text.rendering import PromptSet
-from alignxplore_trl.training.outage import OutageSettings
+from alignxplore_trl.text.prompts import Prompts
 
-EarlierRule = Literal["well_formed", "verified"]
-Guidance = Literal["known", "teacher", "none"]
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """The description that a prompt holds, and where it came from.
-
-    Attributes:
-        source: `first_round`, or the rule by which it was drawn among the candidates of the round
-            before, or `none_found` where no candidate was such a one.
-        description: `None` where there is none.
-        number: of the candidate that wrote it.
-    """
-
-    source: Literal["first_round", "well_formed", "verified", "none_found"]
-    description: str | None = None
-    number: int | None = None
+# Completions that the reward is asked about, and whose rewards are kept, at once.
+_VERIFIED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One completion of the teacher and its verdict.
+    """One completion that the teacher was asked for, and its reward.
 
     Attributes:
-        dimensions: the names that guided the teacher.
-        prompt: the student's prompt, which doesn't name them.
-        answer: what the teacher wrote, or why it wrote nothing.
-        completion: the answer from inside `<think>`; `None` where there is no answer.
+        dimensions: names that guided the teacher; the prompt, which is the student's, lacks them.
+        earlier: the description that the prompt holds, if it holds one.
+        written: the completion; `None` where the teacher didn't answer.
         outcome: what the parser read in it.
-        score: what the verification measured; `None` where the completion was malformed or the
-            judge did not answer.
-        reward: the score's reward x R_format; `None` where judge or teacher didn't answer.
-        kept: whether the completion became a cold-start example.
+        reward: of the verification; `None` where the teacher or the judge didn't answer.
     """
 
     case_id: str
     round: int
     number: int
     dimensions: tuple[str, ...]
-    earlier: Earlier
+    earlier: str | None
     prompt: str
-    answer: Written | Unanswered
-    completion: str | None
-    outcome: Inference | FormatProblem | None
-    score: float | None = None
+    written: Written | None = None
+    outcome: Inference | FormatProblem | None = None
     reward: float | None = None
-    kept: bool = False
+
+    def read(self, written: Written | None) -> Candidate:
+        """The candidate with what the teacher wrote; a malformed completion has reward 0."""
+        outcome = None if written is None else parse_completion(written.text)
+        reward = 0.0 if isinstance(outcome, FormatProblem) else None
+        return replace(self, written=written, outcome=outcome, reward=reward)
 
     @property
-    def place(self) -> tuple[str, int, int]:
-        """What tells it from all others."""
-        return self.case_id, self.round, self.number
+    def became(self) -> str:
+        """In a word: verified, rejected, not_judged, unanswered, or malformed/<problem>."""
+        if isinstance(self.outcome, FormatProblem):
+            return f"malformed/{self.outcome}"
+        if self.reward is None:
+            return "unanswered" if self.written is None else "not_judged"
+        return "verified" if self.reward == 1 else "rejected"
 
     def rank(self, salt: str) -> bytes:
         """Its place in an order that no generator's state matters to."""
-        key = "/".join(map(str, (salt, *self.place)))
+        key = f"{salt}/{self.case_id}/{self.round}/{self.number}"
         return hashlib.sha256(key.encode()).digest()
-
-    @property
-    def is_unjudged(self) -> bool:
-        """Whether it is well-formed, but the judge hasn't answered about it."""
-        return isinstance(self.outcome, Inference) and self.reward is None
 
     def row(self) -> dict[str, Any]:
         """The candidate as plain values, for a file."""
-        written = self.answer if isinstance(self.answer, Written) else None
-        outcome = self.outcome
-        return {
-            "case_id": self.case_id,
-            "round": self.round,
-            "number": self.number,
-            "dimensions": list(self.dimensions),
-            **self._earlier_columns(),
-            "prompt": self.prompt,
-            "completion": self.completion,
-            "finish_reason": written.finish_reason if written else None,
-            "prompt_tokens": written.prompt_tokens if written else None,
-            "completion_tokens": written.completion_tokens if written else None,
-            "unanswered": self.answer.reason if isinstance(self.answer, Unanswered) else None,
-            "outcome": "well_formed" if isinstance(outcome, Inference) else outcome,
-            "score": self.score,
-            "reward": self.reward,
-            "kept": self.kept,
-        }
+        names = ("case_id", "round", "number", "dimensions", "earlier", "prompt", "reward")
+        completion = self.written.text if self.written else None
+        row = {name: getattr(self, name) for name in names}
+        return {**row, "completion": completion, "became": self.became}
 
     def example(self) -> dict[str, Any]:
         """The prompt and completion that cold start trains on, and where they came from."""
         assert isinstance(self.outcome, Inference)
-        return {
-            "prompt": self.prompt,
-            "completion": format_completion(self.outcome),
-            "case_id": self.case_id,
-            "round": self.round,
-            "number": self.number,
-            **self._earlier_columns(),
-        }
-
-    def _earlier_columns(self) -> dict[str, Any]:
-        return {
-            "earlier": self.earlier.description,
-            "earlier_number": self.earlier.number,
-            "earlier_from": self.earlier.source,
-        }
+        names = ("prompt", "case_id", "round", "number", "earlier")
+        row = {name: getattr(self, name) for name in names}
+        return {**row, "completion": format_completion(self.outcome)}
 
 
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """What is sampled.
+@dataclass
+class Synthesis:
+    """Asks a teacher about every case in every round, and a reward about every completion.
 
     Attributes:
-        candidates: samples per case and round (METHOD: G).
-        per_round: signals per round.
-        rounds: rounds; every round after the first reads a description of the one before.
-        earlier: among which candidates of the round before that description is drawn.
-        guidance: where the names of dimensions come from.
-        most_dimensions: of a teacher's names for one user, how many guide it.
-        budget: the most that all answers may cost; each round may spend an equal part of it.
-        outage: when the judge counts as out, and what is done then.
-        seed: of sampling and of the draw of earlier descriptions.
+        writer: the teacher.
+        reward: verifies, by TRL's contract of rewards; never that of reinforcement learning.
+        kept: where answers are kept as they arrive.
+        candidates: completions for each prompt, G.
+        dimensions: names that guide the teacher: `known` (the case's), `teacher` (it is asked for
+            those of each signal first), or `none`.
+        signals: in a round; all `rounds` but the first have a description of the one before.
+        count_tokens, max_tokens: budget of a prompt, by the student's tokenizer.
+        seed: of sampling, and of the draw of earlier descriptions.
+        counts: what became of cases, prompts and candidates, under `round_<number>/…`.
     """
 
+    writer: Writer
+    reward: Callable[..., Sequence[float | None]]
+    prompts: Prompts
+    kept: Kept
     candidates: int
-    per_round: int
+    dimensions: Literal["known", "teacher", "none"]
+    signals: int
     rounds: int
-    earlier: EarlierRule
-    guidance: Guidance
-    most_dimensions: int
-    budget: float | None
-    outage: OutageSettings
-    seed: int
-
-
-@dataclass(frozen=True)
-class PromptBudget:
-    """The most tokens of a prompt, and the model's way to count them."""
-
     count_tokens: Callable[[str], int]
     max_tokens: int
+    seed: int
+    counts: Counter[str] = field(init=False, default_factory=Counter)
 
-    def fit(
-        self,
-        render: Callable[[Sequence[Signal], str | None], str],
-        signals: Sequence[Signal],
-        earlier: str | None,
-    ) -> FittedPrompt:
-        """See `fit_prompt`."""
-        return fit_prompt(render, signals, earlier, self.count_tokens, self.max_tokens)
+    def run(self, cases: Sequence[Case]) -> list[Candidate]:
+        """All candidates, by round, case and number; UserError where teacher or judge is out."""
+        candidates: list[Candidate] = []
+        earlier: Mapping[str, str] = {}
+        for number in range(1, self.rounds + 1):
+            asked = [case for case in cases if len(case.rounds(self.signals, number)) == number]
+            of_round = self._verified(self._written(number, asked, earlier), asked)
+            counts = Counter(candidate.became for candidate in of_round)
+            counts["cases_without_signals"] = len(cases) - len(asked)
+            counts["cases_with_one_verified"] = len({c.case_id for c in of_round if c.reward == 1})
+            counts["candidates_without_earlier"] = sum(each.earlier is None for each in of_round)
+            for written in (each.written for each in of_round if each.written):
+                counts["prompt_tokens"] += written.prompt_tokens
+                counts["completion_tokens"] += written.completion_tokens
+            self._count(number, counts)
+            candidates += of_round
+            earlier = draw_earlier(of_round, self.seed)
+        return candidates
 
-
-@dataclass(frozen=True)
-class _Task:
-    """What is asked about one case in one round."""
-
-    case: PreferenceCase
-    signals: tuple[Signal, ...]
-    earlier: Earlier
-    dimensions: tuple[str, ...] = ()
-    student_prompt: str = ""
-    teacher_prompt: str = ""
-
-
-class Synthesis:
-    """Asks a teacher about every case in every round, and a judge about every completion.
-
-    Source: METHOD, cold start, steps 1 to 4.
-
-    Args:
-        asking: asks the teacher.
-        verifier: asks the judge.
-        prompts: the templates.
-        student: the budget of the student's prompts.
-        teacher: the budget of the teacher's prompts.
-        settings: what is sampled.
-        sleep: waits between attempts to reach the judge.
-
-    Attributes:
-        candidates: all of them, by round, case and number.
-        counts: of what became of cases and candidates, under `round_<number>/…`.
-    """
-
-    def __init__(
-        self,
-        asking: Asking,
-        verifier: Verifier,
-        prompts: PromptSet,
-        *,
-        student: PromptBudget,
-        teacher: PromptBudget,
-        settings: SynthesisSettings,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.asking = asking
-        self.verifier = verifier
-        self.prompts = prompts
-        self.student = student
-        self.teacher = teacher
-        self.settings = settings
-        self.candidates: list[Candidate] = []
-        self.counts: Counter[str] = Counter()
-        self._sleep = sleep
-        self._accepted = self._rewarded = 0
-
-    def run(self, cases: Sequence[PreferenceCase]) -> None:
-        """All rounds, each with the descriptions of the one before.
-
-        In the round after the first, the earlier description is drawn among the well-formed
-        candidates of the same case, right or wrong, because that is what reinforcement learning
-        will meet; or, by the settings, among the verified ones. Cases that the budget left without
-        a candidate are not asked about again.
-
-        Raises:
-            UserError: the teacher or the judge is out; what was answered is kept.
-        """
-        earlier = {case.case_id: Earlier("first_round") for case in cases}
-        for number in range(1, self.settings.rounds + 1):
-            asked = [case for case in cases if case.case_id in earlier]
-            found = self._round(number, asked, earlier)
-            self.candidates += found
-            self.counts.update(_count(found, number))
-            earlier = draw_earlier(found, self.settings.earlier, self.settings.seed)
-
-    def figures(self) -> dict[str, float]:
-        """Counts of what was asked, answered, and became of it; tokens, and cost where known."""
-        asking = self.asking
-        counts = {name: asking.counts[name] for name in ("asked", "cached", "not_asked")}
-        figures: dict[str, float] = {**counts, **asking.counts, **self.counts}
-        figures["prompt_tokens"] = asking.spending.prompt_tokens
-        figures["completion_tokens"] = asking.spending.completion_tokens
-        if asking.spending.prices is not None:
-            figures["cost"] = asking.spending.cost
-        return figures
-
-    def _round(
-        self, number: int, cases: Sequence[PreferenceCase], earlier: Mapping[str, Earlier]
-    ) -> list[Candidate]:
-        self._accepted = self._rewarded = 0
-        # Names of dimensions may take half of the round's part.
-        self._allow(number - 0.5)
-        tasks = self._guided(number, self._tasks(number, cases, earlier))
-        tasks = self._with_prompts(number, tasks)
-        by_case = {task.case.case_id: task for task in tasks}
-        asks = [
-            Ask(task.case.case_id, number, candidate, task.teacher_prompt)
-            for task in tasks
-            for candidate in range(self.settings.candidates)
-        ]
-        self._allow(number)
-        found: dict[tuple[str, int, int], Candidate] = {}
-        with Bar(f"candidates of round {number} of {self.settings.rounds}", len(asks)) as bar:
-            for arrivals in self.asking.fulfil(asks, self.settings.seed + number):
-                arrived = [self._candidate(by_case[ask.case_id], ask, own) for ask, own in arrivals]
-                for candidate in self._verified(arrived, by_case):
-                    found[candidate.place] = candidate
-                bar.advance(len(arrivals), self._details())
-        self._verify_the_rest(found, by_case)
-        places = [(ask.case_id, ask.round, ask.number) for ask in asks]
-        return [found[place] for place in places if place in found]
-
-    def _allow(self, rounds: float) -> None:
-        """Let so many rounds' parts of the budget be spent."""
-        if self.settings.budget is not None:
-            self.asking.spending.limit = self.settings.budget * rounds / self.settings.rounds
-
-    def _tasks(
-        self, number: int, cases: Sequence[PreferenceCase], earlier: Mapping[str, Earlier]
-    ) -> list[_Task]:
-        tasks = []
-        for case in cases:
-            signals = rounds_of_signals(case, self.settings.per_round, number)
-            if len(signals) == number:
-                tasks.append(_Task(case, signals[-1], earlier[case.case_id]))
-        self.counts[f"round_{number}/cases_without_signals"] = len(cases) - len(tasks)
-        return tasks
-
-    def _guided(self, number: int, tasks: Sequence[_Task]) -> list[_Task]:
-        """The tasks with the names of dimensions: known ones, the teacher's, or none."""
-        match self.settings.guidance:
-            case "none":
-                return list(tasks)
-            case "known":
-                guided = [
-                    replace(task, dimensions=tuple(task.case.directions or ())) for task in tasks
-                ]
-            case "teacher":
-                guided = self._guided_by_teacher(number, tasks)
-        without = sum(not task.dimensions for task in guided)
-        self.counts[f"round_{number}/dimensions/cases_without"] = without
-        return guided
-
-    def _guided_by_teacher(self, number: int, tasks: Sequence[_Task]) -> list[_Task]:
-        """First the teacher is asked about each signal, then it reasons with what it named."""
-        prompts = {
-            (task.case.case_id, place): self._dimensions_prompt(signal)
-            for task in tasks
-            for place, signal in enumerate(task.signals)
-        }
-        asks = [
-            Ask(case_id, number, place, prompt, "dimensions")
-            for (case_id, place), prompt in prompts.items()
-            if prompt is not None
-        ]
-        named: dict[tuple[str, int], tuple[str, ...]] = {}
-        counts: Counter[str] = Counter()
-        with Bar(f"dimensions of round {number} of {self.settings.rounds}", len(asks)) as bar:
-            seed = seed_of(self.settings.seed, "dimensions", number)
-            for arrivals in self.asking.fulfil(asks, seed):
-                for ask, answer in arrivals:
-                    names = read_dimensions(answer.text) if isinstance(answer, Written) else None
-                    counts["dimensions/unread"] += names is None
-                    named[ask.case_id, ask.number] = names or ()
-                bar.advance(len(arrivals), self._details())
-        guided = []
-        for task in tasks:
-            of_signals = [
-                named.get((task.case.case_id, place), ()) for place in range(len(task.signals))
-            ]
-            merged = merge_dimensions(of_signals, self.settings.most_dimensions)
-            guided.append(replace(task, dimensions=merged))
-        counts["dimensions/signals"] = len(prompts)
-        counts["dimensions/too_long"] = len(prompts) - len(asks)
+    def _count(self, number: int, counts: Mapping[str, int]) -> None:
         self.counts.update({f"round_{number}/{name}": count for name, count in counts.items()})
-        return guided
 
-    def _dimensions_prompt(self, signal: Signal) -> str | None:
-        """The prompt about one signal; `None` where no shortening makes it fit."""
+    def _written(
+        self, number: int, cases: Sequence[Case], earlier: Mapping[str, str]
+    ) -> list[Candidate]:
+        """The candidates of a round, without their rewards."""
+        blank: list[Candidate] = []
+        asks: list[Ask] = []
+        prompts: list[FittedPrompt] = []
+        for case, names in zip(cases, self._names(number, cases), strict=True):
+            signals, before = case.rounds(self.signals, number)[-1], earlier.get(case.case_id)
+            prompts.append(prompt := self._fit("inference", signals, before))
+            guided = self._fit("teacher", signals, before, dimensions=list(names))
+            for n in range(self.candidates):
+                asks.append((guided.text, n))
+                blank.append(Candidate(case.case_id, number, n, names, before, prompt.text))
+        lost = sum(prompt.dropped_signals > 0 for prompt in prompts)
+        cut = sum(prompt.shortened_texts > 0 for prompt in prompts)
+        self._count(number, {"prompts_with_dropped_signals": lost, "prompts_with_cut_texts": cut})
+        warn_of_losses(lost, len(prompts), self.max_tokens)
+        answers = answers_to(self.writer, asks, self.seed, self.kept)
+        return [own.read(answer) for own, answer in zip(blank, answers, strict=True)]
 
+    def _names(self, number: int, cases: Sequence[Case]) -> list[tuple[str, ...]]:
+        """The names of dimensions that guide the teacher, for each case."""
+        if self.dimensions != "teacher":
+            known = self.dimensions == "known"
+            return [tuple(case.directions or ()) if known else () for case in cases]
+        prompts = [
+            self._fit("dimensions", [signal], None).text
+            for case in cases
+            for signal in case.rounds(self.signals, number)[-1]
+        ]
+        answers = answers_to(self.writer, [(text, 0) for text in prompts], self.seed, self.kept)
+        named = [None if answer is None else read_dimensions(answer.text) for answer in answers]
+        self._count(number, {"signals_without_dimensions": named.count(None)})
+        of_signals = [names or () for names in named]
+        starts = range(0, len(of_signals), self.signals)
+        return [merge_dimensions(of_signals[start : start + self.signals]) for start in starts]
+
+    def _fit(
+        self, name: str, signals: Sequence[Signal], earlier: str | None, **more: Any
+    ) -> FittedPrompt:
         def render(signals: Sequence[Signal], earlier: str | None) -> str:
-            return self.prompts.dimensions(signals[0])
+            return self.prompts.render(name, signals=signals, earlier=earlier, **more)
 
         try:
-            return self.teacher.fit(render, [signal], None).text
-        except PromptTooLongError:
-            return None
+            return fit_prompt(render, signals, earlier, self.count_tokens, self.max_tokens)
+        except PromptTooLongError as error:
+            raise UserError(f"{name}.jinja: {error}; raise prompts.max_tokens") from error
 
-    def _with_prompts(self, number: int, tasks: Sequence[_Task]) -> list[_Task]:
-        """The tasks with both prompts; those that no shortening makes fit are counted and left."""
-        counts: Counter[str] = Counter()
-        ready = []
-        for task in tasks:
-            dimensions, earlier = task.dimensions, task.earlier.description
-
-            def guided(
-                signals: Sequence[Signal],
-                previous: str | None,
-                dimensions: tuple[str, ...] = dimensions,
-            ) -> str:
-                return self.prompts.teacher(signals, previous, dimensions)
-
-            try:
-                for_student = self.student.fit(self.prompts.inference, task.signals, earlier)
-                for_teacher = self.teacher.fit(guided, task.signals, earlier)
-            except PromptTooLongError:
-                counts["cases_too_long"] += 1
-                continue
-            for fitted in (for_student, for_teacher):
-                shortened = bool(fitted.dropped_signals or fitted.shortened_texts)
-                counts["prompts_shortened"] += shortened
-            ready.append(
-                replace(task, student_prompt=for_student.text, teacher_prompt=for_teacher.text)
-            )
-        self.counts.update({f"round_{number}/{name}": count for name, count in counts.items()})
-        return ready
-
-    def _candidate(self, task: _Task, ask: Ask, answer: Written | Unanswered) -> Candidate:
-        completion = None
-        if isinstance(answer, Written):
-            completion = completion_of(answer, self.asking.teacher.chat)
-        outcome = None if completion is None else parse_completion(completion)
-        return Candidate(
-            case_id=ask.case_id,
-            round=ask.round,
-            number=ask.number,
-            dimensions=task.dimensions,
-            earlier=task.earlier,
-            prompt=task.student_prompt,
-            answer=answer,
-            completion=completion,
-            outcome=outcome,
-            reward=0.0 if isinstance(outcome, FormatProblem) else None,
-        )
-
-    def _verified(
-        self, candidates: Sequence[Candidate], by_case: Mapping[str, _Task]
-    ) -> list[Candidate]:
-        """The candidates with what the judge says of those that it hasn't answered about."""
-        open_ones = [each for each in candidates if each.is_unjudged]
-        verdicts = self.verifier.verify(
-            [by_case[each.case_id].case for each in open_ones],
-            [each.completion or "" for each in open_ones],
-        )
-        by_place: dict[tuple[str, int, int], Verified | None] = {
-            each.place: verdict for each, verdict in zip(open_ones, verdicts, strict=True)
-        }
-        judged = [
-            each
-            if (verdict := by_place.get(each.place)) is None
-            else replace(each, score=verdict.score, reward=verdict.reward)
-            for each in candidates
-        ]
-        self._accepted += sum(each.reward == 1 for each in judged)
-        self._rewarded += sum(each.reward is not None for each in judged)
-        return judged
-
-    def _verify_the_rest(
-        self, found: dict[tuple[str, int, int], Candidate], by_case: Mapping[str, _Task]
-    ) -> None:
-        """Ask the judge again where it was out, as the settings say.
-
-        Raises:
-            UserError: it still is.
-        """
-        outage = self.settings.outage
-        begun = time.monotonic()
-        while True:
-            well_formed = sum(isinstance(each.outcome, Inference) for each in found.values())
-            open_ones = [each for each in found.values() if each.is_unjudged]
-            if len(open_ones) <= outage.share * well_formed:
-                return
-            waited = time.monotonic() - begun
-            if outage.action == "abort" or waited + outage.pause_seconds > outage.limit_seconds:
-                raise UserError(
-                    f"judge: no answer on {len(open_ones)} of {well_formed} well-formed candidates "
-                    f"(a share of {outage.share:g} is accepted), after {waited:.0f} s; what the "
-                    "teacher wrote is kept. See that the judge answers, and give the same "
-                    "command again: the teacher is not asked again. verification.outage says when "
-                    "to wait; if it's the descriptions that are too long for the judge, "
-                    "verification.outage.share=1 goes on without them"
+    def _verified(self, candidates: Sequence[Candidate], cases: Sequence[Case]) -> list[Candidate]:
+        """The same candidates, the well-formed ones with their rewards."""
+        targets = {case.case_id: case.target for case in cases}
+        open_ones = [own for own in candidates if isinstance(own.outcome, Inference)]
+        starts = range(0, len(open_ones), _VERIFIED_AT_ONCE)
+        for start in progress(starts, "batches of rewards", len(starts)):
+            chunk = open_ones[start : start + _VERIFIED_AT_ONCE]
+            if asked := [own for own in chunk if self.kept.find(_key(own)) is None]:
+                pairs = [targets[own.case_id] for own in asked]
+                rewards = self.reward(
+                    prompts=[own.prompt for own in asked],
+                    completions=[own.written.text for own in asked if own.written],
+                    case_id=[own.case_id for own in asked],
+                    post=[pair.post for pair in pairs],
+                    chosen=[pair.chosen for pair in pairs],
+                    rejected=[pair.rejected for pair in pairs],
                 )
-            self._sleep(outage.pause_seconds)
-            for candidate in self._verified(open_ones, by_case):
-                found[candidate.place] = candidate
-
-    def _details(self) -> str:
-        spending = self.asking.spending
-        tokens = spending.prompt_tokens + spending.completion_tokens
-        accepted = f"{self._accepted / self._rewarded:.0%} accepted, " if self._rewarded else ""
-        cost = f", cost {spending.cost:.4g}" if spending.prices else ""
-        return f"{accepted}{tokens:,} tokens{cost}"
+                answers = zip(asked, rewards, strict=True)
+                self.kept.keep({_key(own): each for own, each in answers if each is not None})
+        known = {own: self.kept.find(_key(own)) for own in open_ones}
+        return [replace(own, reward=known[own]) if own in known else own for own in candidates]
 
 
-def draw_earlier(
-    candidates: Sequence[Candidate], rule: EarlierRule, seed: int
-) -> dict[str, Earlier]:
-    """One description per case, drawn by a hash: no generator's state matters.
-
-    Args:
-        candidates: of one round.
-        rule: which of them may be drawn.
-        seed: of the draw.
-    """
-    drawn: dict[str, Candidate] = {}
-    for candidate in candidates:
-        if _may_be_drawn(candidate, rule):
-            best = drawn.get(candidate.case_id)
-            if best is None or candidate.rank(str(seed)) < best.rank(str(seed)):
-                drawn[candidate.case_id] = candidate
-    earlier = {candidate.case_id: Earlier("none_found") for candidate in candidates}
-    for case_id, candidate in drawn.items():
-        assert isinstance(candidate.outcome, Inference)
-        earlier[case_id] = Earlier(rule, candidate.outcome.description, candidate.number)
-    return earlier
+def _key(own: Candidate) -> str:
+    return key_of("reward", own.case_id, own.prompt, own.written)
 
 
-def _may_be_drawn(candidate: Candidate, rule: EarlierRule) -> bool:
-    if rule == "verified":
-        return candidate.reward == 1
-    return isinstance(candidate.outcome, Inference)
+def draw_earlier(candidates: Sequence[Candidate], seed: int) -> dict[str, str]:
+    """A description of each case, by a hash among its well-formed ones, right or wrong."""
+    drawn: dict[str, str] = {}
+    for candidate in sorted(candidates, key=lambda each: each.rank(str(seed))):
+        if isinstance(candidate.outcome, Inference):
+            drawn.setdefault(candidate.case_id, candidate.outcome.description)
+    return drawn
 
 
-def _count(candidates: Sequence[Candidate], number: int) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for candidate in candidates:
-        counts["candidates"] += 1
-        counts["verified"] += candidate.reward == 1
-        counts["not_judged"] += candidate.is_unjudged
-        if isinstance(candidate.answer, Unanswered):
-            counts[f"unanswered/{candidate.answer.reason}"] += 1
-        elif candidate.answer.finish_reason is not None:
-            counts[f"finish_reason/{candidate.answer.finish_reason}"] += 1
-        if isinstance(candidate.outcome, FormatProblem):
-            counts[f"format/{candidate.outcome}"] += 1
-    counts["cases_with_one_verified"] = len({c.case_id for c in candidates if c.reward == 1})
-    counts["without_earlier_description"] = len(
-        {c.case_id for c in candidates if c.earlier.source == "none_found"}
-    )
-    return Counter({f"round_{number}/{name}": count for name, count in counts.items()})
+def draw_unverified(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+    """As many well-formed candidates of each round as are verified, whatever the judge said."""
+    left = Counter(candidate.round for candidate in candidates if candidate.reward == 1)
+    drawn = set()
+    for candidate in sorted(candidates, key=lambda each: each.rank(f"{seed}/unverified")):
+        if isinstance(candidate.outcome, Inference) and left[candidate.round] > 0:
+            left[candidate.round] -= 1
+            drawn.add(candidate)
+    return [candidate for candidate in candidates if candidate in drawn]

@@ -1,1 +1,0 @@
-"""All text that models read or write: templates, renderer, token budget, parser."""

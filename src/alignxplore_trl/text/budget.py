@@ -1,4 +1,4 @@
-"""The token budget of a prompt: what is left out when the signals don't fit, and how it is told."""
+"""The token budget of a prompt: what is left out when the signals don't fit, and how it is said."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from alignxplore_trl.signals import Attributes, Comparison, Post, Signal
+from msgspec.structs import astuple
+
+from alignxplore_trl.cases import Attributes, Signal
+from alignxplore_trl.run.progress import say
 
 ELLIPSIS = " […] "
-# No text is cut below this many characters: a shorter one would no longer say anything.
-SHORTEST_TEXT = 40
+SHORTEST_TEXT = 40  # Characters: cut further, a text would no longer say anything.
 
 
 class PromptTooLongError(ValueError):
-    """Even one signal, with every text cut to `SHORTEST_TEXT` characters, is above the budget."""
+    """Even one signal, with every text cut to `SHORTEST_TEXT` characters, is too long."""
 
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """A prompt within its budget, and what had to be left out of it.
-
-    Attributes:
-        text: the rendered prompt.
-        dropped_signals: how many signals are missing.
-        shortened_texts: how many posts, replies and earlier descriptions lack their middle.
-    """
+    """A prompt within its budget, and how many signals and middles of texts it lacks."""
 
     text: str
     dropped_signals: int = 0
@@ -41,96 +37,53 @@ def fit_prompt(
 ) -> FittedPrompt:
     """Render a prompt of at most `max_tokens` tokens, leaving out as little as the rule allows.
 
-    Whole signals go first, the oldest before the newer ones, until one is left. Attributes have no
-    date: they stay until one signal is left beside them. Then the middle of the long texts, the
-    earlier description included, is replaced by a visible mark: all are cut to one common length,
-    the longest that fits. The template's own words are never touched.
-
-    Args:
-        render: signals and the earlier description -> prompt, as `PromptSet.inference`.
-        signals: in the order in which they happened.
-        earlier: the earlier description, if there is one.
-        count_tokens: tokens of a text, special tokens included if the model will see them.
-        max_tokens: the budget.
-
-    Raises:
-        PromptTooLongError: even the shortest form is above the budget.
+    Whole signals go first, the oldest before the newer ones, until one is left; attributes, which
+    have no date, after all others. Then the middle of the long texts, the earlier description
+    included, is replaced by a visible mark: all are cut to one common length, the longest that
+    fits. The template's own words are never touched. Raises `PromptTooLongError` if nothing fits.
     """
-    leaving = _order_of_leaving(signals)
+    undated = [place for place, each in enumerate(signals) if isinstance(each, Attributes)]
+    dated = [place for place in range(len(signals)) if place not in undated]
+    leaving = dated[:-1] + undated if dated else undated[:-1]
 
-    def without(count: int) -> tuple[Signal, ...]:
+    def without(count: int) -> list[Signal]:
         gone = set(leaving[:count])
-        return tuple(signal for place, signal in enumerate(signals) if place not in gone)
+        return [each for place, each in enumerate(signals) if place not in gone]
 
-    def fits(count: int) -> bool:
-        return count_tokens(render(without(count), earlier)) <= max_tokens
+    def cut(length: int) -> str:
+        short = [type(each)(*(shorten(t, length) for t in astuple(each))) for each in kept]
+        return render(short, None if earlier is None else shorten(earlier, length))
 
-    dropped = 0
-    # Most prompts fit as they are; of many signals a few tries find how many have to go.
-    if leaving and not fits(0):
-        dropped = bisect_left(range(len(leaving)), True, lo=1, key=fits)
+    def fits(prompt: str) -> bool:
+        return count_tokens(prompt) <= max_tokens
+
+    if fits(prompt := render(signals, earlier)):
+        return FittedPrompt(prompt)
+    # A few tries find the first number of signals, or length of texts, that fits.
+    counts = range(len(leaving))
+    dropped = bisect_left(counts, True, key=lambda count: fits(render(without(count), earlier)))
     kept = without(dropped)
-    prompt = render(kept, earlier)
-    if count_tokens(prompt) <= max_tokens:
+    if fits(prompt := render(kept, earlier)):
         return FittedPrompt(prompt, dropped)
-
-    fitted = None
-    low, high = SHORTEST_TEXT, max(map(len, _texts(kept, earlier)), default=0)
-    while low <= high:
-        length = (low + high) // 2
-        cut_signals = tuple(_shorten_signal(signal, length) for signal in kept)
-        cut_earlier = None if earlier is None else shorten(earlier, length)
-        prompt = render(cut_signals, cut_earlier)
-        if count_tokens(prompt) <= max_tokens:
-            cut = sum(len(text) > length for text in _texts(kept, earlier))
-            fitted = FittedPrompt(prompt, dropped, cut)
-            low = length + 1
-        else:
-            high = length - 1
-    if fitted is None:
-        raise PromptTooLongError(
-            f"{count_tokens(prompt)} tokens with the newest signal alone and every text cut to "
-            f"{SHORTEST_TEXT} characters, but the budget is {max_tokens} tokens"
-        )
-    return fitted
+    texts = [text for signal in kept for text in astuple(signal)] + [earlier or ""]
+    lengths = range(max(map(len, texts)), SHORTEST_TEXT - 1, -1)
+    place = bisect_left(lengths, True, key=lambda length: fits(cut(length)))
+    if place == len(lengths):
+        least = f"{count_tokens(cut(SHORTEST_TEXT))} tokens with one signal and texts cut short"
+        raise PromptTooLongError(f"{least}, but prompts.max_tokens is {max_tokens}")
+    shortened = sum(len(text) > lengths[place] for text in texts)
+    return FittedPrompt(cut(lengths[place]), dropped, shortened)
 
 
 def shorten(text: str, length: int) -> str:
     """Cut the middle out of a text of more than `length` characters, and mark the place."""
-    if len(text) <= length:
-        return text
     kept = length - len(ELLIPSIS)
-    tail = kept // 2
-    return text[: kept - tail] + ELLIPSIS + text[len(text) - tail :]
+    cut = text[: kept - kept // 2] + ELLIPSIS + text[len(text) - kept // 2 :]
+    return cut if len(text) > length else text
 
 
-def _order_of_leaving(signals: Sequence[Signal]) -> list[int]:
-    """The places of the signals that may go, in the order in which they do; one always stays."""
-    dated = [place for place, each in enumerate(signals) if not isinstance(each, Attributes)]
-    undated = [place for place, each in enumerate(signals) if isinstance(each, Attributes)]
-    return dated[:-1] + undated if dated else undated[:-1]
-
-
-def _texts(signals: Sequence[Signal], earlier: str | None) -> list[str]:
-    texts = [] if earlier is None else [earlier]
-    for signal in signals:
-        match signal:
-            case Comparison(post, chosen, rejected):
-                texts += [post, chosen, rejected]
-            case Post(post, comment):
-                texts += [post, comment]
-            case Attributes(text):
-                texts.append(text)
-    return texts
-
-
-def _shorten_signal(signal: Signal, length: int) -> Signal:
-    match signal:
-        case Comparison(post, chosen, rejected, form):
-            return Comparison(
-                shorten(post, length), shorten(chosen, length), shorten(rejected, length), form
-            )
-        case Post(post, comment):
-            return Post(shorten(post, length), shorten(comment, length))
-        case Attributes(text):
-            return Attributes(shorten(text, length))
+def warn_of_losses(lost: int, prompts: int, max_tokens: int) -> None:
+    """Say on the screen when most prompts lost signals."""
+    if 2 * lost > prompts:
+        text = f"{lost} of {prompts} prompts lost signals: above prompts.max_tokens={max_tokens}"
+        say(f"{text}; raise it as far as the model's context allows, or set fewer setting.signals")

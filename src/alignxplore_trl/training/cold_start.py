@@ -1,9 +1,10 @@
-"""Supervised cold start: the mean over examples of each completion's token mean."""
+"""Supervised cold start: the mean over examples of each completion's token mean (METHOD 3.5)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -11,193 +12,134 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from alignxplore_trl.run.errors import Problems, UserError
-from alignxplore_trl.training.checkpoints import CompleteCheckpoints
-from alignxplore_trl.training.labels import label_tokens
-from alignxplore_trl.training.throughput import MeasuresThroughput
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.training.throughput import Throughput
+
+
+@dataclass
+class ColdStartConfig(SFTConfig):
+    """The fields of `SFTConfig`, and ours.
+
+    Attributes:
+        examples: the verified completions, or, for comparison, as many drawn from all well-formed.
+
+    Raises:
+        ValueError: TRL refuses a value, or it would change the loss or cut examples.
+    """
+
+    examples: Literal["verified", "unverified"] = "verified"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.dataset_kwargs = {"skip_prepare_dataset": True}  # `fit_examples` prepares it.
+        off = dict.fromkeys(("packing", "padding_free", "label_smoothing_factor"), False)
+        refuse_others(self, {**off, "loss_type": "nll", "eval_strategy": "no"})
+
+
+def refuse_others(args: Any, expected: Mapping[str, object]) -> None:
+    """Refuse values of a trainer's arguments under which its loss or a resume would be wrong.
+
+    Raises:
+        ValueError: one isn't as expected, or checkpoints aren't taken as `callbacks` needs it.
+    """
+    given = {name: (getattr(args, name), value) for name, value in expected.items()}
+    wrong = [
+        f"{n}={found}, expected {value}" for n, (found, value) in given.items() if found != value
+    ]
+    if args.save_strategy not in ("no", "steps"):
+        wrong.append(f"save_strategy={args.save_strategy.value}, expected steps or no")
+    if args.save_total_limit == 1:
+        wrong.append(
+            "save_total_limit=1, expected 2 or more: a kill while saving needs another one"
+        )
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def fit_examples(
-    examples: Iterable[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+    examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[Dataset, dict[str, int]]:
-    """Tokenise examples, leaving out and counting those that are too long.
+    """Tokenise examples, leaving out those of more than `max_length` tokens.
 
-    See `label_tokens` for what is masked. Nothing is truncated: half a completion would teach not
-    to finish.
-
-    Args:
-        examples: each with a `prompt` and a `completion`, the end-of-text token not included.
-        max_length: the most tokens of prompt, completion and end-of-text token together.
+    `prompt` is masked; `completion` and an end-of-text token are learned. They are tokenised apart,
+    since tokens that merge across the border don't occur when a completion is generated. Nothing is
+    cut: half a completion would teach not to finish.
 
     Returns:
-        A data set with `input_ids` and `labels` (-100 on the prompt) as `ColdStartTrainer` takes
-        it, and counts: `examples`, `kept`, `too_long`, `longest` (tokens, of any example).
+        A dataset with `input_ids` and `labels`, and counts; `longest` is of any example, in tokens.
 
     Raises:
         UserError: the tokenizer has no end-of-text token, or no example fits.
     """
-    if tokenizer.eos_token_id is None:
+    end = tokenizer.eos_token_id
+    if end is None:
         raise UserError(
-            "model.backbone: its tokenizer has no eos_token, but cold start teaches the model to "
-            "end on one; set eos_token in the tokenizer's tokenizer_config.json"
+            "model.backbone: its tokenizer has no eos_token, on which a completion is taught to "
+            "end; set eos_token in its tokenizer_config.json"
         )
-    rows: list[dict[str, list[int]]] = []
-    lengths: list[int] = []
+    rows, longest = [], 0
     for example in examples:
-        tokens = label_tokens(example["prompt"], example["completion"], tokenizer)
-        lengths.append(len(tokens.input_ids))
-        if lengths[-1] <= max_length:
-            rows.append({"input_ids": tokens.input_ids, "labels": tokens.labels})
+        read = tokenizer(example["prompt"]).input_ids
+        written = [*tokenizer(example["completion"], add_special_tokens=False).input_ids, end]
+        longest = max(longest, len(read) + len(written))
+        if len(read) + len(written) <= max_length:
+            rows.append({"input_ids": read + written, "labels": [-100] * len(read) + written})
     if not rows:
         raise UserError(
-            f"trainer.max_length: {max_length} tokens found, but the shortest of {len(lengths)} "
-            f"cold-start examples has {min(lengths, default=0)}; give examples, or raise it"
+            f"cold_start.max_length: {max_length} tokens found, but none of {len(examples)} "
+            f"examples fits (the longest has {longest}); raise it, or synthesize more"
         )
-    counts = {
-        "examples": len(lengths),
-        "kept": len(rows),
-        "too_long": len(lengths) - len(rows),
-        "longest": max(lengths),
-    }
-    return Dataset.from_list(rows), counts
+    count = len(examples)
+    counts = {"examples": count, "kept": len(rows), "too_long": count - len(rows)}
+    return Dataset.from_list(rows), counts | {"longest": longest}
 
 
-class ColdStartTrainer(CompleteCheckpoints, MeasuresThroughput, SFTTrainer):
-    """`SFTTrainer` with the loss of METHOD 3.5: `1/N Σ_i 1/(|r_i|+|d_i|) Σ_t -log p(token_t)`.
+class ColdStartTrainer(SFTTrainer):
+    """`SFTTrainer` with the loss `1/N Σ_i 1/(|r_i|+|d_i|) Σ_t -log p(token_t)`.
 
-    N counts the examples of the whole accumulated global batch: of all processes and all
-    micro-batches of an optimizer step, the short last step included. On several processes
-    accelerate fills the last global batch of an epoch up with examples from the epoch's start; they
-    are counted as the examples they are.
-
-    Args:
-        train_dataset: as `fit_examples` makes it.
-        throughput: what its measurement can't know.
-        Others as for `SFTTrainer`.
-
-    Raises:
-        UserError: a setting that the loss cannot be computed with, or a data set of another form.
+    N counts the examples of the whole accumulated global batch: of all processes and micro-batches
+    of an optimizer step. Arguments are those of `SFTTrainer`, the dataset that of `fit_examples`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        args: SFTConfig,
-        train_dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        **arguments: Any,
-    ) -> None:
-        _check_settings(args, train_dataset)
-        if args.padding_free and not args.packing:
-            # TRL refuses a limit that it wouldn't hold to; the examples fit, as was checked.
-            args.max_length = None
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            processing_class=processing_class,
-            **arguments,
-        )
-        if self.aux_loss_enabled:
-            raise UserError(
-                f"trainer.router_aux_loss_coef: {self.router_aux_loss_coef} found, expected 0.0: "
-                "cold start has no load-balancing loss"
-            )
-        # `compute_loss` divides by the examples of all accumulation steps: Trainer must not again.
+    def __init__(self, model: Any, args: ColdStartConfig, train_dataset: Dataset, **rest: Any):
+        super().__init__(model=model, args=args, train_dataset=train_dataset, **rest)
+        # `compute_loss` divides by the examples of all accumulation steps; Trainer must not again.
         self.model_accepts_loss_kwargs = True
+        self.throughput = Throughput(self)
 
-    def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
-    ) -> torch.Tensor:
-        """The number of examples in an accumulated global batch (TRL counts its tokens)."""
-        local = sum(map(_count_examples, batch_samples))
-        examples: torch.Tensor = self.accelerator.gather(torch.tensor(local, device=device)).sum()
-        return examples
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The micro-batches of an optimizer step, and the examples in it over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        own = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
+        return batches, self.accelerator.gather(own).sum()
 
     def compute_loss(
         self,
-        model: nn.Module | Callable[..., Any],
+        model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """The loss of a micro-batch, a scalar; in evaluation the mean over the batch's examples."""
+    ) -> torch.Tensor:
+        """A micro-batch's part of the loss, a scalar."""
         passes: list[Any] = []
 
-        def remember(**arguments: Any) -> Any:
+        def remembering(**arguments: Any) -> Any:
             passes.append(model(**arguments))
             return passes[-1]
 
-        # TRL's token mean is not used; what it logs beside it (entropy, token accuracy) is.
-        result = super().compute_loss(remember, inputs, return_outputs, num_items_in_batch)
-        fused = passes[0]
-        per_example = _losses_of_examples(fused.log_probs, fused.label_mask, inputs.get("seq_idx"))
-        if num_items_in_batch is None:
-            loss = per_example.mean()
-        else:
-            # Gradients are averaged over processes, but N already counts the examples of all.
-            loss = per_example.sum() / num_items_in_batch * self.accelerator.num_processes
-        return (loss, result[1]) if return_outputs else loss
-
-
-def _count_examples(batch: Mapping[str, torch.Tensor]) -> int:
-    if "seq_idx" not in batch:
-        return len(batch["labels"])
-    return len(batch["seq_idx"][batch["labels"] != -100].unique())
-
-
-def _losses_of_examples(
-    log_probs: torch.Tensor, mask: torch.Tensor, example_of_token: torch.Tensor | None
-) -> torch.Tensor:
-    """The token mean of -log p of each example.
-
-    Args:
-        log_probs: of the tokens from the second on, (rows, tokens - 1).
-        mask: which of them are learned, of the same shape.
-        example_of_token: where the examples of a batch stand in one row, behind each other: the
-            number of each token's example, (1, tokens).
-    """
-    if example_of_token is None:
-        return -log_probs.sum(1) / mask.sum(1).clamp(min=1)
-    learned = mask[0]
-    _, example = example_of_token[0, 1:][learned].unique(return_inverse=True)
-    counts = torch.bincount(example)
-    totals = log_probs.new_zeros(len(counts)).index_add(0, example, log_probs[0][learned])
-    return -totals / counts
-
-
-def _check_settings(args: SFTConfig, dataset: Dataset) -> None:
-    """Refuse what would change the loss or the examples without a word."""
-    problems = Problems()
-    if not {"input_ids", "labels"} <= set(dataset.column_names):
-        problems.add(
-            f"cold-start examples: columns {dataset.column_names} found, expected input_ids and "
-            "labels; make them with fit_examples"
+        # TRL's token mean isn't used; what it logs beside it is.
+        super().compute_loss(remembering, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
+        self.throughput.count(inputs["attention_mask"].sum(1))
+        losses: torch.Tensor = -passes[0].log_probs.sum(1) / passes[0].label_mask.sum(1).clamp(
+            min=1
         )
-    elif args.max_length is not None:
-        longest = max(map(len, dataset["input_ids"]))
-        if longest > args.max_length:
-            problems.add(
-                f"trainer.max_length: {args.max_length} found, but the longest example has "
-                f"{longest} tokens and would be cut; fit the examples to the same length"
-            )
-    unwanted = {
-        "label_smoothing_factor": args.label_smoothing_factor,
-        "parallelism_config": args.parallelism_config,
-    }
-    for name, value in unwanted.items():
-        if value:
-            problems.add(
-                f"trainer.{name}: {value} found, expected it to be off: the loss is a mean over "
-                "whole examples, each with its own token mean"
-            )
-    if args.packing and args.packing_strategy != "bfd":
-        problems.add(
-            f"trainer.packing_strategy: {args.packing_strategy} found, expected bfd: others cut "
-            "examples in two"
-        )
-    if args.loss_type != "nll":
-        problems.add(
-            f"trainer.loss_type: {args.loss_type} found, expected nll: cold start has one loss"
-        )
-    problems.raise_if_any()
+        assert num_items_in_batch is not None  # Of evaluations, which are refused.
+        # Gradients are averaged over processes, but N counts the examples of all.
+        loss: torch.Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's, with the throughput since the line before."""
+        super().log(logs | self.throughput.measured() if "loss" in logs else logs, start_time)

@@ -1,99 +1,57 @@
-"""The earlier description that a case brings into its next round of streaming RL."""
+"""The description that a case brings into its next round of RL."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from alignxplore_trl.text.parsing import Inference, parse_completion
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
-STATE_FILE = "earlier_descriptions.json"
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One sampled completion of a case in a round (counted from 1)."""
-
-    case_id: str
-    round: int
-    completion: str
+from alignxplore_trl.text.completions import Inference, parse_completion
 
 
-class EarlierDescriptions:
-    """For each case of the last generation batch, the description its next round starts from.
+class EarlierDescriptions(TrainerCallback, ExportableState):
+    """For each case of the last generation batch, the description that its next round starts from.
 
-    It is drawn among the case's well-formed rollouts by a hash of (seed, epoch, case, round): no
-    random generator's state matters, and every process draws the same. `None` where no rollout was
-    well-formed. Keyed by case, not by user: two cases of one user never see each other's.
+    Drawn among its well-formed rollouts by a hash of (seed, epoch, case, round), the same on every
+    process. A checkpoint keeps it, in `trainer_state.json`.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._round = 0
-        self._drawn: dict[str, str | None] = {}
+        self.drawn: dict[str, str | None] = {}
 
-    def record(self, epoch: int, rollouts: Sequence[Rollout]) -> list[bool]:
-        """Draw for the cases of a generation batch that has just been scored.
+    def draw(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[bool]:
+        """Draw for all processes' cases; whether each completion here is the one that was drawn."""
+        rank, own = PartialState().process_index, []
+        for place, (row, text) in enumerate(zip(rows, completions, strict=True)):
+            own.append(((row["epoch"], row["case_id"], row["round"]), (rank, place), text))
+        written: dict[Any, list[Any]] = defaultdict(list)
+        for key, place, text in gather_object(own):
+            outcome, found = parse_completion(text), written[key]
+            if isinstance(outcome, Inference):
+                found.append((place, outcome.description))
+        drawn = {key: self._one_of(found, key) for key, found in written.items()}
+        self.drawn = {f"{case}/{number}": one[1] for (_, case, number), one in drawn.items()}
+        places = {place for place, _ in drawn.values()}
+        return [place in places for _, place, _ in own]
 
-        Args:
-            rollouts: all of the batch, of all processes, in the batch's order.
+    def _one_of(self, found: list[Any], key: tuple[int, str, int]) -> Any:
+        digest = hashlib.sha256(json.dumps([self.seed, *key]).encode()).digest()
+        return found[int.from_bytes(digest[:8], "big") % len(found)] if found else (None, None)
 
-        Returns:
-            For each rollout, whether it is the one whose description was drawn.
+    def of(self, row: Mapping[str, Any]) -> str | None:
+        """What a row starts from: its case's description of the round before, or none."""
+        return self.drawn[f"{row['case_id']}/{row['round'] - 1}"] if row["round"] > 1 else None
 
-        Raises:
-            RuntimeError: the rollouts are not all of one round.
-        """
-        rounds = {rollout.round for rollout in rollouts}
-        if len(rounds) != 1:
-            raise RuntimeError(f"a generation batch holds rounds {sorted(rounds)}, expected one")
-        (self._round,) = rounds
-        described: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for place, rollout in enumerate(rollouts):
-            written = described[rollout.case_id]
-            match parse_completion(rollout.completion):
-                case Inference(description=description):
-                    written.append((place, description))
-        self._drawn = {}
-        drawn = [False] * len(rollouts)
-        for case_id, written in described.items():
-            self._drawn[case_id] = None
-            if written:
-                place, self._drawn[case_id] = written[self._draw(epoch, case_id, len(written))]
-                drawn[place] = True
-        return drawn
+    def state(self) -> dict[str, Any]:
+        return {"args": {"seed": self.seed}, "attributes": {"drawn": self.drawn}}
 
-    def before(self, case_id: str, round_number: int) -> str | None:
-        """What a case starts a round from: its own earlier description, or `None`.
-
-        Raises:
-            RuntimeError: the round before was not the last generation batch, or had other cases.
-        """
-        if round_number == 1:
-            return None
-        if self._round != round_number - 1 or case_id not in self._drawn:
-            raise RuntimeError(
-                f"case {case_id} is in round {round_number}, but the last generation batch was "
-                f"round {self._round} of {len(self._drawn)} cases without it in that round"
-            )
-        return self._drawn[case_id]
-
-    def save(self, folder: Path) -> None:
-        """Write what a resume between two rounds needs into a checkpoint's folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {"round": self._round, "drawn": self._drawn}
-        (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        self._round, self._drawn = state["round"], state["drawn"]
-
-    def _draw(self, epoch: int, case_id: str, count: int) -> int:
-        key = json.dumps([self.seed, epoch, case_id, self._round])
-        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        return number % count
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.drawn = state.stateful_callbacks[type(self).__name__]["attributes"]["drawn"]

@@ -1,0 +1,50 @@
+"""PASS or FAIL of what a training needs, each FAIL with its remedy, on every process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from alignxplore_trl.config import Experiment
+from alignxplore_trl.recipe import Stage, recipe
+
+
+@recipe("preflight")
+def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
+    """Look at cards, batches, models and the judge."""
+    from alignxplore_trl import preflight
+    from alignxplore_trl.cases import read_cases
+    from alignxplore_trl.run.errors import UserError, is_main_process
+    from alignxplore_trl.training.cold_start import ColdStartConfig
+    from alignxplore_trl.training.rounds import RoundsConfig
+
+    models, setting = experiment.model, experiment.setting
+    tokens = experiment.prompts.max_tokens + models.max_completion_tokens
+
+    def batches() -> str:
+        stage.arguments(ColdStartConfig, "cold_start")
+        arguments = stage.arguments(RoundsConfig, "rl")
+        cases = read_cases(stage.read("data") / "rl.jsonl")
+        return preflight.batches(arguments, len(cases), setting.rounds)
+
+    checks: dict[str, Callable[[], str]] = {"cards": preflight.cards, "batches": batches}
+    for name in dict.fromkeys((models.backbone, models.judge, models.teacher, models.test_judge)):
+        own = tokens if name == models.backbone else 0
+        checks[f"model {name}"] = partial(preflight.model, name, own)
+    if is_main_process():
+        checks["judge"] = lambda: preflight.labelled_questions(stage.build("judge"))
+    failed = False
+    for name, check in checks.items():
+        try:
+            sys.stdout.write(f"PASS  {name}: {check()}\n")
+        except UserError as error:
+            failed = True
+            sys.stdout.writelines(f"FAIL  {name}: {problem}\n" for problem in error.problems)
+    if failed:
+        raise SystemExit(2)
+    return {}
+
+
+if __name__ == "__main__":
+    main()

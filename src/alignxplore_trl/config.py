@@ -1,0 +1,282 @@
+"""The experiment: everything of conf/config.yaml that no `_target_` checks by its own signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import TypedDict
+
+from alignxplore_trl.run.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
+_OPEN = {name: OmegaConf.create({}, flags={"struct": False}) for name in ("cold_start", "rl")}
+_OPEN["evaluation"] = OmegaConf.create(
+    {name: OmegaConf.create({}, flags={"struct": False}) for name in ("methods", "policies")}
+)
+ConfigStore.instance().store(name="open", node=OmegaConf.create(_OPEN))
+
+
+def _target(value: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
+        raise ValueError("expected the name of a class or function as `_target_`")
+    return value
+
+
+# What hydra.utils.instantiate makes an object from. Its keys are those of the class.
+Target = Annotated[dict[str, Any], BeforeValidator(_target)]
+
+
+class Section(BaseModel):
+    """Frozen, and without keys that it doesn't know; conf/ says what those of each section mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setting(Section):
+    """What is read of a user: `rounds` readings of `signals` signals each."""
+
+    name: Literal["base", "streaming"]
+    rounds: int = Field(ge=1)
+    signals: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _rounds_of_base(self) -> Setting:
+        if (self.name == "base") != (self.rounds == 1):
+            raise ValueError(
+                f"{self.name} with {self.rounds} round(s) found, expected base with exactly one, "
+                "or streaming with two or more"
+            )
+        return self
+
+
+class Model(Section):
+    backbone: str
+    teacher: str
+    judge: str
+    test_judge: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    attn_implementation: str
+    chat: bool
+    max_completion_tokens: int = Field(ge=1)
+    generation_batch_size: int = Field(ge=1)
+    reply_tokens: int = Field(ge=1)
+
+
+class Prompts(Section):
+    folder: str
+    max_tokens: int = Field(ge=1)
+
+
+class Synthesis(TypedDict):
+    __pydantic_config__ = Section.model_config  # type: ignore[misc]
+    candidates: Annotated[int, Field(ge=1)]
+    dimensions: Literal["known", "teacher", "none"]
+    cases: Annotated[int, Field(ge=1)] | None
+    verification: Target
+
+
+class WinRate(TypedDict):
+    __pydantic_config__ = Section.model_config  # type: ignore[misc]
+    pairs: list[str]
+    cases: int | None
+    writer: Target
+
+
+class Evaluation(TypedDict):
+    __pydantic_config__ = Section.model_config  # type: ignore[misc]
+    benchmarks: list[str]
+    prepared: dict[str, str]
+    cases: Annotated[int, Field(ge=1)] | None
+    settings: list[str]
+    methods: dict[str, Target]
+    policies: dict[str, str]
+    writer: Target
+    generators: dict[str, Target]
+    differences: list[str]
+    win_rate: WinRate
+
+
+class Inspection(Section):
+    split: str
+    cases: int = Field(ge=1)
+    html: str | None
+
+
+class Report(Section):
+    cases: int = Field(ge=0)
+
+
+class Demo(Section):
+    model: str | None
+    host: str
+    port: int
+
+
+class Sweep(Section):
+    targets: list[str] = Field(min_length=1)
+    metric: str = Field(pattern=r"^\w+/.+$")
+    direction: Literal["maximize", "minimize"]
+    base: str | None = None
+    swept: tuple[str, ...] = ()
+
+
+class Study(Section):
+    question: str
+    targets: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    overrides: list[str]
+    variants: dict[str, list[str]] = Field(min_length=1)
+    methods: list[str]
+    figures: list[str]
+    pairs: list[tuple[str, str]]
+
+
+class Output(Section):
+    weights: Literal["merged", "adapters"]
+    push_to_hub: str | None = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+
+
+class Tracking(Section):
+    mode: Literal["offline", "online", "none"]
+    project: str
+    group: str | None
+
+
+class Paths(Section):
+    outputs: str
+    results: str
+    assets: str
+
+
+class Experiment(Section):
+    """A whole experiment; every stage is given the same one and reads what concerns it."""
+
+    run: str = Field(min_length=1)
+    upstream: str | None
+    seed: int = Field(ge=0)
+    scale: str
+    setting: Setting
+    model: Model
+    prompts: Prompts
+    data: Target
+    judge: Target
+    test_judges: dict[str, Target]
+    generator: Target
+    reward: Target
+    teacher: Target
+    synthesis: Synthesis
+    cold_start: dict[str, Any]
+    rl: dict[str, Any]
+    peft: dict[str, Any] | None
+    evaluation: Evaluation
+    vpl: Target
+    output: Output
+    tracking: Tracking
+    paths: Paths
+    inspection: Inspection
+    report: Report
+    demo: Demo
+    make: list[str]
+    sweep: Sweep
+    study: Study | None = None
+
+
+def checked(values: Mapping[str, Any]) -> Experiment:
+    """The composed values as an experiment.
+
+    Raises:
+        UserError: one line for each key that is unknown, missing or can't be.
+    """
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError([_in_words(values, dict(each)) for each in error.errors()]) from error
+
+
+def nearest(name: str, candidates: object) -> str:
+    """`; did you mean …?`, or nothing where no candidate is near."""
+    close = get_close_matches(name, [str(each) for each in candidates], n=1)  # type: ignore[attr-defined]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _in_words(values: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        model: Any = Experiment
+        for part in path[:-1]:
+            model = model.model_fields[part].annotation
+        return f"{key}: no such key{nearest(path[-1], model.model_fields)}"
+    if problem["type"] in ("missing", "value_error"):
+        return f"{key}: {said}" if key else said
+    return f"{key}: {problem['input']!r} found: {said}"
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as Python's own values, every reference resolved.
+
+    Raises:
+        UserError: a value is missing, or a reference leads nowhere.
+    """
+    try:
+        return dict(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "configuration")
+        advice = "; give DATA_PATH=<file, folder or owner/name>" if key == "data.path" else ""
+        raise UserError(f"{key}: {str(error).splitlines()[0]}{advice}") from error
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """conf/config.yaml with overrides, for a process that Hydra didn't start.
+
+    Raises:
+        UserError: see `hydra_in_words`.
+    """
+    with hydra_in_words(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+@contextmanager
+def hydra_in_words() -> Iterator[None]:
+    """Turn what Hydra says of a command line into a `UserError`, with the nearest name.
+
+    Raises:
+        UserError: a key or a choice isn't there, or a word isn't an override.
+    """
+    try:
+        yield
+    except HydraException as error:
+        cause = error.__cause__
+        if isinstance(error, MissingConfigException) and error.options:
+            group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            there = f"no such choice; there are {', '.join(error.options)}"
+            hint = nearest(choice, error.options)
+            raise UserError(f"{group}={choice}: {there}{hint}") from error
+        if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+            names = [*cause.parent_node, *(each.name for each in CONF.iterdir())]
+            raise UserError(f"{cause.full_key}: no such key{nearest(cause.key, names)}") from error
+        raise UserError(str(error)) from error

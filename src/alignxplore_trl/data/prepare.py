@@ -1,0 +1,47 @@
+"""A data source, whatever it is -> the files that every later stage reads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol
+
+from alignxplore_trl.cases import Case, write_cases
+
+
+class Source(Protocol):
+    """Where cases come from. Constructors take settings only; nothing is read before `cases`."""
+
+    def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
+        """The cases of each split, which share no user and no post.
+
+        `counts` is given what was kept and left out, by reason; all that is drawn is a function of
+        the seed.
+        """
+        ...
+
+
+def prepare(source: Source, folder: Path, seed: int) -> dict[str, int]:
+    """Write `<split>.jsonl` for each split of a source, and give the counts for the summary.
+
+    A source that has more than cases says so by a method `published(counts, splits)`, whose rows
+    are written to `<name>.jsonl` (see `data.release`). The same source gives the same bytes, and no
+    file is ever half written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    splits = source.cases(counts, seed)
+    published: dict[str, list[dict[str, Any]]] = {}
+    if hasattr(source, "published"):
+        published = source.published(counts, splits)
+    for split, cases in splits.items():
+        write_cases(folder / f"{split}.jsonl", cases)
+        counts[f"cases/{split}"] = len(cases)
+    for name, rows in published.items():
+        part = folder / f"{name}.part"
+        # ASCII, so that a line is a line whatever separators are in its texts.
+        part.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        part.replace(folder / f"{name}.jsonl")
+        counts[f"rows/{name}"] = len(rows)
+    return dict(sorted(counts.items()))

@@ -1,1 +1,0 @@
-"""A page: a visitor chooses between replies, and watches a description form."""

@@ -1,1 +1,0 @@
-"""What would end a run after an hour, found in seconds."""

@@ -1,1 +1,0 @@
-"""Reward callables for TRL's GRPOTrainer."""

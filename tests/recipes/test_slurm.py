@@ -1,0 +1,187 @@
+"""slurm/: what the job script starts where, and what it does when its time is up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.recipes.commands import ROOT, SMALL
+
+SCRIPT = ROOT / "slurm" / "train.sbatch"
+ON_CPU = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+# In the place of SLURM, of make and of the judge's server: each notes how it was called.
+STAND_INS = {
+    "scontrol": '[[ $1 != show ]] || printf "%s\\n" $NODES',
+    "srun": """[[ ! -e $RECORD.broken ]] || exit 1
+trap 'echo "${*: -1} told" >> "$RECORD"; exit 143' TERM
+trap 'echo "${*: -1} told" >> "$RECORD"; exit 138' USR1
+[[ $* == *serve-judge* ]] || echo $$ > "$RECORD.training"
+while :; do /bin/sleep 0.02; done""",
+    "curl": '[[ $(grep -c "^curl" "$RECORD") -gt 2 ]]',
+    "make": """echo "machines: $MACHINES $MAIN_ADDRESS $MAIN_PORT" >> "$RECORD"
+for word in "$@"; do [[ $word != SRUN=* ]] || start=${word#SRUN=}; done
+[[ ! -e $RECORD.long ]] || $start trainers""",
+    "sleep": "/bin/sleep 0.02",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a job on three nodes."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, script in STAND_INS.items():
+        file = folder / name
+        file.write_text(f'#!/bin/bash\necho "{name} $*" >> "$RECORD"\n{script}\n')
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return {
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "RECORD": str(tmp_path / "record"),
+        "NODES": "n1 n2 n3",
+        "SLURM_JOB_ID": "4321",
+        "SLURM_JOB_NODELIST": "n[1-3]",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_CPUS_PER_TASK": "64",
+    }
+
+
+def submit(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def record(environment: dict[str, str]) -> list[str]:
+    return Path(environment["RECORD"]).read_text().splitlines()
+
+
+def test_the_last_node_judges_and_the_others_train(slurm: dict[str, str]) -> None:
+    done = submit(slurm, "rl", "SCALE=paper_7b", "DATA_PATH=rows.jsonl", "ARGS=rl.beta=0.1")
+    assert done.returncode == 0, done.stderr
+    told = record(slurm)
+    assert told[0] == "scontrol show hostnames n[1-3]"
+    (judge,) = [line for line in told if line.startswith("srun")]
+    assert judge == (
+        "srun --nodes=1 --ntasks=1 --nodelist=n3 make serve-judge SCALE=paper_7b "
+        "ARGS=--host 0.0.0.0 --port 8321 "
+    )
+    asked = [number for number, line in enumerate(told) if line.startswith("curl")]
+    assert len(asked) == 3
+    assert told[asked[0]].endswith("http://n3:8321/health")
+    (make,) = [number for number, line in enumerate(told) if line.startswith("make")]
+    assert make > asked[-1]
+    assert told[make] == (
+        "make rl SCALE=paper_7b DATA_PATH=rows.jsonl GPUS=16 JUDGE=server "
+        "SRUN=srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1,n2 "
+        "--kill-on-bad-exit=1 slurm/launch.sh ARGS=judge.urls=[http://n3:8321/v1] rl.beta=0.1"
+    )
+    assert "machines: 2 n1 29821" in told
+    assert told[-1].endswith("--port 8321  told")
+    assert "scontrol requeue 4321" not in told
+
+
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
+def test_trainers_save_and_only_a_job_out_of_time_queues_itself(
+    slurm: dict[str, str], sent: signal.Signals
+) -> None:
+    """A cancelled job gets SIGTERM, and its trainers too, and stays cancelled."""
+    Path(f"{slurm['RECORD']}.long").touch()
+    training = Path(f"{slurm['RECORD']}.training")
+    with subprocess.Popen(["bash", str(SCRIPT), "rl"], env=slurm) as job:
+        while not (training.exists() and training.read_text()):
+            assert job.poll() is None
+            time.sleep(0.02)
+        job.send_signal(sent)
+        if sent is signal.SIGTERM:
+            os.kill(int(training.read_text()), sent)
+        # The trainers' own status, by which they say that they were told to stop.
+        assert job.wait(timeout=60) == 128 + sent
+    told = record(slurm)
+    assert told.count("trainers told") == 1
+    assert ("scontrol requeue 4321" in told) == (sent is signal.SIGUSR1)
+    assert told[-1].endswith("--port 8321  told")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "'' found, expected rl or cold-start"),
+        (["evaluate"], "'evaluate' found, expected rl or cold-start"),
+        (["rl", "JUDGE=local"], "JUDGE=local found; the script sets it"),
+        (["rl", "GPUS=8"], "GPUS=8 found; the script sets it"),
+        (["rl", "fast"], "fast found, expected variables of make"),
+    ],
+)
+def test_words_that_it_cannot_use_are_refused(
+    slurm: dict[str, str], words: list[str], message: str
+) -> None:
+    done = submit(slurm, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path(slurm["RECORD"]).exists()
+
+
+def test_one_node_is_too_few(slurm: dict[str, str]) -> None:
+    done = submit({**slurm, "NODES": "n1"}, "rl")
+    assert done.returncode == 2
+    assert (
+        "found 1 node, expected one or more for the training and one for the judge" in done.stderr
+    )
+
+
+def test_a_judge_that_does_not_start_ends_the_job(slurm: dict[str, str]) -> None:
+    Path(f"{slurm['RECORD']}.broken").touch()
+    done = submit({**slurm, "NODES": "n1 n2"}, "rl")
+    assert done.returncode == 2
+    assert "the judge on n2 ended before it answered" in done.stderr
+    assert not [line for line in record(slurm) if line.startswith("make")]
+
+
+def test_each_machine_is_told_which_it_is(tmp_path: Path) -> None:
+    accelerate = tmp_path / ".venv" / "bin" / "accelerate"
+    accelerate.parent.mkdir(parents=True)
+    accelerate.write_text('#!/usr/bin/env bash\nprintf "%s " "$@"\n')
+    accelerate.chmod(accelerate.stat().st_mode | stat.S_IXUSR)
+    machines = {"MACHINES": "2", "MAIN_ADDRESS": "n1", "MAIN_PORT": "29821", "SLURM_PROCID": "1"}
+    told = subprocess.run(
+        [ROOT / "slurm" / "launch.sh", "--num_processes", "16", "recipes/rl.py", "run=a b"],
+        cwd=tmp_path, env={"PATH": os.environ["PATH"], **machines}, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert told == (
+        "launch --num_machines 2 --machine_rank 1 --main_process_ip n1 --main_process_port 29821 "
+        "--num_processes 16 recipes/rl.py run=a b "
+    )
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_model(tmp_path: Path) -> None:
+    """Both are this one, on the CPU, and each starts its process by itself."""
+    few = [f'paths.outputs="{tmp_path}"', "rl.start=backbone", "run=two", *SMALL]
+    python = ROOT / ".venv" / "bin" / "python"
+    subprocess.run([python, "recipes/prepare.py", *few], cwd=ROOT, check=True)
+    machines = {"MACHINES": "2", "MAIN_ADDRESS": "127.0.0.1", "MAIN_PORT": "29877"}
+    launch = ["--quiet", "--config_file=conf/accelerate/cpu.yaml", "--multi_gpu"]
+    parts = [
+        subprocess.Popen(
+            ["slurm/launch.sh", *launch, "--num_processes=2", "recipes/rl.py", *few],
+            cwd=ROOT,
+            env={**os.environ, **machines, **ON_CPU, "SLURM_PROCID": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    told = [part.communicate()[1] for part in parts]
+    assert [part.returncode for part in parts] == [0, 0], "\n".join(told)[-4000:]
+    assert (tmp_path / "two" / "rl" / "summary.json").is_file()
+    assert (tmp_path / "two" / "rl" / "model" / "model.safetensors").is_file()
+    # One of the two says it.
+    assert "step 2 of 2" in told[0]
+    assert "step 2 of 2" not in told[1]
