@@ -98,7 +98,7 @@ class Rehearsal:
         paths = f"{ROOT / 'src'}{os.pathsep}{ROOT / 'rehearsal/without_gpu'}"
         self.environment = os.environ | {
             "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
-            "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
             "TORCH_EXTENSIONS_DIR": str(ROOT / ".venv-vllm/extensions"),
         }  # fmt: skip
         self.servers: list[Process] = []
