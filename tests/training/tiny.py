@@ -275,7 +275,6 @@ def launch(
         "PYTHONPATH": str(ROOT / "src"), "VLLM_CPU_KVCACHE_SPACE": "1",
         "TORCH_EXTENSIONS_DIR": str(WHOLE.parents[1] / "extensions"),
     }  # fmt: skip
-    # What make exports for its own launches on a CPU would keep DeepSpeed out of these.
     around = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
     with subprocess.Popen(
         command, env={**around, **here}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
