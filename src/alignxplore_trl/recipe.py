@@ -258,7 +258,7 @@ def _to_be_done(stage: Stage) -> bool:
         if own.finished and name not in ADDITIVE:
             say(f"{name}: {own.path} is finished; nothing to do")
             return False
-        if own.begun:
+        if own.begun and not own.finished:
             say(f"{name}: goes on from what is in {own.path}")
         return True
     upstream = stage.upstream(name)
