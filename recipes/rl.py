@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from alignxplore_trl.cases import Signal, decode_signals, read_cases
@@ -23,7 +24,6 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from msgspec.structs import asdict
     from transformers import set_seed
 
-    from alignxplore_trl.data import release
     from alignxplore_trl.data.rounds import round_rows
     from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
     from alignxplore_trl.judging.questions import ask_labelled
@@ -53,16 +53,18 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         return fit_prompt(render, signals, earlier, count_tokens, budget)
 
     def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-        if "slot" in row:
-            return release.prompt_with(row, earlier, count_tokens, budget)
         return fit(decode_signals(row["signals"]), earlier)
 
     data = stage.read("data")
     if (published := data / "rounds.jsonl").is_file():
+        from alignxplore_trl.data import release
+
         lines = published.read_text("utf-8").splitlines()
         rows = release.published_rows([*map(json.loads, lines)], count_tokens, budget)
+        with_slot = partial(release.prompt_with, count_tokens=count_tokens, max_tokens=budget)
     else:
         rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, fit)
+        with_slot = None
     warn_of_losses(rows.counts.get("prompts_with_dropped_signals", 0), len(rows.rows), budget)
     reward, adapters = stage.build("reward"), stage.build("peft") or None
     dataset = Dataset.from_list(rows.rows)
@@ -81,7 +83,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         arguments,
         dataset,
         tokenizer,
-        prompt_with=prompt_with,
+        prompt_with=with_slot or prompt_with,
         rounds=setting.rounds,
         callbacks=[Log(folder.path / "metrics.jsonl")],
         peft_config=adapters,

@@ -40,8 +40,8 @@ def check_targets(values: Mapping[str, Any]) -> None:
         UserError: every key that doesn't fit, before anything is loaded.
     """
     problems = _unbound(values, "", {})
-    for section, target in TRAINERS.items():
-        problems += _fields(_resolved(target), section, values[section])[1]
+    for section in TRAINERS.keys() & values.keys():
+        problems += _fields(_resolved(TRAINERS[section]), section, values[section])[1]
     if problems:
         raise UserError(problems)
 

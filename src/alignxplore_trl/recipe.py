@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from alignxplore_trl.config import CONF, Experiment, checked, hydra_in_words, plain
-from alignxplore_trl.preflight import check_targets, split_target, trainer_fields
+from alignxplore_trl.preflight import TRAINERS, check_targets, split_target, trainer_fields
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import SOURCE, StageFolder, fingerprint
 from alignxplore_trl.run.progress import say
@@ -77,11 +77,11 @@ class Stage:
         for before in AFTER.get(name, ()):
             if not (before == "cold_start" and self.experiment.rl.get("start") == "backbone"):
                 kept |= self.sections(before)
-        source = self._value("data.path")
+        source = self.value("data.path")
         if "data" in READS[name] and source:
             rows = fingerprint(str(source), self._run / "source.json")
             kept |= {SOURCE: rows} if rows else {}
-        return kept | {key: self._value(key) for key in READS[name]}
+        return kept | {key: self.value(key) for key in READS[name]}
 
     def find(self, name: str) -> Path | None:
         """The folder of another stage, of this run or else of `upstream`; `None` if there is none.
@@ -127,7 +127,7 @@ class Stage:
             UserError: the class refuses a setting.
         """
         if isinstance(spec, str):
-            return self._make(self._value(spec), spec)
+            return self._make(self.value(spec), spec)
         return self._make(spec, str(spec.get("_target_")))
 
     def arguments(self, kind: type[T], section: str, **more: object) -> T:
@@ -147,11 +147,12 @@ class Stage:
             "use_cpu": _on_cpu(),
         }
         try:
-            return kind(**trainer_fields(kind, section, self._value(section)), **ours, **more)
+            return kind(**trainer_fields(kind, section, self.value(section)), **ours, **more)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"{section}: {error}") from error
 
-    def _value(self, key: str) -> Any:
+    def value(self, key: str) -> Any:
+        """What the configuration says at a key; `None` where it says nothing."""
         value: Any = self.values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -221,7 +222,8 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
         _publish(stage)
         _part()
         return
-    check_targets(values)
+    # A training comes after stages that have bound everything, and imports no more than it needs.
+    check_targets({key: stage.value(key) for key in READS[name]} if name in TRAINERS else values)
     if name not in READS:
         main(stage.experiment, stage)
         return
@@ -256,7 +258,7 @@ def _to_be_done(stage: Stage) -> bool:
         if own.finished and name not in ADDITIVE:
             say(f"{name}: {own.path} is finished; nothing to do")
             return False
-        if own.begun:
+        if own.begun and not own.finished:
             say(f"{name}: goes on from what is in {own.path}")
         return True
     upstream = stage.upstream(name)
