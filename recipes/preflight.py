@@ -13,6 +13,8 @@ from alignxplore_trl.recipe import Stage, recipe
 @recipe("preflight")
 def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Look at cards, batches, models and the judge."""
+    from accelerate import PartialState
+
     from alignxplore_trl import preflight
     from alignxplore_trl.cases import read_cases
     from alignxplore_trl.run.errors import UserError, is_main_process
@@ -37,10 +39,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     failed = False
     for name, check in checks.items():
         try:
-            sys.stdout.write(f"PASS  {name}: {check()}\n")
+            said = check()
+            if is_main_process():
+                sys.stdout.write(f"PASS  {name}: {said}\n")
         except UserError as error:
             failed = True
             sys.stdout.writelines(f"FAIL  {name}: {problem}\n" for problem in error.problems)
+    # A process that ends with an error takes the others along, before they have said theirs.
+    PartialState().wait_for_everyone()
     if failed:
         raise SystemExit(2)
     return {}

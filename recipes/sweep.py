@@ -87,10 +87,14 @@ def point(composed: DictConfig) -> float:
     say(f"sweep: {label}; its log: {log}")
     try:
         names = [f'run="{run}"', f'upstream="{sweep.base}"']
+        if not experiment.evaluation["benchmarks"]:
+            # What is chosen by a sweep mustn't have seen the test users.
+            data = HydraConfig.get().runtime.choices["data"]
+            names.append(f"evaluation.benchmarks=[{data}_validation]")
         make(sweep.targets, [*told, *names], experiment.make, log)
         stage, _, key = sweep.metric.partition("/")
         summary = json.loads((folder / stage / "summary.json").read_text("utf-8"))
-        found = [value for name, value in summary.items() if fnmatch(name, key)]
+        found = [value for name, value in summary.items() if matches(name, key)]
         if not found:
             raise UserError(f"sweep.metric: {key} matches nothing in {folder / stage}/summary.json")
         row["value"] = fmean(found)
@@ -100,6 +104,13 @@ def point(composed: DictConfig) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "point.json", json.dumps(row, ensure_ascii=False))
     return math.nan if row["value"] is None else float(row["value"])
+
+
+def matches(name: str, key: str) -> bool:
+    """Whether a key of a summary is meant: no end of an interval, and no earlier round."""
+    return (
+        fnmatch(name, key) and name.count("/") == key.count("/") and ("@" in name) <= ("@" in key)
+    )
 
 
 def shared_target(experiment: Experiment, swept: list[str]) -> str | None:

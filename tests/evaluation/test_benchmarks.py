@@ -35,9 +35,10 @@ def test_names(folders: dict[str, Path]) -> None:
     assert len(read("world", folders).whole) == 40
     assert [case.case_id for case in read("world_posts_shuffled", folders).whole] == ["p"]
     assert read("world_more_drift3", folders).variation == "drift3"
+    assert len(read("world_validation", folders).whole) == 1
 
 
-@pytest.mark.parametrize("name", ["wrold", "world_revresed", "world_validation", "worlds", ""])
+@pytest.mark.parametrize("name", ["wrold", "world_revresed", "world_valid", "worlds", ""])
 def test_a_name_that_is_none_is_refused_with_those_that_are(
     name: str, folders: dict[str, Path]
 ) -> None:

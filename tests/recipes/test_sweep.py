@@ -80,6 +80,13 @@ def test_what_is_no_sweep_is_refused(words: list[str], said: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_point_is_worth_the_figure_that_is_meant() -> None:
+    key = "acc_jud/*/judge/rl/*"
+    assert SWEEP.matches("acc_jud/world_validation/judge/rl/streaming4+4", key)
+    assert not SWEEP.matches("acc_jud/world_validation/judge/rl/streaming4+4/low", key)
+    assert not SWEEP.matches("acc_jud/world_validation/judge/rl/streaming4+4@1", key)
+
+
 @pytest.mark.slow
 def test_each_point_is_a_make_command(tmp_path: Path) -> None:
     """Two points on the base's data, of which one fails; a second time only that is tried again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class Asked:
     others: Sequence[Said] = ()
 
 
-class Method:
+class Method(ABC):
     """A method that is compared: a class with settings only, and a file in conf/method.
 
     Attributes:
@@ -97,12 +98,13 @@ class Method:
         """What has to be made before it can be tried, in words; `None` if there is nothing."""
         return None
 
+    @abstractmethod
     def describe(self, asked: Asked) -> list[Said]:
         """What it says of each case; one that it can say nothing of, for now, is left out."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Give the memory of its models back."""
+        return
 
 
 def missing_model(model: str | None, made_by: str) -> str | None:

@@ -104,6 +104,8 @@ def _read(name: str, folders: Mapping[str, Path], limit: int | None, seed: int) 
         for data, folder in folders.items()
         for path in folder.glob("test*.jsonl")
     }
+    # Those on whom values are chosen, such as a sweep's.
+    files |= {f"{data}_validation": folder / "validation.jsonl" for data, folder in folders.items()}
     begun = [each for each in files if name == each or name.startswith(f"{each}_")]
     source = max(begun, key=len, default="")
     variation = name[len(source) :].removeprefix("_")
@@ -115,7 +117,7 @@ def _read(name: str, folders: Mapping[str, Path], limit: int | None, seed: int) 
             f"evaluation.benchmarks: {name} found, expected {', '.join(files)}, or one of them and "
             f"_<variation> ({error}); evaluation.prepared.<name>=outputs/<run>/data adds other data"
         ) from error
-    cases = read_cases(files[source])
+    cases = read_cases(files[source]) if files[source].is_file() else []
     if not cases:
         raise UserError(
             f"evaluation.benchmarks: {name} found, but there are no cases in {files[source]}; the "

@@ -56,11 +56,6 @@ class StageFolder:
         return self.path / "model"
 
     @property
-    def completions(self) -> Path:
-        """Completions as Parquet files, for people to read."""
-        return self.path / "completions"
-
-    @property
     def finished(self) -> bool:
         """Whether the stage came to its end here."""
         return (self.path / "summary.json").is_file()
@@ -96,7 +91,7 @@ class StageFolder:
         # Rows that aren't there any more can't have changed.
         free = FREE if SOURCE in kept.keys() & asked.keys() else (*FREE, SOURCE)
         return [
-            f"{key}: {_shown(kept, key)} there, {_shown(asked, key)} asked"
+            f"{key}: {_shown(kept, key):.120} there, {_shown(asked, key):.120} asked"
             for key in sorted(kept.keys() | asked.keys())
             if _shown(kept, key) != _shown(asked, key) and not any(fnmatch(key, f) for f in free)
         ]
