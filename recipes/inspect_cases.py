@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignxplore_trl.cases import Signal, read_cases
+from alignxplore_trl.cases import read_cases
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.budget import PromptBudget
 
 if TYPE_CHECKING:
     from alignxplore_trl.reporting.inspection import Inspected
@@ -32,10 +32,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.run.folder import write_text
 
     asked = experiment.inspection
-    try:
-        found = list(islice(_inspected(experiment, stage), asked.cases))
-    except PromptTooLongError as error:
-        raise UserError(f"prompts.max_tokens: {error}; raise it") from error
+    found = list(islice(_inspected(experiment, stage), asked.cases))
     render_terminal(Console(highlight=False), found)
     if asked.html is not None:
         title = f"{experiment.run}, {asked.split}"
@@ -50,24 +47,13 @@ def _inspected(experiment: Experiment, stage: Stage) -> Iterator[Inspected]:
     from alignxplore_trl.text.prompts import Prompts
 
     split, asked, setting = experiment.inspection.split, experiment.prompts, experiment.setting
-    prompts = Prompts(asked.folder)
     tokenizer = AutoTokenizer.from_pretrained(experiment.model.backbone)
-
-    def count_tokens(text: str) -> int:
-        return len(tokenizer(text)["input_ids"])
-
-    def render(signals: Sequence[Signal], earlier: str | None) -> str:
-        return prompts.render("inference", signals=signals, earlier=earlier)
-
-    def fit(signals: Sequence[Signal], earlier: str | None) -> FittedPrompt:
-        return fit_prompt(render, signals, earlier, count_tokens, asked.max_tokens)
-
+    budget = PromptBudget(Prompts(asked.folder), tokenizer, asked.max_tokens)
     data, synthesis = stage.read("data"), stage.find("synthesis")
     published = _rows(data / f"{_PUBLISHED.get(split)}.jsonl")
     for number, row in enumerate(published, 1):
-        yield inspect_example(
-            f"published {number}", (row["prompt"], row.get("completion")), count_tokens
-        )
+        example = row["prompt"], row.get("completion")
+        yield inspect_example(f"published {number}", example, budget)
     examples = {
         (row["case_id"], row["round"]): (row["prompt"], row["completion"])
         for row in (_rows(synthesis / "examples.jsonl") if synthesis and not published else [])
@@ -80,7 +66,7 @@ def _inspected(experiment: Experiment, stage: Stage) -> Iterator[Inspected]:
         )
     for case in read_cases(file) if file.is_file() else []:
         rounds = case.rounds(setting.signals, setting.rounds)
-        yield inspect_case(case, rounds, fit, count_tokens, examples)
+        yield inspect_case(case, rounds, budget, examples)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from alignxplore_trl.cases import Signal, decode_signals, read_cases
+from alignxplore_trl.cases import decode_signals, read_cases
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import is_main_process
 from alignxplore_trl.run.progress import say
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt, warn_of_losses
+from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
 
 
 @recipe("rl")
@@ -40,32 +40,23 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     arguments = stage.arguments(RoundsConfig, "rl", disable_tqdm=not bars)
     from_backbone = arguments.start == "backbone"
     start = model.backbone if from_backbone else str(stage.read("cold_start") / "model")
-    tokenizer = policy_tokenizer(start)
-    prompts, budget = Prompts(experiment.prompts.folder), experiment.prompts.max_tokens
-
-    def render(signals: Sequence[Signal], earlier: str | None) -> str:
-        return prompts.render("inference", signals=signals, earlier=earlier)
-
-    def count_tokens(text: str) -> int:
-        return len(tokenizer(text).input_ids)
-
-    def fit(signals: Sequence[Signal], earlier: str | None) -> FittedPrompt:
-        return fit_prompt(render, signals, earlier, count_tokens, budget)
+    tokenizer, asked = policy_tokenizer(start), experiment.prompts
+    budget = PromptBudget(Prompts(asked.folder), tokenizer, asked.max_tokens)
 
     def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-        return fit(decode_signals(row["signals"]), earlier)
+        return budget.fit("inference", decode_signals(row["signals"]), earlier)
 
     data = stage.read("data")
     if (published := data / "rounds.jsonl").is_file():
         from alignxplore_trl.data import release
 
         lines = published.read_text("utf-8").splitlines()
-        rows = release.published_rows([*map(json.loads, lines)], count_tokens, budget)
-        with_slot = partial(release.prompt_with, count_tokens=count_tokens, max_tokens=budget)
+        rows = release.published_rows([*map(json.loads, lines)], budget)
+        with_slot = partial(release.prompt_with, budget=budget)
     else:
-        rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, fit)
+        rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, budget)
         with_slot = None
-    warn_of_losses(rows.counts.get("prompts_with_dropped_signals", 0), len(rows.rows), budget)
+    budget.warn_of_losses(rows.counts.get("prompts_with_dropped_signals", 0), len(rows.rows))
     reward, adapters = stage.build("reward"), stage.build("peft") or None
     dataset = Dataset.from_list(rows.rows)
     if hasattr(reward, "load"):
@@ -94,8 +85,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     weights = experiment.output.weights
     save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
     if trainer.is_world_process_zero():
-        asked = (experiment.prompts.folder, budget, setting.signals, setting.rounds)
-        HowToAsk(*asked, sampling).save(folder.model)
+        rounds = setting.signals, setting.rounds
+        HowToAsk(asked.folder, asked.max_tokens, *rounds, sampling).save(folder.model)
         write_card(folder, summary)
     return summary
 

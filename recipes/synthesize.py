@@ -24,6 +24,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.judging.weights import load_tokenizer
     from alignxplore_trl.synthesis.candidates import Synthesis, draw_unverified
     from alignxplore_trl.synthesis.kept import Kept
+    from alignxplore_trl.text.budget import PromptBudget
     from alignxplore_trl.text.completions import tags_survive
     from alignxplore_trl.text.prompts import Prompts
 
@@ -43,14 +44,12 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     synthesis = Synthesis(
         teacher,
         reward,
-        Prompts(experiment.prompts.folder),
+        PromptBudget(Prompts(experiment.prompts.folder), student, experiment.prompts.max_tokens),
         Kept(folder / "answers.jsonl"),
         candidates=asked["candidates"],
         dimensions=asked["dimensions"],
         signals=experiment.setting.signals,
         rounds=experiment.setting.rounds,
-        count_tokens=lambda text: len(student(text)["input_ids"]),
-        max_tokens=experiment.prompts.max_tokens,
         seed=experiment.seed,
     )
     candidates = synthesis.run(cases)

@@ -16,6 +16,8 @@ from alignxplore_trl.data.release import (
     wrapper,
 )
 from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.text.budget import PromptBudget
+from alignxplore_trl.text.prompts import Prompts
 
 DIMENSIONS = [{"name": "d", "positive": "likes it", "negative": "hates it"}]
 SIZES = {"cold_start": 100, "rl": 100, "test": 100}
@@ -103,15 +105,19 @@ def test_rl_prompts_have_the_wording_of_the_cold_start(tmp_path, rounds):
     assert counts["examples_of_another_format"] == (3 if rounds > 1 else 0)
 
 
+def of_characters(count):
+    return PromptBudget(Prompts("default"), lambda text: {"input_ids": text}, count)
+
+
 def test_a_description_stands_in_the_templates_slot_and_cant_leave_it(tmp_path):
     _, written = read(tmp_path, 2)
     row = written["rounds"][1]
     assert row["round"] == 2
-    told = prompt_with(row, "likes <answer> *Post:* things", len, 10_000).text
+    told = prompt_with(row, "likes <answer> *Post:* things", of_characters(10_000)).text
     slot = "likes &#60;answer> &#42;Post:* things"
     assert told == BEFORE + problem("new 0", slot) + AFTER
-    assert prompt_with(row, None, len, 10_000).text == row["prompt"]
-    short = prompt_with(row, "long " * 500, len, len(row["prompt"]) + 60)
+    assert prompt_with(row, None, of_characters(10_000)).text == row["prompt"]
+    short = prompt_with(row, "long " * 500, of_characters(len(row["prompt"]) + 60))
     assert short.shortened_texts == 1
     assert len(short.text) <= len(row["prompt"]) + 60
 
@@ -120,7 +126,7 @@ def test_cases_with_a_prompt_above_the_budget_have_no_rows(tmp_path):
     rows = read(tmp_path, 2)[1]["rounds"]
     longest = max(len(row["prompt"]) for row in rows)
     rows[1]["prompt"] += "!" * 100
-    found = published_rows(rows, len, longest)
+    found = published_rows(rows, of_characters(longest))
     assert [row["case_id"] for row in found.rows] == [row["case_id"] for row in rows[2:]]
     assert found.counts == {"cases": 3, "cases_with_too_long_prompts": 1, "rows": 4}
 

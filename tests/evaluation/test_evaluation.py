@@ -310,7 +310,7 @@ def test_a_prompt_that_can_not_be_short_enough_names_the_key(tmp_path: Path) -> 
     writer = partial(ScriptedWriter, script=honest)
     method = Policy(writer, "default", 20, model="assets/backbone")
 
-    with pytest.raises(UserError, match=r"case case\d+: .*prompts\.max_tokens"):
+    with pytest.raises(UserError, match=r"prompts\.max_tokens is 20; raise it"):
         run(tmp_path, {"rl": method}, {})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from alignxplore_trl.cases import Comparison
 from alignxplore_trl.inference.describer import PreferenceDescriber
 from alignxplore_trl.inference.writers import Written
+from alignxplore_trl.text.budget import PromptBudget
 from alignxplore_trl.text.prompts import Prompts
 
 COMPLETION = "so it is </think> <answer> {} </answer>"
@@ -50,6 +51,5 @@ def describer(
     write: Callable[[str], str | None] = said, max_tokens: int = 1000
 ) -> PreferenceDescriber:
     """Counts words as tokens."""
-    writer = ScriptedWriter(write)
-    count = lambda text: len(text.split())  # noqa: E731
-    return PreferenceDescriber(writer, Prompts("compact"), max_tokens, count, "scripted")
+    budget = PromptBudget(Prompts("compact"), lambda text: {"input_ids": text.split()}, max_tokens)
+    return PreferenceDescriber(ScriptedWriter(write), budget, "scripted")

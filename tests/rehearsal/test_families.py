@@ -16,7 +16,7 @@ from alignxplore_trl.judging.encoding import before_answer
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.protocol import Question
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
 from alignxplore_trl.text.prompts import Prompts
 from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
 from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
@@ -91,17 +91,11 @@ def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
     """One step of GRPO on adapters, merged and saved; and whether the update shared prompts."""
     attention, _, option = how.partition(", rl.")
     tokenizer = policy_tokenizer(folder)
-    prompts = Prompts("default")
+    budget = PromptBudget(Prompts("default"), tokenizer, 8192)
     signals = [Comparison("What is a quark?", "A particle.", "There are six.")] * 2
 
-    def fit(signals: Any, earlier: str | None) -> FittedPrompt:
-        return fit_prompt(
-            lambda signals, earlier: prompts.render("inference", signals=signals, earlier=earlier),
-            signals, earlier, lambda text: len(tokenizer(text).input_ids), 8192,
-        )  # fmt: skip
-
     def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-        return fit(decode_signals(row["signals"]), earlier)
+        return budget.fit("inference", decode_signals(row["signals"]), earlier)
 
     args = RoundsConfig(
         str(out / "checkpoints"), max_steps=1, num_generations=4, per_device_train_batch_size=4,
@@ -110,7 +104,7 @@ def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
         **{name: float(value) for name, _, value in [option.partition("=")] if name},
     )  # fmt: skip
     row = {"case_id": "1", "user_id": "1", "round": 1, "signals": encode_signals(signals)}
-    rows = Dataset.from_list([row | {"prompt": fit(signals, None).text}])
+    rows = Dataset.from_list([row | {"prompt": budget.fit("inference", signals).text}])
     policy = load_policy(folder, "float32", attention, args, adapters=True)
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = RoundsTrainer(

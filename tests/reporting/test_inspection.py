@@ -6,29 +6,32 @@ import io
 
 from rich.console import Console
 
-from alignxplore_trl.cases import Case, Comparison, Signal
+from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.reporting.inspection import (
     inspect_case,
     inspect_example,
     render_terminal,
 )
 from alignxplore_trl.reporting.pages import render_page
-from alignxplore_trl.text.budget import FittedPrompt
+from alignxplore_trl.text.budget import PromptBudget
+from alignxplore_trl.text.prompts import Prompts
 
 SIGNALS = tuple(Comparison(f"post {n}", "<b>yes</b>", "no\x1b[2J") for n in range(4))
 CASE = Case("case 1", "ann", SIGNALS, Comparison("target post", "c", "r"), description="the truth")
 
 
-def fit(signals: tuple[Signal, ...], earlier: str | None) -> FittedPrompt:
-    return FittedPrompt(f"{signals} {earlier}", dropped_signals=1)
+BUDGET = PromptBudget(Prompts("compact"), lambda text: {"input_ids": text}, 100)
 
 
 def test_a_case_is_shown_with_its_rounds_and_what_is_trained_on() -> None:
     examples = {("case 1", 1): ("the example's prompt", "the example's completion")}
-    shown = inspect_case(CASE, CASE.rounds(2, 2), fit, len, examples)
+    shown = inspect_case(CASE, CASE.rounds(2, 2), BUDGET, examples)
     first, second = shown.rounds
     assert (first.prompt, first.completion) == examples["case 1", 1]
-    assert (second.prompt, second.completion) == (fit(SIGNALS[2:], "the truth").text, None)
+    assert (second.prompt, second.completion) == (
+        BUDGET.fit("inference", SIGNALS[2:], "the truth").text,
+        None,
+    )
     assert first.facts == [
         "signals: 2 comparison",
         "1 left out, 0 texts shortened",
@@ -41,15 +44,15 @@ def test_a_case_is_shown_with_its_rounds_and_what_is_trained_on() -> None:
 
 def test_control_characters_and_markup_are_shown_not_obeyed() -> None:
     shown = [
-        inspect_case(CASE, CASE.rounds(4, 1), fit, len, {}),
-        inspect_example("published 1", ("a prompt </pre>", None), len),
+        inspect_case(CASE, CASE.rounds(4, 1), BUDGET, {}),
+        inspect_example("published 1", ("a prompt </pre>", None), BUDGET),
     ]
     console = Console(file=io.StringIO(), force_terminal=False)
     render_terminal(console, shown)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "\x1b" not in text
-    assert "no\\x1b[2J" in text, "the signal's own repr"
+    assert "[2J" in text
     page = render_page("inspection.html.jinja", cases=shown, title="a title")
     assert "&lt;b&gt;yes" in page
     assert "a prompt &lt;/pre&gt;" in page

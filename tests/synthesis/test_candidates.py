@@ -15,6 +15,7 @@ from alignxplore_trl.inference.writers import Answers, Arrived, Ask, Writer, Wri
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.candidates import Synthesis, draw_unverified
 from alignxplore_trl.synthesis.kept import Kept
+from alignxplore_trl.text.budget import PromptBudget
 from alignxplore_trl.text.prompts import Prompts
 
 # What the teacher writes for samples 0 to 3, and what the reward says of it.
@@ -63,9 +64,14 @@ def case(name: str, signals: int = 4) -> Case:
 
 def synthesis(tmp_path: Path, writer: Writer, **settings: Any) -> Synthesis:
     given: dict[str, Any] = {"candidates": 4, "dimensions": "known", "signals": 2, "rounds": 2}
-    given |= {"count_tokens": lambda text: len(text.split()), "max_tokens": 200, "seed": 0}
-    kept = Kept(tmp_path / "answers.jsonl")
-    return Synthesis(writer, reward, Prompts("compact"), kept, **(given | settings))
+    given |= {"seed": 0} | settings
+    budget = PromptBudget(Prompts("compact"), words, given.pop("max_tokens", 200))
+    return Synthesis(writer, reward, budget, Kept(tmp_path / "answers.jsonl"), **given)
+
+
+def words(text: str) -> dict[str, list[str]]:
+    """A tokenizer."""
+    return {"input_ids": text.split()}
 
 
 CASES = [case("a"), case("b"), case("short", 3)]
@@ -175,5 +181,5 @@ def test_a_prompt_that_cannot_be_made_to_fit_is_said_and_lost_signals_are_counte
     own.run(cases)
     assert own.counts["round_1/prompts_with_dropped_signals"] == 3
     assert "3 of 3 prompts lost signals" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"raise prompts\.max_tokens"):
+    with pytest.raises(UserError, match=r"prompts\.max_tokens is 10; raise it"):
         synthesis(tmp_path, Scripted(say), rounds=1, max_tokens=10).run(cases)

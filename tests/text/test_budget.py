@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignxplore_trl.cases import Attributes, Comparison, Post, Signal
-from alignxplore_trl.text.budget import ELLIPSIS, PromptTooLongError, fit_prompt, warn_of_losses
+from alignxplore_trl.text.budget import ELLIPSIS, PromptBudget, PromptTooLongError
 from alignxplore_trl.text.prompts import Prompts
 
 PROMPTS = Prompts("compact")
@@ -20,9 +20,13 @@ def render(signals: Sequence[Signal], earlier: str | None) -> str:
     return PROMPTS.render("inference", signals=signals, earlier=earlier)
 
 
-def fit(signals: Sequence[Signal], longest: int, earlier: str | None = None):  # type: ignore[no-untyped-def]
+def budget(longest: int) -> PromptBudget:
     """One token is one character."""
-    return fit_prompt(render, signals, earlier, len, longest)
+    return PromptBudget(PROMPTS, lambda text: {"input_ids": text}, longest)
+
+
+def fit(signals: Sequence[Signal], longest: int, earlier: str | None = None):  # type: ignore[no-untyped-def]
+    return budget(longest).fit_by(render, signals, earlier)
 
 
 def test_oldest_signals_go_first_and_attributes_after_all_but_the_newest() -> None:
@@ -78,7 +82,7 @@ def test_long_texts_and_many_signals_take_linear_time() -> None:
 def test_a_run_in_which_most_prompts_lose_signals_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    warn_of_losses(5, 10, 320)
+    budget(320).warn_of_losses(5, 10)
     assert capsys.readouterr().err == ""
-    warn_of_losses(6, 10, 320)
+    budget(320).warn_of_losses(6, 10)
     assert "6 of 10 prompts lost signals: above prompts.max_tokens=320" in capsys.readouterr().err

@@ -133,8 +133,8 @@ def test_no_user_text_goes_to_the_screen(trained, capsys):
 def test_a_description_that_doesnt_fit_is_left_out_and_counted(tmp_path):
     def prompt_with(row, earlier):
         if int(row["case_id"][-1]) % 2:
-            raise PromptTooLongError
-        return tiny.fit(tiny.decode_signals(row["signals"]), earlier, budget=60)
+            raise PromptTooLongError("too long")
+        return tiny.budget(60).fit("inference", tiny.decode_signals(row["signals"]), earlier)
 
     trainer = tiny.rl(str(tmp_path), cases=4, num_train_epochs=1)
     trainer.prompt_with = prompt_with

@@ -31,7 +31,7 @@ from alignxplore_trl.cases import decode_signals
 from alignxplore_trl.data.rounds import round_rows
 from alignxplore_trl.data.world import World
 from alignxplore_trl.judging.weights import load_model
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
 from alignxplore_trl.text.completions import Inference, format_completion
 from alignxplore_trl.text.prompts import Prompts
 from alignxplore_trl.training.callbacks import train
@@ -89,25 +89,22 @@ def model(**changes: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**config | changes))
 
 
-def fit(signals: Any, earlier: str | None, budget: int = BUDGET) -> FittedPrompt:
-    return fit_prompt(
-        lambda signals, earlier: PROMPTS.render("inference", signals=signals, earlier=earlier),
-        signals,
-        earlier,
-        lambda text: len(tokenizer()(text).input_ids),
-        budget,
-    )
+@cache
+def budget(max_tokens: int = BUDGET) -> PromptBudget:
+    return PromptBudget(PROMPTS, tokenizer(), max_tokens)
 
 
 def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-    return fit(decode_signals(row["signals"]), earlier)
+    return budget().fit("inference", decode_signals(row["signals"]), earlier)
 
 
 def rows(cases: int, rounds: int, fewer: int = 0) -> Dataset:
     """Rows of world users with two signals a round; the last `fewer` have one round less."""
     drawn = world_cases()[:cases]
-    whole = round_rows(drawn[: cases - fewer], 2, rounds, fit).rows
-    return Dataset.from_list(whole + round_rows(drawn[cases - fewer :], 2, rounds - 1, fit).rows)
+    whole = round_rows(drawn[: cases - fewer], 2, rounds, budget()).rows
+    return Dataset.from_list(
+        whole + round_rows(drawn[cases - fewer :], 2, rounds - 1, budget()).rows
+    )
 
 
 def number_of(*parts: object) -> int:

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
-
 from alignxplore_trl.baselines.protocol import Asked, Method, Said
-from alignxplore_trl.cases import Comparison, Signal
+from alignxplore_trl.cases import Comparison
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
 from alignxplore_trl.judging.weights import load_tokenizer
-from alignxplore_trl.text.budget import fit_prompt
+from alignxplore_trl.text.budget import PromptBudget
 from alignxplore_trl.text.completions import FormatProblem, parse_description
 from alignxplore_trl.text.prompts import Prompts
 
@@ -64,7 +62,9 @@ class LMInductReason(Method):
         users = []
         for case in asked.cases:
             choices = [own for own in case.signals if isinstance(own, Comparison)]
-            users.append(_User(case.case_id, choices, self._fit("rule_proposal", case.signals)))
+            users.append(
+                _User(case.case_id, choices, self._budget.fit("rule_proposal", case.signals).text)
+            )
         for iteration in range(self.iterations):
             left = [user for user in users if user.rule is None or not all(user.outcomes)]
             for user in left:
@@ -80,23 +80,8 @@ class LMInductReason(Method):
         self.writer.close()
 
     @cached_property
-    def _templates(self) -> Prompts:
-        return Prompts(self.prompts)
-
-    @cached_property
-    def _encode(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.tokenizer)
-
-    def _fit(self, template: str, signals: Sequence[Signal], **more: Sequence[bool]) -> str:
-        def render(kept: Sequence[Signal], _: str | None) -> str:
-            # Those that don't fit are left out from the front.
-            values = {name: own[len(own) - len(kept) :] for name, own in more.items()}
-            return self._templates.render(template, signals=kept, **values)
-
-        def count_tokens(text: str) -> int:
-            return len(self._encode(text)["input_ids"])
-
-        return fit_prompt(render, signals, None, count_tokens, self.max_tokens).text
+    def _budget(self) -> PromptBudget:
+        return PromptBudget(Prompts(self.prompts), load_tokenizer(self.tokenizer), self.max_tokens)
 
     def _propose(self, users: Sequence[_User], seed: int) -> list[list[str]]:
         """The distinct rules for each user, in the order in which they were proposed."""
@@ -136,6 +121,6 @@ class LMInductReason(Method):
             both = zip(user.choices, user.outcomes, strict=True)
             failed = [(choice, outcome is not None) for choice, outcome in both if not outcome]
             choices, decided = zip(*failed, strict=True)
-            feedback = self._fit("rule_feedback", choices, decided=decided)
-            rule = self._templates.guard(user.rule)
+            feedback = self._budget.fit("rule_feedback", choices, decided=decided).text
+            rule = self._budget.prompts.guard(user.rule)
             user.conversation += f"\n\n<answer> {rule} </answer>\n\n{feedback}"

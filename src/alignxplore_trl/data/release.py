@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,7 +26,7 @@ from alignxplore_trl.data.rows import Problems, Row, convert, read_as, read_rows
 from alignxplore_trl.data.splits import check_none_is_empty, groups_of_posts, post_key
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
-from alignxplore_trl.text.budget import FittedPrompt, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
 from alignxplore_trl.text.completions import FormatProblem, parse_completion
 from alignxplore_trl.text.prompts import Prompts
 
@@ -216,23 +216,16 @@ def _slot(problem: str) -> int:
     return at if at >= 0 or item is None else problem.rfind(PLACEHOLDER, item.end())
 
 
-def published_rows(
-    rows: Sequence[Mapping[str, Any]], count_tokens: Callable[[str], int], max_tokens: int
-) -> RoundRows:
+def published_rows(rows: Sequence[Mapping[str, Any]], budget: PromptBudget) -> RoundRows:
     """The rounds that training reads; a case with a prompt above the budget has none."""
-    too_long = {row["case_id"] for row in rows if count_tokens(row["prompt"]) > max_tokens}
+    too_long = {row["case_id"] for row in rows if budget.count(row["prompt"]) > budget.max_tokens}
     kept = [dict(row) for row in rows if row["case_id"] not in too_long]
     cases = len({row["case_id"] for row in rows})
     counts = {"cases": cases, "cases_with_too_long_prompts": len(too_long), "rows": len(kept)}
     return RoundRows(kept, counts)
 
 
-def prompt_with(
-    row: Mapping[str, Any],
-    earlier: str | None,
-    count_tokens: Callable[[str], int],
-    max_tokens: int,
-) -> FittedPrompt:
+def prompt_with(row: Mapping[str, Any], earlier: str | None, budget: PromptBudget) -> FittedPrompt:
     """The prompt of a published round with an earlier description, which is cut if need be."""
     prompt, slot = str(row["prompt"]), row["slot"]
 
@@ -242,4 +235,4 @@ def prompt_with(
         escaped = _RESERVED.sub(lambda match: f"&#{ord(match[0])};", description)
         return f"{prompt[:slot]}{escaped}{prompt[slot + len(PLACEHOLDER) :]}"
 
-    return fit_prompt(render, (), earlier, count_tokens, max_tokens)
+    return budget.fit_by(render, (), earlier)

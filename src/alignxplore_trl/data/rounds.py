@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import asdict
 
-from alignxplore_trl.cases import Case, Signal, encode_signals
-from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
+from alignxplore_trl.cases import Case, encode_signals
+from alignxplore_trl.text.budget import PromptBudget
 
 
 class RoundRows(NamedTuple):
@@ -28,15 +27,14 @@ def round_rows(
     cases: Sequence[Case],
     per_round: int,
     rounds: int,
-    fit: Callable[[Sequence[Signal], str | None], FittedPrompt],
+    budget: PromptBudget,
 ) -> RoundRows:
     """Lay out cases by round: for each case in order, its rounds ascending.
 
-    A case with signals for fewer rounds than asked for has fewer rows, or none. `fit` makes a
-    prompt of signals and the earlier description, see `fit_prompt`.
+    A case with signals for fewer rounds than asked for has fewer rows, or none.
 
     Raises:
-        UserError: the instruction alone is above the token budget.
+        PromptTooLongError: the instruction alone is above the token budget.
     """
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter(cases=len(cases))
@@ -45,12 +43,7 @@ def round_rows(
         for missing in range(len(signals_of_rounds) + 1, rounds + 1):
             counts[f"cases_without_round/{missing}"] += 1
         for number, signals in enumerate(signals_of_rounds, 1):
-            try:
-                fitted = fit(signals, None)
-            except PromptTooLongError as error:
-                raise UserError(
-                    f"prompts.max_tokens: case {case.case_id}, round {number}: {error}; raise it"
-                ) from error
+            fitted = budget.fit("inference", signals)
             for what in ("dropped_signals", "shortened_texts"):
                 counts[what] += getattr(fitted, what)
                 counts[f"prompts_with_{what}"] += getattr(fitted, what) > 0

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignxplore_trl.baselines.protocol import Asked, Method, Reading, Said, Setting
-from alignxplore_trl.cases import Case, Signal
+from alignxplore_trl.cases import Case
 from alignxplore_trl.evaluation.benchmarks import ANY, Benchmark
 from alignxplore_trl.evaluation.kept import Table, records, rows_at
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.weights import load_tokenizer
-from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.budget import PromptBudget
 from alignxplore_trl.text.completions import FormatProblem, parse_completion, parse_description
 from alignxplore_trl.text.prompts import Prompts
 
@@ -66,13 +65,14 @@ class Policy(Method):
     def describe(self, asked: Asked) -> list[Said]:
         self._writer.load()  # Not in the time of the first round.
         tokenizer = load_tokenizer(str(self.tokenizer or self.model))
+        budget = PromptBudget(self._templates, tokenizer, self.max_tokens)
         per_round, rounds = asked.setting.per_round, asked.setting.rounds
         said: dict[str, list[Said]] = {case.case_id: [] for case in asked.cases}
         for number in range(rounds):
             cases = [case for case in asked.cases if case.case_id in said]
             earlier = [_last_description(said[case.case_id]) for case in cases]
             prompts = [
-                self._fit(case.case_id, case.rounds(per_round, rounds)[number], own, tokenizer)
+                budget.fit(self.template, case.rounds(per_round, rounds)[number], own)
                 for case, own in zip(cases, earlier, strict=True)
             ]
             began = time.perf_counter()
@@ -104,20 +104,6 @@ class Policy(Method):
 
     def close(self) -> None:
         self._writer.close()
-
-    def _fit(
-        self, case_id: str, signals: Sequence[Signal], earlier: str | None, tokenizer: Any
-    ) -> FittedPrompt:
-        def render(kept: Sequence[Signal], before: str | None) -> str:
-            return self._templates.render(self.template, signals=kept, earlier=before)
-
-        def count_tokens(text: str) -> int:
-            return len(tokenizer(text)["input_ids"])
-
-        try:
-            return fit_prompt(render, signals, earlier, count_tokens, self.max_tokens)
-        except PromptTooLongError as error:
-            raise UserError(f"case {case_id}: {error}; raise prompts.max_tokens") from error
 
 
 def _last_description(said: Sequence[Said]) -> str | None:

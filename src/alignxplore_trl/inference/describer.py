@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from alignxplore_trl.inference.writers import (
     Writer,
     Written,
 )
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt
+from alignxplore_trl.text.budget import FittedPrompt, PromptBudget, PromptTooLongError
 from alignxplore_trl.text.completions import FormatProblem, parse_completion
 from alignxplore_trl.text.prompts import Prompts
 
@@ -51,17 +51,14 @@ class PreferenceDescriber:
 
     Attributes:
         writer: the model.
-        prompts: the templates it was trained on.
-        max_tokens: budget of a prompt; a longer one is shortened by rule, and it is counted.
-        count_tokens: length of a text in the model's tokens.
+        budget: of a prompt by the templates it was trained on; a longer one is shortened by rule,
+            and it is counted.
         name: what the model is called.
         seed: of sampling.
     """
 
     writer: Writer
-    prompts: Prompts
-    max_tokens: int
-    count_tokens: Callable[[str], int]
+    budget: PromptBudget
     name: str = ""
     seed: int = 0
 
@@ -87,11 +84,8 @@ class PreferenceDescriber:
         if temperature is not None:
             sampling["temperature"] = temperature
         writer, tokenizer = open_writer(name, chat=False, **sampling, **where), load_tokenizer(name)
-
-        def count_tokens(text: str) -> int:
-            return len(tokenizer(text)["input_ids"])
-
-        return cls(writer, Prompts(asked.prompts), asked.max_tokens, count_tokens, name, seed)
+        budget = PromptBudget(Prompts(asked.prompts), tokenizer, asked.max_tokens)
+        return cls(writer, budget, name, seed)
 
     def describe(self, signals: Sequence[Signal], earlier: str | None = None) -> Description:
         """Describe a user of whom nothing is known but these signals.
@@ -124,11 +118,8 @@ class PreferenceDescriber:
     def _fit(
         self, earlier: str | None, signals: Sequence[Signal]
     ) -> FittedPrompt | NotDescribedError:
-        def render(own: Sequence[Signal], known: str | None) -> str:
-            return self.prompts.render("inference", signals=own, earlier=known)
-
         try:
-            return fit_prompt(render, signals, earlier, self.count_tokens, self.max_tokens)
+            return self.budget.fit("inference", signals, earlier)
         except PromptTooLongError as error:
             return NotDescribedError(str(error))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from alignxplore_trl.cases import Case, Signal
 from alignxplore_trl.reporting.pages import visible
-from alignxplore_trl.text.budget import FittedPrompt
+from alignxplore_trl.text.budget import PromptBudget
 
 # A prompt, which is masked from the loss, and the completion that is trained on, if there is one.
 Example = tuple[str, str | None]
@@ -40,8 +40,7 @@ class Inspected:
 def inspect_case(
     case: Case,
     rounds: Sequence[Sequence[Signal]],
-    fit: Callable[[Sequence[Signal], str | None], FittedPrompt],
-    count_tokens: Callable[[str], int],
+    budget: PromptBudget,
     examples: Mapping[tuple[str, int], Example],
 ) -> Inspected:
     """Render a case by the functions that training renders it by.
@@ -49,14 +48,13 @@ def inspect_case(
     Args:
         case: the case.
         rounds: its signals, round by round.
-        fit: signals and the earlier description -> the prompt within its budget.
-        count_tokens: length of a text in the backbone's tokens.
+        budget: of prompts, in the backbone's tokens.
         examples: verified examples by case and round, as far as there are any.
     """
     shown = []
     for number, signals in enumerate(rounds, 1):
         # The policy writes the earlier description; here the true one stands in for it.
-        fitted = fit(signals, case.description if number > 1 else None)
+        fitted = budget.fit("inference", signals, case.description if number > 1 else None)
         example = examples.get((case.case_id, number))
         kinds = Counter(signal.kind for signal in signals)
         facts = [
@@ -65,16 +63,16 @@ def inspect_case(
         ]
         if number > 1 and not example:
             facts.append("the true description stands in for the earlier one")
-        shown.append(_round(number, example or (fitted.text, None), facts, count_tokens))
+        shown.append(_round(number, example or (fitted.text, None), facts, budget))
     target = case.target
     hidden = {"post": target.post, "chosen": target.chosen, "rejected": target.rejected}
     known = {"true description": case.description} if case.description else {}
     return Inspected(case.case_id, shown, hidden | known)
 
 
-def inspect_example(name: str, example: Example, count_tokens: Callable[[str], int]) -> Inspected:
+def inspect_example(name: str, example: Example, budget: PromptBudget) -> Inspected:
     """A published prompt, which is one whole text."""
-    return Inspected(name, [_round(1, example, [], count_tokens)])
+    return Inspected(name, [_round(1, example, [], budget)])
 
 
 def render_terminal(console: Console, cases: Sequence[Inspected]) -> None:
@@ -84,13 +82,11 @@ def render_terminal(console: Console, cases: Sequence[Inspected]) -> None:
             console.print(part, soft_wrap=True)  # What is copied from it is the prompt.
 
 
-def _round(
-    number: int, example: Example, facts: list[str], count_tokens: Callable[[str], int]
-) -> Round:
+def _round(number: int, example: Example, facts: list[str], budget: PromptBudget) -> Round:
     prompt, completion = example
-    known = f"{count_tokens(completion)} trained on, and the end" if completion else ""
+    known = f"{budget.count(completion)} trained on, and the end" if completion else ""
     trained = known or "no completion known"
-    facts = [*facts, f"{count_tokens(prompt)} tokens read, {trained}"]
+    facts = [*facts, f"{budget.count(prompt)} tokens read, {trained}"]
     return Round(number, prompt, completion, facts)
 
 

@@ -8,20 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from alignxplore_trl.cases import Case, Signal
+from alignxplore_trl.cases import Case
 from alignxplore_trl.inference.writers import Ask, Writer, Written
-from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import progress
 from alignxplore_trl.synthesis.dimensions import merge_dimensions, read_dimensions
 from alignxplore_trl.synthesis.kept import Kept, answers_to, key_of
-from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError, fit_prompt, warn_of_losses
+from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
 from alignxplore_trl.text.completions import (
     FormatProblem,
     Inference,
     format_completion,
     parse_completion,
 )
-from alignxplore_trl.text.prompts import Prompts
 
 # Completions that the reward is asked about, and whose rewards are kept, at once.
 _VERIFIED_AT_ONCE = 1024
@@ -91,26 +89,24 @@ class Synthesis:
     Attributes:
         writer: the teacher.
         reward: verifies, by TRL's contract of rewards; never that of reinforcement learning.
+        budget: of prompts, by the student's tokenizer.
         kept: where answers are kept as they arrive.
         candidates: completions for each prompt, G.
         dimensions: names that guide the teacher: `known` (the case's), `teacher` (it is asked for
             those of each signal first), or `none`.
         signals: in a round; all `rounds` but the first have a description of the one before.
-        count_tokens, max_tokens: budget of a prompt, by the student's tokenizer.
         seed: of sampling, and of the draw of earlier descriptions.
         counts: what became of cases, prompts and candidates, under `round_<number>/…`.
     """
 
     writer: Writer
     reward: Callable[..., Sequence[float | None]]
-    prompts: Prompts
+    budget: PromptBudget
     kept: Kept
     candidates: int
     dimensions: Literal["known", "teacher", "none"]
     signals: int
     rounds: int
-    count_tokens: Callable[[str], int]
-    max_tokens: int
     seed: int
     counts: Counter[str] = field(init=False, default_factory=Counter)
 
@@ -145,15 +141,15 @@ class Synthesis:
         prompts: list[FittedPrompt] = []
         for case, names in zip(cases, self._names(number, cases), strict=True):
             signals, before = case.rounds(self.signals, number)[-1], earlier.get(case.case_id)
-            prompts.append(prompt := self._fit("inference", signals, before))
-            guided = self._fit("teacher", signals, before, dimensions=list(names))
+            prompts.append(prompt := self.budget.fit("inference", signals, before))
+            guided = self.budget.fit("teacher", signals, before, dimensions=list(names))
             for n in range(self.candidates):
                 asks.append((guided.text, n))
                 blank.append(Candidate(case.case_id, number, n, names, before, prompt.text))
         lost = sum(prompt.dropped_signals > 0 for prompt in prompts)
         cut = sum(prompt.shortened_texts > 0 for prompt in prompts)
         self._count(number, {"prompts_with_dropped_signals": lost, "prompts_with_cut_texts": cut})
-        warn_of_losses(lost, len(prompts), self.max_tokens)
+        self.budget.warn_of_losses(lost, len(prompts))
         answers = answers_to(self.writer, asks, self.seed, self.kept)
         return [own.read(answer) for own, answer in zip(blank, answers, strict=True)]
 
@@ -163,7 +159,7 @@ class Synthesis:
             known = self.dimensions == "known"
             return [tuple(case.directions or ()) if known else () for case in cases]
         prompts = [
-            self._fit("dimensions", [signal], None).text
+            self.budget.fit("dimensions", [signal]).text
             for case in cases
             for signal in case.rounds(self.signals, number)[-1]
         ]
@@ -173,17 +169,6 @@ class Synthesis:
         of_signals = [names or () for names in named]
         starts = range(0, len(of_signals), self.signals)
         return [merge_dimensions(of_signals[start : start + self.signals]) for start in starts]
-
-    def _fit(
-        self, name: str, signals: Sequence[Signal], earlier: str | None, **more: Any
-    ) -> FittedPrompt:
-        def render(signals: Sequence[Signal], earlier: str | None) -> str:
-            return self.prompts.render(name, signals=signals, earlier=earlier, **more)
-
-        try:
-            return fit_prompt(render, signals, earlier, self.count_tokens, self.max_tokens)
-        except PromptTooLongError as error:
-            raise UserError(f"{name}.jinja: {error}; raise prompts.max_tokens") from error
 
     def _verified(self, candidates: Sequence[Candidate], cases: Sequence[Case]) -> list[Candidate]:
         """The same candidates, the well-formed ones with their rewards."""

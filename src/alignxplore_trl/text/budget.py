@@ -5,17 +5,21 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from msgspec.structs import astuple
 
 from alignxplore_trl.cases import Attributes, Signal
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
+from alignxplore_trl.text.prompts import Prompts
 
 ELLIPSIS = " […] "
 SHORTEST_TEXT = 40  # Characters: cut further, a text would no longer say anything.
+Render = Callable[[Sequence[Signal], str | None], str]
 
 
-class PromptTooLongError(ValueError):
+class PromptTooLongError(UserError):
     """Even one signal, with every text cut to `SHORTEST_TEXT` characters, is too long."""
 
 
@@ -28,51 +32,77 @@ class FittedPrompt:
     shortened_texts: int = 0
 
 
-def fit_prompt(
-    render: Callable[[Sequence[Signal], str | None], str],
-    signals: Sequence[Signal],
-    earlier: str | None,
-    count_tokens: Callable[[str], int],
-    max_tokens: int,
-) -> FittedPrompt:
-    """Render a prompt of at most `max_tokens` tokens, leaving out as little as the rule allows.
+@dataclass(frozen=True)
+class PromptBudget:
+    """The templates of a folder, and how many tokens of a model's tokenizer a prompt may have."""
 
-    Whole signals go first, the oldest before the newer ones, until one is left; attributes, which
-    have no date, after all others. Then the middle of the long texts, the earlier description
-    included, is replaced by a visible mark: all are cut to one common length, the longest that
-    fits. The template's own words are never touched. Raises `PromptTooLongError` if nothing fits.
-    """
-    undated = [place for place, each in enumerate(signals) if isinstance(each, Attributes)]
-    dated = [place for place in range(len(signals)) if place not in undated]
-    leaving = dated[:-1] + undated if dated else undated[:-1]
+    prompts: Prompts
+    tokenizer: Callable[[str], Any]
+    max_tokens: int
 
-    def without(count: int) -> list[Signal]:
-        gone = set(leaving[:count])
-        return [each for place, each in enumerate(signals) if place not in gone]
+    def count(self, text: str) -> int:
+        """The tokens of a text, special ones included."""
+        return len(self.tokenizer(text)["input_ids"])
 
-    def cut(length: int) -> str:
-        short = [type(each)(*(shorten(t, length) for t in astuple(each))) for each in kept]
-        return render(short, None if earlier is None else shorten(earlier, length))
+    def fit(
+        self, template: str, signals: Sequence[Signal], earlier: str | None = None, **values: Any
+    ) -> FittedPrompt:
+        """The prompt of a template, as `fit_by` shortens it."""
 
-    def fits(prompt: str) -> bool:
-        return count_tokens(prompt) <= max_tokens
+        def render(kept: Sequence[Signal], before: str | None) -> str:
+            return self.prompts.render(template, signals=kept, earlier=before, **values)
 
-    if fits(prompt := render(signals, earlier)):
-        return FittedPrompt(prompt)
-    # A few tries find the first number of signals, or length of texts, that fits.
-    counts = range(len(leaving))
-    dropped = bisect_left(counts, True, key=lambda count: fits(render(without(count), earlier)))
-    kept = without(dropped)
-    if fits(prompt := render(kept, earlier)):
-        return FittedPrompt(prompt, dropped)
-    texts = [text for signal in kept for text in astuple(signal)] + [earlier or ""]
-    lengths = range(max(map(len, texts)), SHORTEST_TEXT - 1, -1)
-    place = bisect_left(lengths, True, key=lambda length: fits(cut(length)))
-    if place == len(lengths):
-        least = f"{count_tokens(cut(SHORTEST_TEXT))} tokens with one signal and texts cut short"
-        raise PromptTooLongError(f"{least}, but prompts.max_tokens is {max_tokens}")
-    shortened = sum(len(text) > lengths[place] for text in texts)
-    return FittedPrompt(cut(lengths[place]), dropped, shortened)
+        return self.fit_by(render, signals, earlier)
+
+    def fit_by(
+        self, render: Render, signals: Sequence[Signal], earlier: str | None
+    ) -> FittedPrompt:
+        """Render a prompt within the budget; raises `PromptTooLongError` if nothing fits.
+
+        Whole signals go first, the oldest before the newer ones, until one is left; attributes,
+        which have no date, after all others. Then a visible mark replaces the middle of long texts,
+        the earlier description included: all are cut to the longest common length that fits.
+        """
+        undated = [place for place, each in enumerate(signals) if isinstance(each, Attributes)]
+        dated = [place for place in range(len(signals)) if place not in undated]
+        leaving = dated[:-1] + undated if dated else undated[:-1]
+
+        def without(count: int) -> list[Signal]:
+            gone = set(leaving[:count])
+            return [each for place, each in enumerate(signals) if place not in gone]
+
+        def cut(length: int) -> str:
+            short = [type(each)(*(shorten(t, length) for t in astuple(each))) for each in kept]
+            return render(short, None if earlier is None else shorten(earlier, length))
+
+        def fits(prompt: str) -> bool:
+            return self.count(prompt) <= self.max_tokens
+
+        if fits(prompt := render(signals, earlier)):
+            return FittedPrompt(prompt)
+        # A few tries find the first number of signals, or length of texts, that fits.
+        counts = range(len(leaving))
+        dropped = bisect_left(counts, True, key=lambda count: fits(render(without(count), earlier)))
+        kept = without(dropped)
+        if fits(prompt := render(kept, earlier)):
+            return FittedPrompt(prompt, dropped)
+        texts = [text for signal in kept for text in astuple(signal)] + [earlier or ""]
+        lengths = range(max(map(len, texts)), SHORTEST_TEXT - 1, -1)
+        place = bisect_left(lengths, True, key=lambda length: fits(cut(length)))
+        if place == len(lengths):
+            least = f"{self.count(cut(SHORTEST_TEXT))} tokens with one signal and texts cut short"
+            raise PromptTooLongError(
+                f"{least}, but prompts.max_tokens is {self.max_tokens}; raise it"
+            )
+        shortened = sum(len(text) > lengths[place] for text in texts)
+        return FittedPrompt(cut(lengths[place]), dropped, shortened)
+
+    def warn_of_losses(self, lost: int, prompts: int) -> None:
+        """Say on the screen when most prompts lost signals."""
+        if 2 * lost > prompts:
+            said = f"{lost} of {prompts} prompts lost signals: above prompts.max_tokens="
+            remedy = "raise it as far as the model's context allows, or set fewer setting.signals"
+            say(f"{said}{self.max_tokens}; {remedy}")
 
 
 def shorten(text: str, length: int) -> str:
@@ -80,10 +110,3 @@ def shorten(text: str, length: int) -> str:
     kept = length - len(ELLIPSIS)
     cut = text[: kept - kept // 2] + ELLIPSIS + text[len(text) - kept // 2 :]
     return cut if len(text) > length else text
-
-
-def warn_of_losses(lost: int, prompts: int, max_tokens: int) -> None:
-    """Say on the screen when most prompts lost signals."""
-    if 2 * lost > prompts:
-        text = f"{lost} of {prompts} prompts lost signals: above prompts.max_tokens={max_tokens}"
-        say(f"{text}; raise it as far as the model's context allows, or set fewer setting.signals")

@@ -44,11 +44,10 @@ class Prompts:
 
     `folder` is a path, or the name of one that ships: `default`, `compact` or `items`. It needs
     `inference.jinja` and `teacher.jinja` (both end by opening `<think>`), `judgement.jinja` (ends
-    where the JSON selection starts) and `reply.jinja` (where the reply starts). What they include
-    is looked for in the folder first, then in `default`. Tags such as `<post>`, markers such as
-    `*Post:*`, turns such as `User:` that stand in them, and control tokens such as `<|im_end|>` are
-    reserved: inside a value their first character is escaped, in time linear in its length. Raises
-    UserError where a template is missing, is not valid Jinja, or uses a name it isn't given.
+    where the JSON selection starts) and `reply.jinja` (where the reply starts); what they include
+    may stand in `default`. Their tags, markers (`*Post:*`) and turns (`User:`) and control tokens
+    (`<|im_end|>`) are reserved: inside a value their first character is escaped, in linear time.
+    Raises UserError where a template is missing or isn't valid, or uses a name it isn't given.
     """
 
     def __init__(self, folder: str | Path) -> None:
