@@ -34,7 +34,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     file = stage.read("synthesis") / f"{name}.jsonl"
     if not file.is_file():
         raise UserError(f"cold_start.examples: {name} found, but published ones are verified")
-    lines = file.read_text("utf-8").splitlines()
+    lines = file.read_bytes().splitlines()
     limit = arguments.max_length or sys.maxsize
     examples, counts = fit_examples([*map(json.loads, lines)], tokenizer, limit)
     adapters = stage.build("peft") or None

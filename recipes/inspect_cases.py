@@ -70,7 +70,7 @@ def _inspected(experiment: Experiment, stage: Stage) -> Iterator[Inspected]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines]
 
 

@@ -50,7 +50,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if (published := data / "rounds.jsonl").is_file():
         from alignxplore_trl.data import release
 
-        lines = published.read_text("utf-8").splitlines()
+        lines = published.read_bytes().splitlines()
         rows = release.published_rows([*map(json.loads, lines)], budget)
         with_slot = partial(release.prompt_with, budget=budget)
     else:

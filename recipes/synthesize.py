@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import msgspec
-
-from alignxplore_trl.cases import read_cases
+from alignxplore_trl.cases import read_cases, write_lines
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
@@ -55,22 +51,15 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     candidates = synthesis.run(cases)
     verified = [candidate for candidate in candidates if candidate.reward == 1]
     control = draw_unverified(candidates, experiment.seed)
-    write(folder / "candidates.jsonl", (candidate.row() for candidate in candidates))
-    write(folder / "examples.jsonl", (candidate.example() for candidate in verified))
-    write(folder / "unverified.jsonl", (candidate.example() for candidate in control))
+    write_lines(folder / "candidates.jsonl", (candidate.row() for candidate in candidates))
+    write_lines(folder / "examples.jsonl", (candidate.example() for candidate in verified))
+    write_lines(folder / "unverified.jsonl", (candidate.example() for candidate in control))
     unanswered = {f"unanswered/{reason}": count for reason, count in teacher.counts.items()}
     counts = {"cases": len(cases), "examples": len(verified), **synthesis.counts, **unanswered}
     if not verified:
         raise UserError(f"synthesis: no candidate has reward 1, so there is no example: {counts}")
     say(f"synthesize: {len(verified)} of {len(candidates)} candidates are verified")
     return counts
-
-
-def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines; half a file is never left behind."""
-    part = path.with_suffix(".part")
-    part.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from alignxplore_trl.cases import (
     decode_signals,
     encode_signals,
     read_cases,
-    write_cases,
+    write_lines,
 )
 from alignxplore_trl.run.errors import UserError
 
@@ -35,7 +35,7 @@ def test_cases_survive_a_file(tmp_path):
         Case("1", "u", (PAIR, Post("a", "b"), Attributes("c")), PAIR.reversed()),
         Case("2", "u", (PAIR,), PAIR, {"d": "x"}, "true words", "cluster", ((0.5, 1.0),)),
     ]
-    write_cases(tmp_path / "cases.jsonl", cases)
+    write_lines(tmp_path / "cases.jsonl", cases)
     assert read_cases(tmp_path / "cases.jsonl") == cases
     assert [path.name for path in tmp_path.iterdir()] == ["cases.jsonl"]
     assert [case.unit for case in cases] == ["u", "cluster"]
@@ -44,7 +44,7 @@ def test_cases_survive_a_file(tmp_path):
 @pytest.mark.parametrize("line", [b"{", b'{"case_id": "1"}', b'"\xff"'])
 def test_a_line_that_is_no_case_is_named(tmp_path, line):
     path = tmp_path / "cases.jsonl"
-    write_cases(path, [Case("1", "u", (), PAIR)])
+    write_lines(path, [Case("1", "u", (), PAIR)])
     path.write_bytes(path.read_bytes() + line)
     with pytest.raises(UserError, match=r"cases\.jsonl, line 2: not a case"):
         read_cases(path)

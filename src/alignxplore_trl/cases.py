@@ -80,16 +80,16 @@ class Case(msgspec.Struct, frozen=True):
         return [self.signals[i * size : (i + 1) * size] for i in range(available)]
 
 
-def write_cases(path: Path, cases: Iterable[Case]) -> None:
-    """Write JSON lines; half a file is never left behind."""
+def write_lines(path: Path, rows: Iterable[object]) -> None:
+    """Write cases, or other rows, as JSON lines; half a file is never left behind."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        file.writelines(msgspec.json.encode(case) + b"\n" for case in cases)
+        file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
     part.replace(path)
 
 
 def read_cases(path: Path) -> list[Case]:
-    """Read what `write_cases` wrote.
+    """Read cases from JSON lines.
 
     Raises:
         UserError: a line is not a case; the message names file and line.

@@ -152,7 +152,7 @@ def test_users_with_posts_are_a_test_of_their_own(tmp_path):
         for n in range(12)
     ]
     sizes = {"test": 4, "rl": 4, "test_posts": 4}
-    splits, counts = read(tmp_path, rows, signals=4, sizes=sizes, test_posts_signals=2)
+    splits, counts = read(tmp_path, rows, signals=2, sizes=sizes, rounds=2)
     assert {split: len(cases) for split, cases in splits.items()} == sizes
     users = [case.user_id for cases in splits.values() for case in cases]
     assert len(set(users)) == 12

@@ -65,8 +65,6 @@ def test_what_cant_be_turned_round_is_told():
     with pytest.raises(UserError, match="kind post"):
         vary(posts, "reversed", 0, {})
     assert vary(posts, "shuffled", 0, {}) == posts
-    with pytest.raises(UserError, match="8 signals are read"):
-        vary(CASE, "drift9", 0, {})
 
 
 def test_opposites_are_known_where_both_poles_occur():

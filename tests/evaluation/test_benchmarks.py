@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignxplore_trl.baselines.protocol import Setting
-from alignxplore_trl.cases import Case, Post, read_cases, write_cases
+from alignxplore_trl.cases import Case, Post, read_cases, write_lines
 from alignxplore_trl.evaluation.benchmarks import read_benchmarks, read_settings
 from alignxplore_trl.run.errors import UserError
 from tests.evaluation.doubles import make_case
@@ -20,10 +20,10 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     cases = [make_case(n, direction="brief" if n < 20 else "detailed") for n in range(40)]
     for name in ("world", "world_more"):
         (tmp_path / name).mkdir()
-        write_cases(tmp_path / name / "test.jsonl", cases)
+        write_lines(tmp_path / name / "test.jsonl", cases)
     posts = [Case("p", "p", (Post("a", "b"),) * 8, cases[0].target)]
-    write_cases(tmp_path / "world" / "test_posts.jsonl", posts)
-    write_cases(tmp_path / "world" / "validation.jsonl", cases[:1])
+    write_lines(tmp_path / "world" / "test_posts.jsonl", posts)
+    write_lines(tmp_path / "world" / "validation.jsonl", cases[:1])
     return {name: tmp_path / name for name in ("world", "world_more")}
 
 

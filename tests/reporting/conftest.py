@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alignxplore_trl.cases import write_cases
+from alignxplore_trl.cases import write_lines
 from alignxplore_trl.data.world import World
 from alignxplore_trl.evaluation.figures import make_figures
 from alignxplore_trl.evaluation.methods import descriptions_table
@@ -24,7 +24,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "evaluation"
     (folder / "cases").mkdir(parents=True)
     cases = World({"test": 40}, 2, 4).cases(Counter(), 0)["test"]
-    write_cases(folder / "cases" / "world.jsonl", cases)
+    write_lines(folder / "cases" / "world.jsonl", cases)
     draw = random.Random(0)
     described, verdicts = [], []
     for case in cases:

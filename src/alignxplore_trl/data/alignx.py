@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -54,7 +54,7 @@ class PairItem(msgspec.Struct):
     direction: Vector = msgspec.field(default=None, name=DIRECTIONS)
 
     def signal(self) -> Comparison:
-        """The comparison."""
+        """What it says about the user."""
         return Comparison(self.prompt, self.chosen, self.rejected)
 
 
@@ -81,9 +81,9 @@ class AlignxRow(PairItem):
         if not _EXACT.keys() >= set().union(*(item.direction or () for item in self.items())):
             raise ValueError(f"{DIRECTIONS}: expected no other numbers than 0, 0.5 and 1")
 
-    def items(self) -> Iterator[PairItem | _PostItem]:
+    def items(self) -> list[PairItem | _PostItem]:
         """The target and the history."""
-        yield from (self, *(self.posts or ()), *(self.pairs or ()))
+        return [self, *(self.posts or ()), *(self.pairs or ())]
 
     def case(self, name: str, kind: SignalKind, dimensions: Sequence[Dimension]) -> Case:
         """A case with all signals of a kind; mixed are the attributes, posts, then comparisons.
@@ -111,19 +111,15 @@ class AlignxRow(PairItem):
         )
 
 
-class _Passed(NamedTuple):
-    """The cases of a row, by the further test they are for ("": none), and what makes its user."""
-
-    cases: dict[str, Case]
-    keys: list[int]
+# The cases of a row, by the further test they are for ("": none), and what makes its user.
+_Passed = tuple[dict[str, Case], list[int]]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AlignX:
     """A data source, with the keys of conf/data/alignx.yaml.
 
-    `test_posts` among the sizes is a further test, of users whose history is posts. It may stay
-    empty.
+    `test_posts` among the sizes is a further test, of users with one round of posts, if any.
     """
 
     path: str
@@ -135,7 +131,6 @@ class AlignX:
     refine: bool | None = None
     minimum_dimensions: int = 5
     agreement: Literal["some", "all"] = "some"
-    test_posts_signals: PositiveInt = 4
     bad_rows: Literal["refuse", "leave_out"] = "refuse"
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
@@ -148,7 +143,7 @@ class AlignX:
             # A user is in one split alone: with few, each split has its share of them.
             share = min(1.0, counts["users"] / asked)
             some = {TEST_POSTS: ceil(self.sizes[TEST_POSTS] * share)}
-            splits = split_cases(posts, some, self.test_posts_signals, seed, Counter())
+            splits = split_cases(posts, some, self.signals, seed, Counter())
             taken = {case.user_id for case in splits[TEST_POSTS]}
             own = [case for case in own if case.user_id not in taken]
         sizes = {split: size for split, size in self.sizes.items() if split != TEST_POSTS}
@@ -160,31 +155,28 @@ class AlignX:
         for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
             vectors = (item.direction for item in row.items())
             if wrong := {len(vector) for vector in vectors if vector is not None} - {length}:
-                problems.add(
+                problems.append(
                     f"{source.place}, {DIRECTIONS}: {min(wrong)} numbers found, expected {length}, "
                     "one for each of data.dimensions"
                 )
                 continue
             counts["rows"] += 1
             counts["rows_without_directions"] += row.direction is None
-            needed = self.rounds * self.signals
-            cases = {"": self._case(source.name, row, self.signal_kind, needed, counts)}
+            cases = {"": self._case(source.name, row, self.signal_kind, self.rounds, counts)}
             counts["rows_passed"] += cases[""] is not None
             if self.sizes.get(TEST_POSTS):
-                posts = self._case(source.name, row, "posts", self.test_posts_signals, Counter())
-                cases[TEST_POSTS] = posts
+                cases[TEST_POSTS] = self._case(source.name, row, "posts", 1, Counter())
             if passed := {test: case for test, case in cases.items() if case}:
-                named = row.user is not None
-                keys = [row.user] if named else [item.signal() for item in row.items()]
-                yield _Passed(passed, [*map(hash, keys)])
+                keys = [row.user] if row.user is not None else [i.signal() for i in row.items()]
+                yield passed, [*map(hash, keys)]
         if self.bad_rows == "refuse":
             problems.raise_if_any("mend them, or leave them out by data.bad_rows=leave_out")
-        for problem in problems.shown:
+        for problem in problems[:20]:
             say(f"left out: {problem}")
-        counts["rows_dropped/bad"] = problems.count
+        counts["rows_dropped/bad"] = len(problems)
 
     def _case(
-        self, name: str, row: AlignxRow, kind: SignalKind, needed: int, counts: Counter[str]
+        self, name: str, row: AlignxRow, kind: SignalKind, rounds: int, counts: Counter[str]
     ) -> Case | None:
         """The case of a row, without its user; what is left out is counted, by reason."""
         direction = row.direction or []
@@ -196,7 +188,7 @@ class AlignX:
         case = with_signals(case, _telling(case.signals, counts))
         if refine and case.vectors:
             case = with_signals(case, [*self._agreeing(np.array(direction), case.vectors, counts)])
-        if len(case.signals) < needed:
+        if len(case.signals) < rounds * self.signals:
             counts["rows_dropped/too_few_signals"] += 1
             return None
         return case
@@ -246,15 +238,11 @@ def says_something(signal: Signal) -> bool:
 
 def _telling(signals: Sequence[Signal], counts: Counter[str]) -> list[int]:
     """The places of signals that say something, and not again what one before them says."""
-    first: dict[Signal, int] = {}
-    for place, signal in enumerate(signals):
-        if signal in first:
-            counts["signals_dropped/repeated"] += 1
-        elif says_something(signal):
-            first[signal] = place
-        else:
-            counts["signals_dropped/no_text_or_equal_replies"] += 1
-    return list(first.values())
+    first = dict.fromkeys(map(signals.index, signals))
+    telling = [place for place in first if says_something(signals[place])]
+    counts["signals_dropped/repeated"] += len(signals) - len(first)
+    counts["signals_dropped/no_text_or_equal_replies"] += len(first) - len(telling)
+    return telling
 
 
 def _sample(rows: Iterable[_Passed], most: int, seed: int) -> list[_Passed]:
@@ -272,18 +260,16 @@ def _with_users(rows: Sequence[_Passed], counts: Counter[str]) -> list[dict[str,
 
     Attributes alone make no user, since strangers have the same.
     """
-    parts, users = connected(row.keys for row in rows), dict[int, str]()
-    for part, row in zip(parts, rows, strict=True):
-        one = next(iter(row.cases.values()))
-        users.setdefault(part, one.user_id or f"{one.case_id}-user")
+    parts, users, named = connected(keys for _, keys in rows), dict[int, str](), []
+    for part, (cases, _) in zip(parts, rows, strict=True):
+        one = next(iter(cases.values()))
+        user = users.setdefault(part, one.user_id or f"{one.case_id}-user")
+        named.append({test: replace(case, user_id=user) for test, case in cases.items()})
     counts["users"] = len(users)
-    nameless = any(not case.user_id for row in rows for case in row.cases.values())
+    nameless = any(not case.user_id for cases, _ in rows for case in cases.values())
     if nameless and len(users) < len(rows):
         say(
             f"rows without a user are joined where they share a signal: {len(rows):,} rows are of "
             f"{len(users):,} users, the largest has {max(Counter(parts).values()):,}"
         )
-    return [
-        {test: replace(case, user_id=users[part]) for test, case in row.cases.items()}
-        for part, row in zip(parts, rows, strict=True)
-    ]
+    return named

@@ -11,29 +11,37 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.data.alignx import says_something
-from alignxplore_trl.data.rows import Name, Problems, Row, convert, read_rows
+from alignxplore_trl.data.rows import Name, Problems, convert, read_rows
 from alignxplore_trl.data.splits import post_key, split_cases
 from alignxplore_trl.run.errors import UserError
 
 
-class _Shown(NamedTuple):
-    """What was shown together: what the user chose of it, and what not."""
+class _Shown(msgspec.Struct):
+    """What a row says was shown to a user; rows of one group were shown together."""
 
-    user: str
+    user: Name
+    group: Name
     post: str
-    rank: Any
-    place: str
-    chosen: list[str]
-    others: list[str]
+    replies: list[str]
+    winner: bool | int | float | str = 0
+    order: Any = 0
+
+    def __post_init__(self) -> None:
+        found = self.order
+        try:
+            self.order = _rank(found)
+        except ValueError as error:
+            raise ValueError(f"order: {found!r} found, expected a number or date") from error
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -58,7 +66,6 @@ class Mapping:
     pairs_per_group: PositiveInt = 1
     order: str | None = None
     keep: dict[str, list[Any]] = Field(default_factory=dict)
-    at_least: dict[str, float] = Field(default_factory=dict)
     cases_per_user: PositiveInt = 4
 
     def __post_init__(self) -> None:
@@ -69,113 +76,86 @@ class Mapping:
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, order and split; see `data.prepare.Source`."""
-        by_user = defaultdict[str, list[tuple[str, Comparison]]](list)
-        for group, shown in sorted(self._groups(counts).items(), key=lambda each: each[1].rank):
-            pairs = [*itertools.product(shown.chosen, shown.others)]
+        by_user = defaultdict[str, list[tuple[str, list[Comparison]]]](list)
+        groups = self._groups(counts)
+        for group, rows in sorted(groups.items(), key=lambda each: each[1][0].order):
+            texts: dict[bool, list[str]] = {True: [], False: []}
+            for row in rows:
+                for place, text in enumerate(row.replies):
+                    texts[self._is_chosen(row, place)].append(text)
+            pairs = [*itertools.product(texts[True], texts[False])]
             counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += not pairs
             most = min(len(pairs), self.pairs_per_group)
-            for pair in random.Random(f"{seed}/{group}").sample(pairs, most):
-                if says_something(comparison := Comparison(shown.post, *pair)):
-                    by_user[shown.user].append((group, comparison))
-                else:
-                    counts["choices_dropped/no_text_or_equal_replies"] += 1
+            drawn = random.Random(f"{seed}/{group}").sample(pairs, most)
+            choices = [*filter(says_something, (Comparison(rows[0].post, *pair) for pair in drawn))]
+            counts["choices_dropped/no_text_or_equal_replies"] += len(drawn) - len(choices)
+            counts["choices"] += len(choices)
+            if choices:
+                by_user[str(rows[0].user)].append((group, choices))
         counts["users"] = len(by_user)
-        cases = [case for user, own in by_user.items() for case in self._of_user(user, own, counts)]
+        cases = list[Case]()
+        for user, groups_of_user in by_user.items():
+            own = [*itertools.islice(self._of_user(user, groups_of_user), self.cases_per_user)]
+            counts["users_with_too_few_choices"] += not own
+            cases += own[::-1]
         needed, ignored = self.rounds * self.signals, [self.post_text]
         return split_cases(cases, self.sizes, needed, seed, counts, not_posts=ignored)
 
-    def _groups(self, counts: Counter[str]) -> dict[str, _Shown]:
-        """What was shown, of the rows that pass the filters."""
-        problems, groups, failed = Problems(), dict[str, _Shown](), ""
-        named = (self.user, self.post, self.winner, self.group, self.order)
-        columns = {*filter(None, named), *self.replies, *self.keep, *self.at_least}
-        wanted, absent = columns | {column.split(".")[0] for column in columns}, set(columns)
+    def _groups(self, counts: Counter[str]) -> dict[str, list[_Shown]]:
+        """The rows that pass the filter, by group."""
+        problems, groups = Problems(), defaultdict[str, list[_Shown]](list)
+        keys = ("user", "post", "winner", "group", "order")
+        named = {key: column for key in keys if (column := getattr(self, key)) is not None}
+        columns = {*named.values(), *self.replies, *self.keep}
+        wanted = columns | {column.split(".")[0] for column in columns}
         for row in read_rows(self.path, wanted, problems):
             counts["rows"] += 1
-            absent -= {column for column in absent if value_at(row.value, column) is not None}
-            if column := self._failed_filter(row.value):
-                counts[f"rows_dropped/{column}"] += 1
-                failed = f"{row.place} has {value_at(row.value, column)!r} in {column}"
+            values = {column: value_at(row.value, column) for column in columns}
+            for column, kept in self.keep.items():
+                if meaning(values[column]) not in map(meaning, kept):
+                    counts[f"rows_dropped/{column}"] += 1
+                    break
             else:
-                self._note(row, groups, problems)
-        if absent and counts["rows"]:
-            raise UserError(f"{self.path}: no row has the columns {sorted(absent)} that data names")
+                found = {"group": row.name, "post": self.post_text}
+                found |= {key: values[column] for key, column in named.items()}
+                replies = [values[column] for column in self.replies]
+                shown = convert(row._replace(value=found | {"replies": replies}), _Shown, problems)
+                if shown is None:
+                    continue
+                group = groups[str(shown.group)]
+                group.append(shown)
+                if (shown.user, shown.post) != (group[0].user, group[0].post):
+                    problems.append(
+                        f"{row.place}, {self.group}: a row before has the group {shown.group}, but "
+                        "another user or post; expected one choice of one user"
+                    )
         problems.raise_if_any()
-        if failed and not groups:
-            raise UserError(f"data.keep, data.at_least: no row passes; {failed}")
+        if len({type(rows[0].order) for rows in groups.values()}) > 1:
+            raise UserError(f"{self.path}, {self.order}: expected numbers or dates, found both")
         return groups
 
-    def _failed_filter(self, row: Any) -> str | None:
-        for column, values in self.keep.items():
-            if meaning(value_at(row, column)) not in map(meaning, values):
-                return column
-        for column, least in self.at_least.items():
-            # Not `<`: NaN is neither smaller nor larger.
-            if isinstance(found := meaning(value_at(row, column)), str) or not found >= least:
-                return column
-        return None
+    def _is_chosen(self, row: _Shown, place: int) -> bool:
+        if self.winner is None:
+            return place == 0
+        return meaning(row.winner) in map(meaning, self.wins[place])
 
-    def _note(self, row: Row, groups: dict[str, _Shown], problems: Problems) -> None:
-        """Add what a row says was shown, or problems."""
-        before = problems.count
-
-        def take(column: str, kind: Any = str) -> Any:
-            at, value = f"{row.place}, {column}", value_at(row.value, column)
-            return convert(row._replace(place=at, value=value), kind, problems)
-
-        user = str(take(self.user, Name))
-        post = take(self.post) if self.post else self.post_text
-        group = str(take(self.group, Name)) if self.group else row.name
-        texts = [take(column) for column in self.replies]
-        flags = [place == 0 for place in range(len(texts))]
-        if self.winner:
-            winner = meaning(take(self.winner, bool | int | float | str))
-            flags = [winner in map(meaning, values) for values in self.wins]
-        rank: Any = 0.0
-        if self.order:
-            rank = _rank(found := value_at(row.value, self.order))
-            first = next(iter(groups.values()), None)
-            if rank is None or (first and type(rank) is not type(first.rank)):
-                problems.add(
-                    f"{row.place}, {self.order}: {found!r} found, expected a number or date, the "
-                    "same of both in all rows"
-                )
-        if problems.count > before:
-            return
-        shown = groups.setdefault(group, _Shown(user, post, rank, row.place, [], []))
-        if (shown.user, shown.post) != (user, post):
-            problems.add(
-                f"{row.place}, {self.group}: the group {group} is that of {shown.place}, but user "
-                "or post differ; expected one choice of one user"
-            )
-        for text, is_chosen in zip(texts, flags, strict=True):
-            (shown.chosen if is_chosen else shown.others).append(text)
-
-    def _of_user(
-        self, user: str, choices: Sequence[tuple[str, Comparison]], counts: Counter[str]
-    ) -> list[Case]:
-        """The latest choices of a user as targets, each with the latest ones before it.
+    def _of_user(self, user: str, groups: Sequence[tuple[str, list[Comparison]]]) -> Iterator[Case]:
+        """The choices of a user as targets, the latest first, each with those before it.
 
         Of several pairs from one group, the first is a target, so that none of its group is in its
         history. No choice about its post is there either.
         """
-        cases, needed = list[Case](), self.rounds * self.signals
-        for number in range(len(choices) - 1, -1, -1):
-            group, target = choices[number]
-            if len(cases) == self.cases_per_user:
-                break
-            if number and choices[number - 1][0] == group:
-                continue
+        needed = self.rounds * self.signals
+        for number in reversed(range(len(groups))):
+            group, (target, *_) = groups[number]
             others = [
                 choice
-                for _, choice in choices[:number]
+                for _, choices in groups[:number]
+                for choice in choices
                 if self.post_text or post_key(choice.post) != post_key(target.post)
             ]
             if len(others) >= needed:
-                cases.append(Case(group, user, tuple(others[-needed:]), target))
-        counts["choices"] += len(choices)
-        counts["users_with_too_few_choices"] += not cases
-        return cases[::-1]
+                yield Case(group, user, tuple(others[-needed:]), target)
 
 
 def value_at(row: Any, column: str) -> Any:
@@ -201,13 +181,10 @@ def meaning(value: Any) -> float | str:
         return text
 
 
-def _rank(value: Any) -> float | datetime | None:
-    """A value as it is sorted by; `None` if it can't be."""
+def _rank(value: Any) -> float | datetime:
+    """A value as it is sorted by: a number, or an ISO date."""
     number = meaning(value)
-    if isinstance(number, float):
-        return None if math.isnan(number) else number
-    try:
-        moment = datetime.fromisoformat(number)
-    except ValueError:
-        return None
+    if isinstance(number, float) and not math.isnan(number):
+        return number
+    moment = datetime.fromisoformat(str(number))
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from alignxplore_trl.cases import Case, write_cases
+from alignxplore_trl.cases import Case, write_lines
 
 
 class Source(Protocol):
@@ -32,16 +32,11 @@ def prepare(source: Source, folder: Path, seed: int) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     splits = source.cases(counts, seed)
-    published: dict[str, list[dict[str, Any]]] = {}
+    written: dict[str, Sequence[object]] = {f"cases/{split}": own for split, own in splits.items()}
     if hasattr(source, "published"):
         published = source.published(counts, splits)
-    for split, cases in splits.items():
-        write_cases(folder / f"{split}.jsonl", cases)
-        counts[f"cases/{split}"] = len(cases)
-    for name, rows in published.items():
-        part = folder / f"{name}.part"
-        # ASCII, so that a line is a line whatever separators are in its texts.
-        part.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        part.replace(folder / f"{name}.jsonl")
-        counts[f"rows/{name}"] = len(rows)
+        written |= {f"rows/{name}": rows for name, rows in published.items()}
+    for name, rows in written.items():
+        write_lines(folder / f"{name.partition('/')[2]}.jsonl", rows)
+        counts[name] = len(rows)
     return dict(sorted(counts.items()))

@@ -43,7 +43,7 @@ class PSoups:
 
     The pairs that a file gives as a history come first and stay as they are; what more a setting
     needs is drawn from pairs of the same direction about other posts, and counted. Dimensions and
-    directions take turns, so that the first cases are of all of them.
+    directions take turns.
     """
 
     path: str
@@ -68,10 +68,6 @@ class PSoups:
                 by_user[case.user_id].append(case)
         turns = [case for turn in zip_longest(*by_user.values()) for case in turn if case]
         test = turns[: self.sizes["test"]]
-        for case in test:
-            longer = len(case.target.chosen) > len(case.target.rejected)
-            counts[f"cases/{case.user_id}"] += 1
-            counts[f"chosen_is_longer/{case.user_id}"] += longer
         check_none_is_empty({"test": test}, self.sizes, counts)
         return {"test": test}
 

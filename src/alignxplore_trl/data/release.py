@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,11 +24,10 @@ from alignxplore_trl.cases import Case, Comparison
 from alignxplore_trl.data import alignx
 from alignxplore_trl.data.rounds import RoundRows
 from alignxplore_trl.data.rows import Problems, Row, convert, read_as, read_rows
-from alignxplore_trl.data.splits import check_none_is_empty, groups_of_posts, post_key
+from alignxplore_trl.data.splits import check_none_is_empty, groups_of_posts, post_key, posts_of
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
-from alignxplore_trl.text.completions import FormatProblem, parse_completion
 from alignxplore_trl.text.prompts import Prompts
 
 R = TypeVar("R")
@@ -97,17 +97,16 @@ class Release:
         """The test cases, one a row: rows that share a post stay apart."""
         problems, test = Problems(), list[Case]()
         for row, found in self._read("rl_test.json", _TestRow, problems):
-            if len(found.pairs) < self.signals:
-                counts["cases_dropped/too_few_signals"] += 1
-                continue
             case = found.row().case(row.name, "comparisons", self.dimensions)
             described = found.described or case.description
             test.append(replace(case, user_id=row.name, description=described))
         problems.raise_if_any()
-        size = self.sizes.get("test", 0)
-        if (self.path / "rl_test.json").is_file():
-            check_none_is_empty({"test": test[:size]}, {"test": size}, counts)
-        return {"test": test[:size]}
+        enough = [case for case in test if len(case.signals) >= self.signals]
+        counts["cases_dropped/too_few_signals"] = len(test) - len(enough)
+        splits = {"test": enough[: self.sizes.get("test", 0)]}
+        if test:
+            check_none_is_empty(splits, {"test": self.sizes.get("test", 0)}, counts)
+        return splits
 
     def published(
         self, counts: Counter[str], splits: Mapping[str, Sequence[Case]]
@@ -121,21 +120,23 @@ class Release:
         problems, kind = Problems(), "streaming_" if self.rounds > 1 else ""
         read = self._read(f"{kind}cold_start.json", _Example, problems)
         examples = [each for _, each in read][: self.sizes.get("cold_start", 0)]
-        counts["examples_of_another_format"] = sum(
-            isinstance(parse_completion(each.response), FormatProblem) for each in examples
-        )
         rounds = list(self._rounds(self.path / f"{kind}rl_train.json", counts, problems))
         problems.raise_if_any()
         if not (examples or rounds or splits["test"]):
             raise UserError(f"data.path: the folder {self.path} has none of the published files")
-        signals = [signal for case in splits["test"] for signal in (case.target, *case.signals)]
-        tested = {post_key(each.post) for each in signals if isinstance(each, Comparison)}
+        tested = {key for case in splits["test"] for key in posts_of(case)}
         group_of = groups_of_posts(sorted(tested | {post_key(row["post"]) for row in rounds}))
         groups = {group_of[post] for post in tested}
         free = [row for row in rounds if group_of[post_key(row["post"])] not in groups]
         counts["rounds_dropped/shared_post"] = len(rounds) - len(free)
         kept = list(dict.fromkeys(row["case_id"] for row in free))[: self.sizes.get("rl", 0)]
-        self._wrap(rounds, [each.prompt for each in examples])
+        found = wrapper([each.prompt for each in examples], [row["prompt"] for row in rounds])
+        if rounds and found is None:
+            say("RL's problems stand in no cold-start prompts: the problem template wraps them")
+        before, after = found or Prompts(self.prompts).render("problem", problem="\0").split("\0")
+        for row in free:
+            row["prompt"] = f"{before}{row['prompt']}{after}"
+            row["slot"] += len(before) if row["slot"] >= 0 else 0
         return {
             "examples": [{"prompt": e.prompt, "completion": e.response} for e in examples],
             "rounds": [row for row in free if row["case_id"] in set(kept)],
@@ -157,23 +158,13 @@ class Release:
             for number, entry in enumerate(rounds[: self.rounds], 1):
                 slot = _slot(entry.value) if number > 1 else -1
                 if number > 1 and slot < 0:
-                    problems.add(
+                    problems.append(
                         f"{row.place}, history item {number}, value: no {PLACEHOLDER!r} outside "
                         "the signals, expected one where the earlier description belongs"
                     )
                 target = {"post": entry.task, "chosen": entry.chosen, "rejected": entry.rejected}
                 about = {"case_id": row.name, "user_id": row.name, "round": number, "slot": slot}
                 yield {"prompt": entry.value, **about, "signals": "[]", **target}
-
-    def _wrap(self, rounds: Sequence[dict[str, Any]], prompts: Sequence[str]) -> None:
-        """Make the problems of rounds whole prompts."""
-        found = wrapper(prompts, [row["prompt"] for row in rounds])
-        if rounds and found is None:
-            say("RL's problems stand in no cold-start prompts: the problem template wraps them")
-        before, after = found or Prompts(self.prompts).render("problem", problem="\0").split("\0")
-        for row in rounds:
-            row["prompt"] = f"{before}{row['prompt']}{after}"
-            row["slot"] += len(before) if row["slot"] >= 0 else 0
 
 
 def wrapper(prompts: Sequence[str], problems: Sequence[str]) -> tuple[str, str] | None:
@@ -190,19 +181,19 @@ def wrapper(prompts: Sequence[str], problems: Sequence[str]) -> tuple[str, str] 
 
 
 def _before(prompts: Sequence[str], problems: Sequence[str]) -> str | None:
-    outer, inner = _common_beginning(prompts), _common_beginning(problems)
+    outer, inner = _common_beginning(*prompts), _common_beginning(*problems)
     if len(inner) < _NO_CHANCE:
         return outer.removesuffix(inner)
     # Either may go on beyond the template's words, where users' texts begin alike.
-    shared = [len(_common_beginning([outer[start:], inner])) for start in range(len(outer))]
+    shared = [len(_common_beginning(outer[start:], inner)) for start in range(len(outer))]
     longest = max(shared, default=0)
     return outer[: shared.index(longest)] if longest >= _NO_CHANCE else None
 
 
-def _common_beginning(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)
-    differing = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
-    return first[: next(differing, len(first))]
+def _common_beginning(*texts: str) -> str:
+    # Of texts in order, all between the first and the last begin as these two.
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(min(texts), max(texts), strict=False))
+    return "".join(letter for letter, _ in same)
 
 
 def _slot(problem: str) -> int:

@@ -10,6 +10,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 
 from msgspec.structs import replace
 
@@ -28,11 +29,10 @@ def vary(case: Case, variation: str, seed: int, opposites: Mapping[str, str]) ->
         variation: `reversed` (every signal and the target), `drift<k>` (the first k signals),
             `one_reversed` (any one), `noise<rate>` (each with this probability) or `shuffled`.
         seed: what is drawn is a function of it, the case, its number of signals and the variation.
-        opposites: see `opposites_of`; for the truth about a user whose target is reversed, which is
-            `None` where it isn't known.
+        opposites: see `opposites_of`; they tell the truth about a user whose target is reversed.
 
     Raises:
-        UserError: there is no such variation, or this case can't be varied so.
+        UserError: there is no such variation, or signals aren't comparisons.
     """
     check_variation(variation)
     places = range(len(case.signals))
@@ -46,10 +46,7 @@ def vary(case: Case, variation: str, seed: int, opposites: Mapping[str, str]) ->
     if variation.startswith("noise"):
         rate = float(variation.removeprefix("noise"))
         return _reverse(case, [place for place in places if draw.random() < rate])
-    count = int(variation.removeprefix("drift"))
-    if count > len(places):
-        raise UserError(f"{variation}: of case {case.case_id}, {len(places)} signals are read")
-    return _reverse(case, places[:count])
+    return _reverse(case, places[: int(variation.removeprefix("drift"))])
 
 
 def check_variation(name: str) -> None:
@@ -67,17 +64,14 @@ def opposites_of(cases: Iterable[Case]) -> dict[str, str]:
     for case in cases:
         for name, pole in (case.directions or {}).items():
             poles[name].add(pole)
-    return {
-        p: other for both in poles.values() if len(both) == 2 for p in both for other in both - {p}
-    }
+    return dict(both for own in poles.values() if len(own) == 2 for both in permutations(own, 2))
 
 
 def _reverse(case: Case, places: Sequence[int]) -> Case:
     """The case with the signals at these places turned round, and their vectors."""
     signals, vectors = list(case.signals), list(case.vectors or ())
     for place in places:
-        signal = signals[place]
-        if not isinstance(signal, Comparison):
+        if not isinstance(signal := signals[place], Comparison):
             raise UserError(
                 f"case {case.case_id} has a signal of kind {signal.kind}, but only comparisons can "
                 "be reversed; choose shuffled, or data with comparisons alone"
@@ -89,15 +83,17 @@ def _reverse(case: Case, places: Sequence[int]) -> Case:
 
 
 def _of_the_opposite_user(case: Case, opposites: Mapping[str, str]) -> Case:
+    """The case with its target turned round, and the truth about it where both poles are known."""
     poles, description = case.directions or {}, case.description or ""
+    if not poles or not opposites.keys() >= set(poles.values()):
+        return replace(case, target=case.target.reversed(), directions=None, description=None)
     # The longest first: one pole may be the beginning of another.
     longest_first = sorted(poles.values(), key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
-    known = bool(poles) and set(poles.values()) <= opposites.keys()
-    told = known and set(pattern.findall(description)) == set(poles.values())
+    told = set(pattern.findall(description)) == set(poles.values())
     return replace(
         case,
         target=case.target.reversed(),
-        directions={name: opposites[pole] for name, pole in poles.items()} if known else None,
+        directions={name: opposites[pole] for name, pole in poles.items()},
         description=pattern.sub(lambda pole: opposites[pole[0]], description) if told else None,
     )

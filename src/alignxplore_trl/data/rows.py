@@ -6,9 +6,9 @@ refuse rows that are well-formed (a number here, a text there).
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -23,9 +23,8 @@ from alignxplore_trl.run.progress import say
 R = TypeVar("R")
 # What names a user or a group: a number, or a text that isn't blank.
 Name = Annotated[str, msgspec.Meta(pattern=r"\S")] | int
-_JSON = (".jsonl", ".ndjson", ".json")
 # Of a folder, the files of the first of these kinds that it has.
-_KINDS = ((".parquet",), _JSON, (".csv", ".tsv"))
+_KINDS = _PARQUET, _JSON, _TABLES = (".parquet",), (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 _MOST_SHOWN = 20
 
 
@@ -37,23 +36,14 @@ class Row(NamedTuple):
     value: Any
 
 
-class Problems:
+class Problems(list[str]):
     """Mistakes in rows, reported together; of many, the first."""
-
-    def __init__(self) -> None:
-        self.shown: list[str] = []
-        self.count = 0
-
-    def add(self, problem: str) -> None:
-        """Note one mistake."""
-        self.count += 1
-        if self.count <= _MOST_SHOWN:
-            self.shown.append(problem)
 
     def raise_if_any(self, advice: str = "mend them") -> None:
         """Report what was found as a `UserError`, if there is anything."""
-        if self.count:
-            raise UserError([*self.shown, f"mistakes in rows: {self.count:,}; {advice}"])
+        if self:
+            shown = self[:_MOST_SHOWN]
+            raise UserError([*shown, f"mistakes in rows: {len(self):,}; {advice}"])
 
 
 def read_rows(source: str | Path, columns: Collection[str], problems: Problems) -> Iterator[Row]:
@@ -61,30 +51,32 @@ def read_rows(source: str | Path, columns: Collection[str], problems: Problems) 
 
     A source is a file (a JSON array, JSON lines, Parquet, CSV or TSV, whose values are all texts),
     a folder of such files, or `owner/name` on the Hub. Other JSON files of a folder are passed
-    over, and it is said which. A row that can't be read, or has text that isn't Unicode, is a
-    problem.
+    over, and it is said which. A row that isn't JSON, or has text that isn't Unicode, is a problem.
 
     Raises:
         UserError: there is no such source, or its rows can't be told apart.
     """
     path = Path(source)
-    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in sum(_KINDS, ())
-    if not path.exists():
-        if not is_name:
-            raise UserError(
-                f"data.path: no file or folder {source}; expected rows as JSON, Parquet, CSV or "
-                "TSV, or the name of a data set on the Hub (owner/name)"
-            )
-        path = _downloaded(str(source))
-    files = [path] if path.is_file() else _files_of(path, columns)
-    for row in (row for file in files for row in _rows_of_file(file, path, columns)):
-        if isinstance(row.value, dict):
-            wanted = {name: row.value[name] for name in columns if name in row.value}
-            row = row._replace(value=wanted)
-        if fault := _fault_of(row.value):
-            problems.add(f"{row.place}{fault}")
+    path = path if path.exists() else _downloaded(str(source))
+    for file in [path] if path.is_file() else _files_of(path, columns):
+        if file.suffix in _PARQUET:
+            values = _parquet_values(file, columns)
         else:
-            yield row
+            values = _table_values(file) if file.suffix in _TABLES else _json_values(file)
+        parts = [file.stem] if file == path else file.relative_to(path).with_suffix("").parts
+        for number, value in enumerate(values, 1):
+            place = f"{file}, row {number:,}"
+            if isinstance(value, dict):
+                value = {name: value[name] for name in columns if name in value}
+            try:
+                if isinstance(value, ValueError):
+                    raise value
+                # A quick way to find halves of surrogate pairs, which no file can hold.
+                msgspec.msgpack.encode(value, enc_hook=str)
+            except (ValueError, OverflowError) as error:
+                problems.append(f"{place}: {error}")
+            else:
+                yield Row(f"{'-'.join(parts)}-{number}", place, value)
 
 
 def read_as(source: str | Path, to: type[R], problems: Problems) -> Iterator[tuple[Row, R]]:
@@ -101,7 +93,7 @@ def convert(row: Row, to: type[R], problems: Problems) -> R | None:
     try:
         return msgspec.convert(row.value, to)
     except msgspec.ValidationError as error:
-        problems.add(f"{row.place}: {error}")
+        problems.append(f"{row.place}: {error}")
         return None
 
 
@@ -122,25 +114,12 @@ def _files_of(folder: Path, columns: Collection[str]) -> list[Path]:
     raise UserError(f"data.path: no file of {folder} has rows with {wanted}")
 
 
-def _rows_of_file(file: Path, source: Path, columns: Collection[str]) -> Iterator[Row]:
-    if file.suffix == ".parquet":
-        values = _parquet_values(file, columns)
-    else:
-        values = _separated_values(file) if file.suffix in _KINDS[2] else _json_values(file)
-    name = file.stem if file == source else "-".join(file.relative_to(source).with_suffix("").parts)
-    for number, value in enumerate(values, 1):
-        yield Row(f"{name}-{number}", f"{file}, row {number:,}", value)
-
-
 def _json_values(file: Path) -> Iterator[Any]:
-    """The values of a JSON array, which is read whole, or those of lines; errors for what is none.
-
-    Bytes that aren't UTF-8 come out as halves of surrogate pairs, and are found with these.
-    """
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
-        first = next((line for line in stream if not line.isspace()), "").strip()
+    """The values of a JSON array, which is read whole, or of lines; errors for what isn't JSON."""
+    with file.open("rb") as stream:
+        first = next((line for line in stream if not line.isspace()), b"").strip()
         stream.seek(0)
-        is_whole = first.startswith("[") or first == "{"
+        is_whole = first.removeprefix(codecs.BOM_UTF8).startswith(b"[") or first == b"{"
         for text in [stream.read()] if is_whole else stream:
             try:
                 found = [] if text.isspace() else json.loads(text)
@@ -159,20 +138,20 @@ def _parquet_values(file: Path, columns: Collection[str]) -> Iterator[Any]:
         raise UserError(f"{file}: can't be read as Parquet: {error}") from error
 
 
-def _separated_values(file: Path) -> Iterator[Any]:
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.DictReader(
-            stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True
-        )
+def _table_values(file: Path) -> Iterator[Any]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        delimiter = "\t" if file.suffix == ".tsv" else ","
+        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
         try:
             for value in reader:
                 # What stands beyond the header's columns is kept under `None`.
                 if None in value or None in value.values():
                     raise csv.Error("another number of columns than in the header")
                 yield value
-        except csv.Error as error:
+        except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(
-                f"{file}, line {reader.line_num}: {error}; quote texts that hold the separator"
+                f"{file}, line {reader.line_num}: {error}; expected UTF-8, and quotes around texts "
+                "that hold the separator"
             ) from error
 
 
@@ -181,24 +160,13 @@ def _downloaded(name: str) -> Path:
     # Imported here: most data lies on a disk.
     from huggingface_hub import snapshot_download
 
-    kinds = [f"*{suffix}" for suffixes in _KINDS for suffix in suffixes]
+    suffixes = sum(_KINDS, ())
     try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=kinds))
+        if name.endswith(suffixes):
+            raise FileNotFoundError(name)
+        patterns = [f"*{suffix}" for suffix in suffixes]
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        raise UserError(f"data.path: no file or folder {name}, and no data set: {error}") from error
-
-
-def _fault_of(value: Any) -> str:
-    """Why a value can't be used, and its field, in words: it isn't JSON, or no UTF-8."""
-    if isinstance(value, ValueError):
-        return f": {value}"
-    for field, part in value.items() if isinstance(value, dict) else [("value", value)]:
-        try:
-            msgspec.json.encode(part)
-        except UnicodeEncodeError as error:
-            found = error.object[error.start]
-            if "\udc80" <= found <= "\udcff":
-                byte = ord(found) - 0xDC00
-                return f", {field}: byte {byte:#04x} found, which isn't UTF-8; save it so"
-            return f", {field}: {found!a} found, which is half of a surrogate pair; mend the text"
-    return ""
+        raise UserError(
+            f"data.path: no file or folder {name}, and no data set on the Hub (owner/name): {error}"
+        ) from error

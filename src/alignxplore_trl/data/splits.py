@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 import msgspec
-import numpy as np
-from rensa import RMinHash
+from rensa import RMinHash, RMinHashLSH
 from scipy.cluster.hierarchy import DisjointSet
 
 from alignxplore_trl.cases import Case
@@ -24,10 +23,8 @@ from alignxplore_trl.run.errors import UserError
 _FILLED_LAST = {"validation": 1, "cold_start": 2, "rl": 3}
 # Estimated Jaccard similarity of their runs of three words from which on two posts are one.
 SIMILARITY = 0.8
-_HASHES, _BAND = 128, 4
-# In a bucket, a post is compared with so many that follow it. In larger ones all are alike, and
-# links from one to the next connect them.
-_COMPARED = 8
+# So many posts of a group are looked up; otherwise thousands that are alike take hours.
+_ENOUGH = 8
 
 
 def split_cases(
@@ -39,15 +36,15 @@ def split_cases(
     filled: Mapping[str, Sequence[Case]] | None = None,
     not_posts: Collection[str] = (),
 ) -> dict[str, list[Case]]:
-    """Split cases so that no two splits share a user or a post.
+    """Split cases of at least `needed` signals so that no two splits share a user or a post.
 
-    Connected cases lie next to each other and are otherwise in an order of chance, so that little
-    is lost where splits meet. With few cases, every split is smaller in proportion.
+    Connected cases lie next to each other and are otherwise in an order of chance (`seed`), so that
+    little is lost where splits meet. With few cases, every split is smaller in proportion.
 
     Args:
-        cases: of any number of users; one with fewer than `needed` signals is of no use.
+        cases: of any number of users.
         sizes: how many cases each split is to have.
-        needed: signals.
+        needed: the signals without which a case is of no use.
         seed: of the order.
         counts: is given what is left out, by reason.
         filled: splits that are there already, and have the first right to users and posts.
@@ -130,34 +127,27 @@ def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:
 def groups_of_posts(keys: Sequence[str]) -> dict[str, int]:
     """Each post -> a number that it shares with those which are almost the same.
 
-    MinHash over runs of three words: equal bands make two posts candidates (LSH: Leskovec,
-    Rajaraman and Ullman, Mining of Massive Datasets, chapter 3), and the share of equal entries,
-    which estimates their Jaccard similarity, decides. Of pairs of 0.8, 5 in 10⁸ are missed.
+    MinHash over runs of three words, found by LSH (Leskovec, Rajaraman and Ullman, Mining of
+    Massive Datasets, chapter 3): of pairs of 0.8, 5 in 10⁸ are missed.
     """
-    digests = [np.empty((0, _HASHES), np.uint32)]
-    for start in range(0, len(keys), 8192):
-        runs = [_runs(key) for key in keys[start : start + 8192]]
-        digests.append(np.array(RMinHash.digests_from_token_sets(runs, _HASHES, 1), np.uint32))
-    signatures = np.concatenate(digests)
-    links = [np.empty((0, 2), np.int64)]
-    for start in range(0, _HASHES, _BAND):
-        band = np.ascontiguousarray(signatures[:, start : start + _BAND]).view(np.uint64)
-        order = np.lexsort((band[:, 1], band[:, 0]))
-        ordered = band[order]
-        for step in range(1, min(_COMPARED, len(order) - 1) + 1):
-            same = (ordered[step:] == ordered[:-step]).all(axis=1)
-            pairs = np.stack([order[:-step][same], order[step:][same]], axis=1)
-            shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1)
-            links.append(pairs[shares >= SIMILARITY])
-    groups = DisjointSet(range(len(keys)))
-    for one, other in np.unique(np.concatenate(links), axis=0).tolist():
-        groups.merge(one, other)
+    groups, index, hashes = DisjointSet(range(len(keys))), RMinHashLSH(SIMILARITY, 128, 32), []
+    for number, key in enumerate(keys):
+        words = re.findall(r"\w+", key)
+        own = RMinHash(128, seed=1)
+        own.update([" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))])
+        hashes.append(own)
+        similar = [at for at in index.query(own) if own.jaccard(hashes[at]) >= SIMILARITY]
+        for other in similar:
+            groups.merge(number, other)
+        # Where many are alike, some of them find the others.
+        if len(similar) < _ENOUGH:
+            index.insert(number, own)
     return {key: groups[number] for number, key in enumerate(keys)}
 
 
-def _runs(key: str) -> list[str]:
-    words = re.findall(r"\w+", key)
-    return [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
+def posts_of(case: Case) -> list[str]:
+    """The keys of the posts of target and signals; of what has no post, an empty text."""
+    return [post_key(getattr(each, "post", "")) for each in (case.target, *case.signals)]
 
 
 def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[Hashable]]:
@@ -165,15 +155,12 @@ def _keys(cases: Sequence[Case], not_posts: Collection[str]) -> list[list[Hashab
 
     Posts are numbered by their groups; what is none, as in attributes, has a key of its own.
     """
-    texts = [
-        [post_key(getattr(each, "post", "")) for each in (case.target, *case.signals)]
-        for case in cases
-    ]
+    posts = [posts_of(case) for case in cases]
     ignored = {"", *map(post_key, not_posts)}
-    group_of = groups_of_posts(sorted({text for own in texts for text in own} - ignored))
+    group_of = groups_of_posts(sorted({key for own in posts for key in own} - ignored))
     return [
-        [case.user_id, *(group_of.get(text, object()) for text in own)]
-        for case, own in zip(cases, texts, strict=True)
+        [case.user_id, *(group_of.get(key, object()) for key in own)]
+        for case, own in zip(cases, posts, strict=True)
     ]
 
 

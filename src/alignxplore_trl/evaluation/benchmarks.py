@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignxplore_trl.baselines.protocol import Reading, Setting
-from alignxplore_trl.cases import Case, read_cases, write_cases
+from alignxplore_trl.cases import Case, read_cases, write_lines
 from alignxplore_trl.data.robustness import check_variation, opposites_of, vary
 from alignxplore_trl.data.splits import with_signals
 from alignxplore_trl.run.errors import UserError
@@ -58,7 +58,7 @@ class Benchmark:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.jsonl"
         kept = read_cases(path) if path.is_file() else []
-        write_cases(path, {case.case_id: case for case in (*kept, *self.scored)}.values())
+        write_lines(path, {case.case_id: case for case in (*kept, *self.scored)}.values())
 
     def _varied(self, cases: Sequence[Case]) -> Sequence[Case]:
         if not self.variation:

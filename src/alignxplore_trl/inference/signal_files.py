@@ -36,16 +36,18 @@ def read_signals(path: Path, user: str | None) -> dict[str, list[tuple[str, Sign
         values = {k: v for k, v in row.value.items() if v not in (None, "")} if is_object else {}
         owner, kind = values.pop("user", user), values.pop("kind", None) or _kind_of(values)
         if not isinstance(owner, str) or not owner.isprintable():
-            problems.add(f"{row.place}, user: {owner!a} found, expected a name (--user gives one)")
+            problems.append(
+                f"{row.place}, user: {owner!a} found, expected a name (--user gives one)"
+            )
         elif kind not in _KINDS:
             expected = "; ".join(
                 f"{k}: {', '.join(v.__struct_fields__)}" for k, v in _KINDS.items()
             )
-            problems.add(f"{row.place}, kind: {kind} found, expected the texts of {expected}")
+            problems.append(f"{row.place}, kind: {kind} found, expected the texts of {expected}")
         elif signal := convert(Row(row.name, row.place, values), _KINDS[kind], problems):
             signals.setdefault(owner, []).append((str(values.get("id", "")), signal))
-    if not signals and not problems.count:
-        problems.add(f"{path}: no rows found, expected at least one")
+    if not signals and not problems:
+        problems.append(f"{path}: no rows found, expected at least one")
     problems.raise_if_any()
     return signals
 
