@@ -139,7 +139,9 @@ def test_without_a_cold_start_the_problem_template_wraps(tmp_path, capsys):
 
 
 def test_test_rows_are_cases_and_serve_the_rounds_that_they_have(tmp_path):
-    counts, written = read(tmp_path, 2, rl_test=[*FILES["rl_test.json"], judged("c", 3)])
+    sizes = {"cold_start": 2, "rl": 1, "test": 2}
+    counts, written = read(tmp_path, 2, sizes, rl_test=[*FILES["rl_test.json"], judged("c", 3)])
+    assert [counts[name] for name in ("rows/examples", "rows/rounds", "cases/test")] == [2, 2, 2]
     first, second = (Case(**case) for case in written["test"])
     assert (first.case_id, first.description, first.directions) == (
         "rl_test-1", "This user likes it.", {"d": "likes it"},
@@ -151,21 +153,11 @@ def test_test_rows_are_cases_and_serve_the_rounds_that_they_have(tmp_path):
     assert counts["cases_dropped/too_few_signals"] == 1
 
 
-def test_no_test_case_at_all_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"no case is left for test.*too_few_signals 1"):
-        read(tmp_path, rl_test=[judged("c", 3)])
-
-
 def test_rl_cases_about_a_post_of_the_test_are_left_out(tmp_path):
     test = [judged("a") | {"prompt": "TASK  1"}]
     counts, written = read(tmp_path, rl_test=test)
     assert [row["post"] for row in written["rounds"]] == ["task 0", "task 2"]
     assert counts["rounds_dropped/shared_post"] == 1
-
-
-def test_of_each_file_the_first_rows_are_taken(tmp_path):
-    counts, _ = read(tmp_path, 2, {"cold_start": 2, "rl": 1, "test": 1})
-    assert [counts[name] for name in ("rows/examples", "rows/rounds", "cases/test")] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +169,7 @@ def test_of_each_file_the_first_rows_are_taken(tmp_path):
         ({"rl_train": [[entry(1, "x") | {"chosen": "r"}, {}]]}, "row 1: expected a post and two"),
         ({"rl_test": [judged("a") | {"answer": "A"}]}, "Invalid enum value 'A' - at `$.answer`"),
         ({"rl_test": [judged("a") | {"prompt": ""}]}, "expected a post and two different"),
+        ({"rl_test": [judged("c", 3)]}, "left for test, of 100 asked for (cases_dropped/too_few"),
         (dict.fromkeys(("cold_start", "rl_train", "rl_test")), "none of the published files"),
     ],
 )  # fmt: skip

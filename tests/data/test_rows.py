@@ -106,6 +106,7 @@ def test_columns_that_nobody_asked_for_do_no_harm(tmp_path):
     )
     pq.write_table(table, tmp_path / "a.parquet")
     assert values(tmp_path / "a.parquet") == [{"user": "a"}]
+    assert str(values(tmp_path / "a.parquet", ("when",))[0]["when"]).startswith("1970-01-01")
     with pytest.raises(UserError, match=r"b\.parquet: can't be read as Parquet"):
         read(write(tmp_path / "b.parquet", b"PAR1 and no more"))
     path = write(tmp_path / "a.jsonl", '{"user": "a", "name": "\\ud83d", "n": NaN}')

@@ -15,7 +15,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -76,10 +75,7 @@ class AlignxRow(PairItem):
     pairs: list[PairItem] | None = msgspec.field(default=None, name=PAIRS)
 
     def __post_init__(self) -> None:
-        """What the format asks for beside types; a `ValueError` is reported with the row."""
         check_target(self.signal(), self.pairs or ())
-        if not _EXACT.keys() >= set().union(*(item.direction or () for item in self.items())):
-            raise ValueError(f"{DIRECTIONS}: expected no other numbers than 0, 0.5 and 1")
 
     def items(self) -> list[PairItem | _PostItem]:
         """The target and the history."""
@@ -94,7 +90,7 @@ class AlignxRow(PairItem):
         items += (self.pairs or ()) if kind != "posts" else ()
         about = [Attributes(self.about)] if kind == "mixed" and self.about else []
         told = (*([] for _ in about), *(item.direction or [] for item in items))
-        vectors = tuple(tuple(map(_EXACT.__getitem__, vector)) for vector in told)
+        vectors = tuple(tuple(_EXACT.get(value, value) for value in vector) for vector in told)
         poles = {
             dimension.name: dimension.positive if value == 1 else dimension.negative
             for value, dimension in zip(self.direction or (), dimensions, strict=False)
@@ -153,11 +149,11 @@ class AlignX:
         """The rows that give a case; the others are counted, by reason, or mistakes."""
         problems, length = Problems(), len(self.dimensions)
         for source, row in progress(read_as(self.path, AlignxRow, problems), "reading rows"):
-            vectors = (item.direction for item in row.items())
-            if wrong := {len(vector) for vector in vectors if vector is not None} - {length}:
+            vectors = [item.direction for item in row.items() if item.direction is not None]
+            if any(len(own) != length or not set(own) <= _EXACT.keys() for own in vectors):
                 problems.append(
-                    f"{source.place}, {DIRECTIONS}: {min(wrong)} numbers found, expected {length}, "
-                    "one for each of data.dimensions"
+                    f"{source.place}, {DIRECTIONS}: expected 0, 0.5 or 1 for each of the {length} "
+                    "data.dimensions"
                 )
                 continue
             counts["rows"] += 1
@@ -187,23 +183,21 @@ class AlignX:
         case = row.case(name, kind, self.dimensions)
         case = with_signals(case, _telling(case.signals, counts))
         if refine and case.vectors:
-            case = with_signals(case, [*self._agreeing(np.array(direction), case.vectors, counts)])
+            case = with_signals(case, [*self._agreeing(direction, case.vectors, counts)])
         if len(case.signals) < rounds * self.signals:
             counts["rows_dropped/too_few_signals"] += 1
             return None
         return case
 
     def _agreeing(
-        self,
-        target: npt.NDArray[np.float64],
-        vectors: Sequence[tuple[float, ...]],
-        counts: Counter[str],
+        self, direction: Sequence[float], vectors: Sequence[Sequence[float]], counts: Counter[str]
     ) -> Iterator[int]:
         """The places of items that agree with the target, without conflict with an earlier one.
 
         An item without a vector stays, since nothing speaks against it.
         """
-        active, held = target != NEUTRAL, target.copy()
+        held = target = np.array(direction)
+        active = target != NEUTRAL
         least = active.sum() if self.agreement == "all" else self.minimum_dimensions
         for place, vector in enumerate(vectors):
             codes = np.array(vector) if vector else target
