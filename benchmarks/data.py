@@ -28,7 +28,7 @@ from alignxplore_trl.data.alignx import AlignX, Dimension
 from alignxplore_trl.data.prepare import prepare
 
 DIMENSIONS, PAIRS, POSTS, PASSING_OF_100 = 90, 8, 4, 3
-SIZES = {"test": 3000, "test_posts": 3000, "validation": 500, "cold_start": 7000, "rl": 7000}
+SIZES = {"test": 3000, "validation": 500, "cold_start": 7000, "rl": 7000}
 
 
 class Rows:

@@ -174,7 +174,6 @@ class Rehearsal:
             if "DATA_PATH" in given:
                 pairs = 4 if given.get("SETTING") == "base" else 8
                 given["DATA_PATH"] = str(self.folder / f"alignx{pairs}.jsonl")
-                given["ARGS"] += " data.sizes.test_posts=4"
             if self.scale != "one_gpu":
                 launch = os.path.relpath(self.folder / "zero3", ROOT / "conf/accelerate")
                 given |= {"LAUNCH": launch, "GPUS": "2"}

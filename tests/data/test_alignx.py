@@ -110,23 +110,6 @@ def test_kinds_of_histories(tmp_path, kind, expected):
     assert [len(vector) for vector in case.vectors] == [0, 8, 8][-len(expected) :]
 
 
-def test_users_with_posts_are_a_test_of_their_own(tmp_path):
-    comments = [{"prompt": f"q{n}", "comment": "c", DIRECTIONS: FIVE} for n in range(2)]
-    rows = [
-        row(f"r{n}", **{POSTS: [c | {"prompt": f"{c['prompt']} of {n}"} for c in comments]})
-        for n in range(12)
-    ]
-    sizes = {"test": 4, "rl": 4, "test_posts": 4}
-    splits, counts = read(tmp_path, rows, signals=2, sizes=sizes, rounds=2)
-    assert {split: len(cases) for split, cases in splits.items()} == sizes
-    users = [case.user_id for cases in splits.values() for case in cases]
-    assert len(set(users)) == 12
-    assert {type(s) for case in splits["test_posts"] for s in case.signals} == {Post}
-    assert counts["rows_passed"] == 12
-    without, _ = read(tmp_path, [row(f"r{n}") for n in range(4)], sizes=sizes)
-    assert "test_posts" not in without
-
-
 def test_of_many_rows_a_sample_is_kept_and_repeated_or_empty_signals_are_not(tmp_path):
     rows = [row(f"r{n}") for n in range(40)]
     equal, empty = pair("e") | {"rejected": "yes e"}, pair("f") | {"chosen": " "}

@@ -80,14 +80,6 @@ def test_the_same_seed_gives_the_same_splits_and_few_cases_smaller_ones():
     assert counts["cases_missing/rl"] == 2
 
 
-def test_splits_that_are_there_keep_their_users_and_posts():
-    cases = alone(6)
-    filled = {"test_posts": [cases[0]]}
-    shares_a_post = case(9, 9, [0, 900, 901, 902, 903])
-    splits = split_cases([*cases, shares_a_post], {"test": 7}, 4, 0, Counter(), filled)
-    assert {one.case_id for one in splits["test"]} == {"c1", "c2", "c3", "c4", "c5"}
-
-
 def test_words_that_introduce_items_may_be_shared_and_attributes_too():
     words = "These items were recommended to the user."
     signals, target = (Comparison(words, "a", "b"), Attributes("x")), Comparison(words, "c", "d")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import ceil
 from typing import Literal
 
 import msgspec
@@ -27,7 +26,6 @@ from alignxplore_trl.run.progress import progress, say
 
 PAIRS, DIRECTIONS = "Pair-wise Comparative Feedback", "Preference Direction"
 NEUTRAL = 0.5
-TEST_POSTS = "test_posts"
 # Of the rows that pass, so many times as many as splits need are kept in memory, drawn by chance.
 _KEPT = 4
 # The values of a direction vector, one object each however many vectors there are.
@@ -107,16 +105,13 @@ class AlignxRow(PairItem):
         )
 
 
-# The cases of a row, by the further test they are for ("": none), and what makes its user.
-_Passed = tuple[dict[str, Case], list[int]]
+# The case of a row, and what makes its user.
+_Passed = tuple[Case, list[int]]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class AlignX:
-    """A data source, with the keys of conf/data/alignx.yaml.
-
-    `test_posts` among the sizes is a further test, of users with one round of posts, if any.
-    """
+    """A data source, with the keys of conf/data/alignx.yaml."""
 
     path: str
     sizes: dict[str, int]
@@ -131,19 +126,9 @@ class AlignX:
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read, refine and split; see `data.prepare.Source`."""
-        asked, needed = sum(self.sizes.values()), self.rounds * self.signals
-        rows = _with_users(_sample(self._passing(counts), _KEPT * asked, seed), counts)
-        own, posts = ([row[test] for row in rows if test in row] for test in ("", TEST_POSTS))
-        splits: dict[str, list[Case]] = {}
-        if posts:
-            # A user is in one split alone: with few, each split has its share of them.
-            share = min(1.0, counts["users"] / asked)
-            some = {TEST_POSTS: ceil(self.sizes[TEST_POSTS] * share)}
-            splits = split_cases(posts, some, self.signals, seed, Counter())
-            taken = {case.user_id for case in splits[TEST_POSTS]}
-            own = [case for case in own if case.user_id not in taken]
-        sizes = {split: size for split, size in self.sizes.items() if split != TEST_POSTS}
-        return splits | split_cases(own, sizes, needed, seed, counts, filled=splits)
+        most = _KEPT * sum(self.sizes.values())
+        cases = _with_users(_sample(self._passing(counts), most, seed), counts)
+        return split_cases(cases, self.sizes, self.rounds * self.signals, seed, counts)
 
     def _passing(self, counts: Counter[str]) -> Iterator[_Passed]:
         """The rows that give a case; the others are counted, by reason, or mistakes."""
@@ -158,33 +143,28 @@ class AlignX:
                 continue
             counts["rows"] += 1
             counts["rows_without_directions"] += row.direction is None
-            cases = {"": self._case(source.name, row, self.signal_kind, self.rounds, counts)}
-            counts["rows_passed"] += cases[""] is not None
-            if self.sizes.get(TEST_POSTS):
-                cases[TEST_POSTS] = self._case(source.name, row, "posts", 1, Counter())
-            if passed := {test: case for test, case in cases.items() if case}:
+            if case := self._case(source.name, row, counts):
+                counts["rows_passed"] += 1
                 keys = [row.user] if row.user is not None else [i.signal() for i in row.items()]
-                yield passed, [*map(hash, keys)]
+                yield case, [*map(hash, keys)]
         if self.bad_rows == "refuse":
             problems.raise_if_any("mend them, or leave them out by data.bad_rows=leave_out")
         for problem in problems[:20]:
             say(f"left out: {problem}")
         counts["rows_dropped/bad"] = len(problems)
 
-    def _case(
-        self, name: str, row: AlignxRow, kind: SignalKind, rounds: int, counts: Counter[str]
-    ) -> Case | None:
+    def _case(self, name: str, row: AlignxRow, counts: Counter[str]) -> Case | None:
         """The case of a row, without its user; what is left out is counted, by reason."""
         direction = row.direction or []
         refine = bool(direction) if self.refine is None else self.refine
         if refine and len(direction) - direction.count(NEUTRAL) < self.minimum_dimensions:
             counts[f"rows_dropped/{'few_dimensions' if direction else 'no_directions'}"] += 1
             return None
-        case = row.case(name, kind, self.dimensions)
+        case = row.case(name, self.signal_kind, self.dimensions)
         case = with_signals(case, _telling(case.signals, counts))
         if refine and case.vectors:
             case = with_signals(case, [*self._agreeing(direction, case.vectors, counts)])
-        if len(case.signals) < rounds * self.signals:
+        if len(case.signals) < self.rounds * self.signals:
             counts["rows_dropped/too_few_signals"] += 1
             return None
         return case
@@ -249,19 +229,17 @@ def _sample(rows: Iterable[_Passed], most: int, seed: int) -> list[_Passed]:
     return kept
 
 
-def _with_users(rows: Sequence[_Passed], counts: Counter[str]) -> list[dict[str, Case]]:
-    """The cases of each row: rows without a name that share a signal, also through others, are one.
+def _with_users(rows: Sequence[_Passed], counts: Counter[str]) -> list[Case]:
+    """The cases: rows without a name that share a signal, also through others, are of one user.
 
     Attributes alone make no user, since strangers have the same.
     """
-    parts, users, named = connected(keys for _, keys in rows), dict[int, str](), []
-    for part, (cases, _) in zip(parts, rows, strict=True):
-        one = next(iter(cases.values()))
-        user = users.setdefault(part, one.user_id or f"{one.case_id}-user")
-        named.append({test: replace(case, user_id=user) for test, case in cases.items()})
+    parts, users, named = connected(keys for _, keys in rows), dict[int, str](), list[Case]()
+    for part, (case, _) in zip(parts, rows, strict=True):
+        user = users.setdefault(part, case.user_id or f"{case.case_id}-user")
+        named.append(replace(case, user_id=user))
     counts["users"] = len(users)
-    nameless = any(not case.user_id for cases, _ in rows for case in cases.values())
-    if nameless and len(users) < len(rows):
+    if len(users) < len(rows) and not all(case.user_id for case, _ in rows):
         say(
             f"rows without a user are joined where they share a signal: {len(rows):,} rows are of "
             f"{len(users):,} users, the largest has {max(Counter(parts).values()):,}"

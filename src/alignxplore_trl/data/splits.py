@@ -33,7 +33,6 @@ def split_cases(
     needed: int,
     seed: int,
     counts: Counter[str],
-    filled: Mapping[str, Sequence[Case]] | None = None,
     not_posts: Collection[str] = (),
 ) -> dict[str, list[Case]]:
     """Split cases of at least `needed` signals so that no two splits share a user or a post.
@@ -47,17 +46,14 @@ def split_cases(
         needed: the signals without which a case is of no use.
         seed: of the order.
         counts: is given what is left out, by reason.
-        filled: splits that are there already, and have the first right to users and posts.
         not_posts: texts in the place of posts that may be shared, such as what kind of list it was.
 
     Raises:
         UserError: a split that is to have cases gets none.
     """
-    there = [(split, case) for split, own in (filled or {}).items() for case in own]
-    keys = _keys([*(case for _, case in there), *cases], not_posts)
+    keys = _keys(cases, not_posts)
     # A user or a group of posts -> the split that has it.
-    owner = {key: split for (split, _), own in zip(there, keys, strict=False) for key in own}
-    keys = keys[len(there) :]
+    owner = dict[Hashable, str]()
     queue = _order(cases, keys, seed)[::-1]
     share = min(1.0, len(cases) / max(1, sum(sizes.values())))
     splits: dict[str, list[Case]] = {}

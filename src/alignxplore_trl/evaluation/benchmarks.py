@@ -22,7 +22,7 @@ class Benchmark:
     """Cases, and how they are varied before a method reads them.
 
     Attributes:
-        name: in results, such as `world_drift3`, or `alignx_posts` of test_posts.jsonl.
+        name: in results, such as `world_drift3`, or `world_validation`.
         whole: the cases as they were prepared.
         variation: a name of `data.robustness`, or none.
         seed: of what is drawn for it.
