@@ -65,12 +65,8 @@ def test_the_latest_choices_are_targets_and_those_before_them_their_history(tmp_
         [datetime(2024, 1, day, tzinfo=UTC) for day in (10, 9, 2, 11, 1, 30)],
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
-def test_choices_are_ordered_by_number_or_date(tmp_path, when, name):
-    if name == "rows.jsonl" and isinstance(when[0], datetime):
-        when = [moment.isoformat() for moment in when]
-    if name == "rows.parquet" and isinstance(when[0], int):
-        when = [float(number) for number in when]
+def test_choices_are_ordered_by_number_or_date(tmp_path, when):
+    name = "rows.parquet" if isinstance(when[0], datetime) else "rows.jsonl"
     cases, _ = read(tmp_path, choices(when=when), name=name, order="when", cases_per_user=1)
     assert [s.post[-1] for s in (*cases[0].signals, cases[0].target)] == ["0", "3", "5"]
 

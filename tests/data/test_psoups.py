@@ -41,11 +41,13 @@ def read(folder, content, rounds=1, signals=4, size=100, names=("psoups_expertis
 
 
 def test_the_files_own_pairs_are_the_history_as_they_stand(tmp_path):
-    cases, counts = read(tmp_path, rows())
+    content = rows()
+    content[0][PAIRS].insert(0, pair("post 0"))  # The target pair itself.
+    cases, counts = read(tmp_path, content)
     own = [tuple(Comparison(**rename(each)) for each in row[PAIRS]) for row in rows()]
     by_id = {case.case_id: case for case in cases}
     assert [by_id[f"psoups-expertise-{n}"].signals for n in range(1, 13)] == own
-    assert counts["signals_drawn"] == 0
+    assert (counts["signals_dropped/target_pair"], counts["signals_drawn"]) == (1, 0)
 
 
 def rename(each):
@@ -63,15 +65,6 @@ def test_what_more_is_needed_is_drawn_of_the_same_direction_about_other_posts(tm
         assert len({*drawn, *others}) == len(drawn) + len(others)
     assert cases == read(tmp_path, rows(9), rounds=2)[0]
     assert cases != read(tmp_path, rows(9), rounds=2, seed=1)[0]
-
-
-def test_a_target_pair_in_its_own_history_is_left_out(tmp_path):
-    content = rows()
-    content[0][PAIRS][0] = pair("post 0")
-    cases, counts = read(tmp_path, content)
-    (first,) = [case for case in cases if case.case_id == "psoups-expertise-1"]
-    assert not any(signal.shows_pair_of(first.target) for signal in first.signals)
-    assert (counts["signals_dropped/target_pair"], counts["signals_drawn"]) == (1, 1)
 
 
 def test_dimensions_and_directions_take_turns_and_targets_are_clusters(tmp_path):

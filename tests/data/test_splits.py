@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from alignxplore_trl.cases import Attributes, Case, Comparison
 from alignxplore_trl.data.splits import (
-    connected,
     groups_of_posts,
     post_key,
     split_cases,
@@ -103,9 +102,3 @@ def test_thousands_of_posts_that_are_alike_are_one_group():
     words = " ".join(f"word{number}" for number in range(80))
     groups = groups_of_posts([f"{words} {number}" for number in range(3000)])
     assert len(set(groups.values())) == 1
-
-
-def test_items_are_connected_through_others():
-    one, other, *rest = connected([["a"], [], ["a", "b"], ["c"], ["b"]])
-    assert one == rest[0] == rest[2]
-    assert len({one, other, *rest}) == 3

@@ -13,7 +13,6 @@ from alignxplore_trl.data.world import (
     OPPOSITE,
     POLE_OF_WORDING,
     World,
-    describe,
     posts_of_split,
     stated_poles,
 )
@@ -25,8 +24,9 @@ def poles_in(text):
     return [POLE_OF_WORDING[word] for word in text.split(", ")]
 
 
-def test_users_are_those_that_the_shipped_models_know():
+def test_users_are_those_that_the_shipped_models_know_and_tests_have_posts_of_their_own():
     splits = World(SIZES, rounds=2, signals=4).cases(Counter(), seed=0)
+    assert not set(posts_of_split("test")) & {*posts_of_split("rl"), *posts_of_split("validation")}
     lines = b"\n".join(msgspec.json.encode(case) for split in SIZES for case in splits[split])
     assert hashlib.sha256(lines).hexdigest()[:16] == "394dc96d1c7c9225"
 
@@ -34,12 +34,13 @@ def test_users_are_those_that_the_shipped_models_know():
 @pytest.mark.parametrize("kind", ["comparisons", "posts", "mixed"])
 def test_signals_tell_the_directions_and_distractors_dont(kind):
     cases = World(SIZES, 2, 4, signal_kind=kind).cases(Counter(), 1)["test"]
-    kinds = {signal.kind for case in cases for signal in case.signals}
-    assert kinds == {"comparisons": {"comparison"}, "posts": {"post"}}.get(
-        kind, {"comparison", "post"}
-    )
+    kinds = {"comparisons": {"comparison"}, "posts": {"post"}, "mixed": {"comparison", "post"}}
+    assert {signal.kind for case in cases for signal in case.signals} == kinds[kind]
     for case in cases:
         preferred = set(case.directions.values())
+        assert stated_poles(case.description.upper()) == case.description[8:].split(", ")
+            *map(str, case.description[8:].split(", "))
+        ]
         for signal in (case.target, *case.signals):
             if isinstance(signal, Post):
                 told = [
@@ -52,21 +53,6 @@ def test_signals_tell_the_directions_and_distractors_dont(kind):
                 (told,) = [p for p in chosen if DIMENSION_OF_POLE[p] in case.directions]
                 assert told in preferred
                 assert OPPOSITE[told] in rejected
-
-
-def test_splits_share_neither_users_nor_measured_posts():
-    splits = World(SIZES, 2, 4).cases(Counter(), 0)
-    users = [case.user_id for cases in splits.values() for case in cases]
-    assert len(set(users)) == len(users)
-    posts = {s: set(posts_of_split(s)) for s in SIZES}
-    assert not posts["test"] & (posts["validation"] | posts["rl"])
-    assert not posts["validation"] & posts["cold_start"]
-
-
-def test_descriptions_are_read_as_they_are_written():
-    assert stated_poles(describe(["brief", "warm"])) == ["brief", "warm"]
-    assert stated_poles("Prefers BRIEF replies, brief ones") == ["brief", "brief"]
-    assert describe([]) == ""
 
 
 @pytest.mark.parametrize(
