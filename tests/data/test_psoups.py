@@ -88,5 +88,5 @@ def test_what_isnt_in_the_format_is_told(tmp_path):
         read(tmp_path, [pair("a") | {"ground_truth_persona": "x"}])
     with pytest.raises(UserError, match="no case is left for test"):
         read(tmp_path, rows(), signals=50)
-    with pytest.raises(ValidationError, match="nothing to train on"):
+    with pytest.raises(ValidationError, match="Input should be 'test'"):
         PSoups(str(tmp_path), {"rl": 3}, 1, 4)

@@ -39,8 +39,6 @@ def test_signals_tell_the_directions_and_distractors_dont(kind):
     for case in cases:
         preferred = set(case.directions.values())
         assert stated_poles(case.description.upper()) == case.description[8:].split(", ")
-            *map(str, case.description[8:].split(", "))
-        ]
         for signal in (case.target, *case.signals):
             if isinstance(signal, Post):
                 told = [

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import zip_longest
+from typing import Literal
 
 import msgspec
 from pydantic import ConfigDict, PositiveInt
@@ -47,13 +48,9 @@ class PSoups:
     """
 
     path: str
-    sizes: dict[str, int]
+    sizes: dict[Literal["test"], int]
     rounds: PositiveInt
     signals: PositiveInt
-
-    def __post_init__(self) -> None:
-        if set(self.sizes) != {"test"}:
-            raise ValueError("sizes: expected test alone; there is nothing to train on")
 
     def cases(self, counts: Counter[str], seed: int) -> dict[str, list[Case]]:
         """Read the test cases; see `data.prepare.Source`."""
@@ -67,9 +64,9 @@ class PSoups:
             for case in self._cases(dimension, rows, seed, counts):
                 by_user[case.user_id].append(case)
         turns = [case for turn in zip_longest(*by_user.values()) for case in turn if case]
-        test = turns[: self.sizes["test"]]
-        check_none_is_empty({"test": test}, self.sizes, counts)
-        return {"test": test}
+        size = self.sizes.get("test", 0)
+        check_none_is_empty({"test": turns[:size]}, {"test": size}, counts)
+        return {"test": turns[:size]}
 
     def _cases(
         self, dimension: str, rows: Sequence[_PsoupsRow], seed: int, counts: Counter[str]

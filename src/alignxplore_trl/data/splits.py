@@ -82,7 +82,7 @@ def split_cases(
 
 
 def check_none_is_empty(
-    splits: Mapping[str, Sequence[object]], sizes: Mapping[str, int], counts: Mapping[str, int]
+    splits: Mapping[str, Sequence[Case]], sizes: Mapping[str, int], counts: Mapping[str, int]
 ) -> None:
     """Raise a `UserError`, with what was counted, if a split that is asked for has no cases."""
     empty = [split for split, size in sizes.items() if size and not splits.get(split)]
