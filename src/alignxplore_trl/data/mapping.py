@@ -37,11 +37,14 @@ class _Shown(msgspec.Struct):
     order: Any = 0
 
     def __post_init__(self) -> None:
-        found = self.order
-        try:
-            self.order = _rank(found)
-        except ValueError as error:
-            raise ValueError(f"order: {found!r} found, expected a number or date") from error
+        """Make a number or a moment of `order`; a `ValueError` is reported with the row."""
+        found, self.order = self.order, meaning(self.order)
+        if isinstance(self.order, str) or math.isnan(self.order):
+            try:
+                moment = datetime.fromisoformat(str(self.order))
+            except ValueError as error:
+                raise ValueError(f"order: {found!r} found, expected a number or date") from error
+            self.order = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -82,7 +85,10 @@ class Mapping:
             texts: dict[bool, list[str]] = {True: [], False: []}
             for row in rows:
                 for place, text in enumerate(row.replies):
-                    texts[self._is_chosen(row, place)].append(text)
+                    won = not place  # Without a column for it, the first reply is the chosen one.
+                    if self.winner is not None:
+                        won = meaning(row.winner) in map(meaning, self.wins[place])
+                    texts[won].append(text)
             pairs = [*itertools.product(texts[True], texts[False])]
             counts["groups_dropped/nothing_chosen_or_nothing_passed_over"] += not pairs
             most = min(len(pairs), self.pairs_per_group)
@@ -134,11 +140,6 @@ class Mapping:
             raise UserError(f"{self.path}, {self.order}: expected numbers or dates, found both")
         return groups
 
-    def _is_chosen(self, row: _Shown, place: int) -> bool:
-        if self.winner is None:
-            return place == 0
-        return meaning(row.winner) in map(meaning, self.wins[place])
-
     def _of_user(self, user: str, groups: Sequence[tuple[str, list[Comparison]]]) -> Iterator[Case]:
         """The choices of a user as targets, the latest first, each with those before it.
 
@@ -179,12 +180,3 @@ def meaning(value: Any) -> float | str:
         return float({"true": 1, "false": 0}.get(text.lower(), text))
     except ValueError:
         return text
-
-
-def _rank(value: Any) -> float | datetime:
-    """A value as it is sorted by: a number, or an ISO date."""
-    number = meaning(value)
-    if isinstance(number, float) and not math.isnan(number):
-        return number
-    moment = datetime.fromisoformat(str(number))
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
