@@ -82,12 +82,10 @@ def test_few_dimensions_or_signals_leave_a_row_out_with_a_reason(tmp_path):
     assert counts["signals_dropped/other_directions"] == 4
 
 
-def test_a_target_vector_without_those_of_items_drops_nothing(tmp_path):
+def test_rows_without_vectors_arent_refined_and_it_is_counted(tmp_path):
+    # A target vector alone drops nothing.
     splits, _ = read(tmp_path, [row("r", (None,) * 4)], signals=4)
     assert [(case.vectors, len(case.signals)) for case in splits["test"]] == [(None, 4)]
-
-
-def test_rows_without_vectors_arent_refined_and_it_is_counted(tmp_path):
     rows = [row("r", (None,) * 4, target=None, user=7)]
     splits, counts = read(tmp_path, rows, signals=4)
     (case,) = splits["test"]

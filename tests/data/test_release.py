@@ -183,7 +183,7 @@ def test_a_later_round_without_a_slot_is_told(tmp_path):
 
 
 @given(st.lists(st.text("ab \n.", min_size=1), min_size=2, max_size=5, unique=True))
-def test_wrappers_are_told_from_what_problems_share(texts):
+def test_wrappers_are_told_from_what_problems_share_and_arent_made_up(texts):
     prompts = [BEFORE + TASK + text + "\n\n" + AFTER for text in texts]
     problems = [TASK + text + "\n\n" for text in ("x", "y", "zz")]
     found = wrapper(prompts, problems)
@@ -191,8 +191,5 @@ def test_wrappers_are_told_from_what_problems_share(texts):
     assert found[0] == BEFORE
     # Users' texts of the few prompts may end alike.
     assert found[1].endswith(AFTER)
-
-
-def test_wrappers_of_another_template_arent_made_up():
     assert wrapper(["Quite another text <think>"], [problem("a"), problem("b")]) is None
     assert wrapper([], [problem("a")]) is None

@@ -8,12 +8,13 @@ from alignxplore_trl.cases import Case, Comparison, Post
 from alignxplore_trl.data.robustness import check_variation, opposites_of, vary
 from alignxplore_trl.run.errors import UserError
 
-OPPOSITES = {"brief": "detailed", "detailed": "brief", "warm": "blunt", "blunt": "warm"}
 SIGNALS = tuple(Comparison(f"p{n}", f"yes{n}", f"no{n}") for n in range(8))
 CASE = Case(
     "c", "u", SIGNALS, Comparison("t", "yes", "no"), {"length": "brief", "warmth": "warm"},
     "prefers warm, brief", vectors=tuple((n / 8,) for n in range(8)),
 )  # fmt: skip
+OTHER = Case("o", "o", (), CASE.target, {"length": "detailed", "warmth": "blunt", "other": "x"})
+OPPOSITES = opposites_of([CASE, OTHER, Case("n", "n", (), CASE.target)])
 
 
 def turned(varied):
@@ -34,6 +35,7 @@ def test_a_reversed_user_has_the_opposite_truth():
     assert varied.target == CASE.target.reversed()
     assert varied.directions == {"length": "detailed", "warmth": "blunt"}
     assert varied.description == "prefers blunt, detailed"
+    assert OPPOSITES.keys() == {"brief", "detailed", "warm", "blunt"}
     unknown = vary(CASE, "reversed", 0, {})
     assert (unknown.directions, unknown.description) == (None, None)
 
@@ -60,11 +62,3 @@ def test_what_cant_be_turned_round_is_told():
     with pytest.raises(UserError, match="kind post"):
         vary(posts, "reversed", 0, {})
     assert vary(posts, "shuffled", 0, {}) == posts
-
-
-def test_opposites_are_known_where_both_poles_occur():
-    def preferring(**directions):
-        return Case("c", "u", (), CASE.target, directions)
-
-    cases = [preferring(a="x", b="only"), preferring(a="y"), Case("c", "u", (), CASE.target)]
-    assert opposites_of(cases) == {"x": "y", "y": "x"}

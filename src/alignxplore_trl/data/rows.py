@@ -162,7 +162,7 @@ def _downloaded(name: str) -> Path:
 
     suffixes = sum(_KINDS, ())
     try:
-        if name.endswith(suffixes):
+        if "/" not in name or name.endswith(suffixes):
             raise FileNotFoundError(name)
         patterns = [f"*{suffix}" for suffix in suffixes]
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
