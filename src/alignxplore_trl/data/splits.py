@@ -23,8 +23,9 @@ from alignxplore_trl.run.errors import UserError
 _FILLED_LAST = {"validation": 1, "cold_start": 2, "rl": 3}
 # Estimated Jaccard similarity of their runs of three words from which on two posts are one.
 SIMILARITY = 0.8
-# So many posts of a group are looked up; otherwise thousands that are alike take hours.
-_ENOUGH = 8
+# A post is compared with some so many others at most: where thousands share most of their words, as
+# those from one template do, some of them stand for all.
+_ENOUGH = 200
 
 
 def split_cases(
@@ -132,11 +133,11 @@ def groups_of_posts(keys: Sequence[str]) -> dict[str, int]:
         own = RMinHash(128, seed=1)
         own.update([" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))])
         hashes.append(own)
-        similar = [at for at in index.query(own) if own.jaccard(hashes[at]) >= SIMILARITY]
-        for other in similar:
-            groups.merge(number, other)
-        # Where many are alike, some of them find the others.
-        if len(similar) < _ENOUGH:
+        candidates = index.query(own)
+        for other in candidates:
+            if own.jaccard(hashes[other]) >= SIMILARITY:
+                groups.merge(number, other)
+        if len(candidates) < _ENOUGH:
             index.insert(number, own)
     return {key: groups[number] for number, key in enumerate(keys)}
 
