@@ -68,7 +68,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
             score("acc_gen", name, reward, rows, benchmarks, verdicts)
 
     pairs = figures.expand_pairs(rates["pairs"], rows[~rows.decided])
-    cases = win_rate.draw_cases(benchmarks, rates["cases"]) if pairs else {}
+    cases = win_rate.draw_cases(benchmarks, rates["cases"])
     replies, wins = win_rate.replies_table(folder), win_rate.wins_table(folder)
     with _in_memory("replies", stage.build(rates["writer"]), notes) as writer:
         texts = Prompts(prompts)

@@ -89,14 +89,20 @@ class Method(ABC):
         reading: what it is shown of a history. `nothing`: it is tried once, in the setting `any`;
             `at_once`: a setting's signals in one round; `in_rounds`: as the setting says.
         of: the name of another method whose descriptions it is given.
+        model: folder of its weights, if it has any.
+        made_by: the command that makes this folder, without which the method is left out.
     """
 
     reading: ClassVar[Reading] = "at_once"
     of: str | None = None
+    model: str | None
+    made_by: str | None = None
 
     def missing(self) -> str | None:
         """What has to be made before it can be tried, in words; `None` if there is nothing."""
-        return None
+        if not self.made_by or (Path(str(self.model)).parent / "summary.json").is_file():
+            return None
+        return f"{self.model} isn't there; {self.made_by} makes it"
 
     @abstractmethod
     def describe(self, asked: Asked) -> list[Said]:
@@ -105,9 +111,3 @@ class Method(ABC):
     def close(self) -> None:
         """Give the memory of its models back."""
         return
-
-
-def missing_model(model: str | None, made_by: str) -> str | None:
-    """What to say of a stage's model, where the stage isn't finished."""
-    finished = (Path(str(model)).parent / "summary.json").is_file()
-    return None if finished else f"{model} isn't there; {made_by} makes it"

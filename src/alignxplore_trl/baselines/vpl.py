@@ -7,8 +7,9 @@ model that embeds stays frozen (the published LoRA is left out), so each reply i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -19,8 +20,8 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 from torch.nn.utils.rnn import pad_sequence
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
-from alignxplore_trl.baselines.protocol import Asked, Method, Said, missing_model
-from alignxplore_trl.cases import Case, Comparison
+from alignxplore_trl.baselines.protocol import Asked, Method, Said
+from alignxplore_trl.cases import Case, Comparison, Signal
 from alignxplore_trl.judging.encoding import encode_replies
 from alignxplore_trl.judging.weights import load_model, load_tokenizer
 from alignxplore_trl.run.errors import UserError
@@ -28,68 +29,57 @@ from alignxplore_trl.run.progress import progress
 from alignxplore_trl.text.prompts import Prompts
 
 
-class PairEmbedder:
-    """Embeds the replies of comparisons with a frozen language model.
+@torch.no_grad()
+def embed_pairs(
+    cases: Iterable[Case], language_model: str, prompts: str, dtype: str, max_batch_tokens: int
+) -> dict[Signal, Tensor]:
+    """Embed the comparisons of cases, targets included, with a frozen language model.
 
-    What is read is a post in the reply template, without a description, and the reply behind it.
-    The embedding is the position-weighted mean of the last hidden layer.
+    What is read is a post in the reply template, without a description, and the reply behind it;
+    the embedding is the position-weighted mean of the last hidden layer. Each distinct reply is
+    read once. Of each comparison the chosen and the rejected reply, (2, size), in float32 on the
+    CPU; it is left out where either, with the post, exceeds the context.
     """
-
-    def __init__(self, model: str, prompts: str, dtype: str, max_batch_tokens: int) -> None:
-        self._model, self._tokenizer = load_model(model, dtype), load_tokenizer(model)
-        self._prompts, self._max_batch_tokens = Prompts(prompts), max_batch_tokens
-        config = self._model.config.get_text_config()
-        self.size: int = config.hidden_size
-        self._context: int = config.max_position_embeddings
-
-    def embed(self, cases: Sequence[Case]) -> list[list[Tensor | None]]:
-        """Of each case its comparisons, the target last: chosen and rejected reply, (2, size).
-
-        They are float32, on the CPU. Each distinct reply is read once. `None` where one with its
-        post exceeds the context.
-        """
-        pairs = [
-            [
-                ((own.post, own.chosen), (own.post, own.rejected))
-                for own in (*case.signals, case.target)
-                if isinstance(own, Comparison)
-            ]
-            for case in cases
-        ]
-        replies = list(dict.fromkeys(reply for own in pairs for pair in own for reply in pair))
-        posts = [self._prompts.render("reply", post=post, description=None) for post, _ in replies]
-        encoded = encode_replies(self._tokenizer, posts, [text for _, text in replies], chat=False)
-        rows = {
-            reply: head + tail
-            for reply, (head, tail) in zip(replies, encoded, strict=True)
-            if len(head + tail) <= self._context
-        }
-        order = sorted(rows, key=lambda reply: len(rows[reply]))
-        size = max(1, self._max_batch_tokens // max(map(len, rows.values()), default=1))
-        known: dict[tuple[str, str], Tensor] = {}
-        for start in progress(range(0, len(order), size), "batches of embedded replies"):
-            batch = order[start : start + size]
-            known |= zip(batch, self._read([rows[reply] for reply in batch]), strict=True)
-        return [
-            [torch.stack([known[a], known[b]]) if {a, b} <= known.keys() else None for a, b in own]
-            for own in pairs
-        ]
-
-    @torch.no_grad()
-    def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Padded on the right, where causal attention never sees it."""
-        device = self._model.device
-        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
-        output = self._model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-        return position_weighted_mean(output.last_hidden_state.float(), mask).cpu()
+    model, tokenizer = load_model(language_model, dtype), load_tokenizer(language_model)
+    templates, context = Prompts(prompts), model.config.get_text_config().max_position_embeddings
+    signals = dict.fromkeys(own for case in cases for own in (*case.signals, case.target))
+    pairs = {
+        own: [(own.post, own.chosen), (own.post, own.rejected)]
+        for own in signals
+        if isinstance(own, Comparison)
+    }
+    replies = list(dict.fromkeys(chain.from_iterable(pairs.values())))
+    posts = [templates.render("reply", post=post, description=None) for post, _ in replies]
+    encoded = encode_replies(tokenizer, posts, [text for _, text in replies], chat=False)
+    rows = {reply: head + tail for reply, (head, tail) in zip(replies, encoded, strict=True)}
+    order = sorted((r for r in rows if len(rows[r]) <= context), key=lambda r: len(rows[r]))
+    size = max(1, max_batch_tokens // len(rows[order[-1]])) if order else 1
+    known: dict[tuple[str, str], Tensor] = {}
+    for start in progress(range(0, len(order), size), "batches of embedded replies"):
+        batch = order[start : start + size]
+        # Padded on the right, where causal attention never sees it.
+        ids = pad_sequence([torch.tensor(rows[reply]) for reply in batch], batch_first=True)
+        mask = _mask([rows[reply] for reply in batch]).to(model.device)
+        output = model.base_model(ids.to(model.device), mask.long(), use_cache=False)
+        means = position_weighted_mean(output.last_hidden_state.float(), mask)
+        known |= zip(batch, means.cpu(), strict=True)
+    return {
+        pair: torch.stack([known[reply] for reply in both])
+        for pair, both in pairs.items()
+        if known.keys() >= set(both)
+    }
 
 
 def position_weighted_mean(hidden: Tensor, is_token: Tensor) -> Tensor:
     """The mean over tokens with weights 1, 2, 3, …: (rows, tokens, size) becomes (rows, size)."""
     weights = is_token * torch.arange(1, is_token.shape[1] + 1, device=is_token.device)
     return torch.einsum("rt,rts->rs", weights / weights.sum(1, keepdim=True), hidden)
+
+
+def _mask(rows: Sequence[Sized]) -> Tensor:
+    """Which places of rows aren't padding, once they are padded on the right to one length."""
+    lengths = torch.tensor([len(row) for row in rows])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 class VplModel(nn.Module, PyTorchModelHubMixin):
@@ -159,33 +149,30 @@ class Vpl(Method):
     the folder that the stage vpl has saved.
     """
 
+    made_by = "make vpl"
+
     model: str
     dtype: str
     max_batch_tokens: int = 16384
 
-    def missing(self) -> str | None:
-        return missing_model(self.model, "make vpl")
-
     def describe(self, asked: Asked) -> list[Said]:
         model = VplModel.from_pretrained(self.model).eval()
-        embedder = PairEmbedder(*model.embeds_with, self.dtype, self.max_batch_tokens)
-        both = zip(asked.cases, decide(model, embedder.embed(asked.cases)), strict=True)
-        return [Said(case.case_id, decided=True, probability=own) for case, own in both]
+        known = embed_pairs(asked.cases, *model.embeds_with, self.dtype, self.max_batch_tokens)
+        return [
+            Said(case.case_id, decided=True, probability=decide(model, known, case))
+            for case in asked.cases
+        ]
 
 
 @torch.no_grad()
-def decide(model: VplModel, pairs: Iterable[Sequence[Tensor | None]]) -> list[float | None]:
-    """The probability of the chosen reply of each case; `None` where nothing can be read."""
-    decided: list[float | None] = []
-    for *history, target in pairs:
-        known = [pair for pair in history if pair is not None]
-        if target is None or not known:
-            decided.append(None)
-            continue
-        posterior = model.encode(torch.stack(known)[None], torch.ones(1, len(known)).bool())
-        chosen, rejected = model.score(target[None], posterior.mean)[0]
-        decided.append(torch.sigmoid(chosen - rejected).item())
-    return decided
+def decide(model: VplModel, known: Mapping[Signal, Tensor], case: Case) -> float | None:
+    """The probability of the chosen reply; `None` where it, or the history, can't be read."""
+    history = [known[signal] for signal in case.signals if signal in known]
+    if case.target not in known or not history:
+        return None
+    posterior = model.encode(torch.stack(history)[None], torch.ones(1, len(history)).bool())
+    chosen, rejected = model.score(known[case.target][None], posterior.mean)[0]
+    return torch.sigmoid(chosen - rejected).item()
 
 
 @dataclass(frozen=True)
@@ -203,11 +190,8 @@ class VplTraining:
     epochs: int
     batch_size: int
     learning_rate: float
-    warmup_share: float
-    weight_decay: float
     kl_weight: float
     kl_cycle_steps: int
-    kl_floor: float
     seed: int
 
     def train(
@@ -222,18 +206,19 @@ class VplTraining:
         """
         set_seed(self.seed)
         where = self.language_model, self.prompts
-        embedder = PairEmbedder(*where, self.dtype, self.max_batch_tokens)
-        known = [[pair for pair in own if pair is not None] for own in embedder.embed(cases)]
-        users = [torch.stack(pairs) for pairs in known if len(pairs) > self.fewest_pairs]
+        known = embed_pairs(cases, *where, self.dtype, self.max_batch_tokens)
+        each = [[known[s] for s in (*case.signals, case.target) if s in known] for case in cases]
+        users = [torch.stack(pairs) for pairs in each if len(pairs) > self.fewest_pairs]
         if not users:
             raise UserError(
                 f"vpl.fewest_pairs: {self.fewest_pairs} found, but no training case has as many "
                 "comparisons beside its target; choose data whose signals are comparisons"
             )
-        model = VplModel(*where, embedder.size, self.hidden_size, self.latent_size)
+        model = VplModel(*where, users[0].shape[-1], self.hidden_size, self.latent_size)
         steps = self.fit(model, users)
         model.save_pretrained(folder)
-        answers = decide(model, embedder.embed(validation))
+        known = embed_pairs(validation, *where, self.dtype, self.max_batch_tokens)
+        answers = [decide(model, known, case) for case in validation]
         decided = [own > 0.5 for own in answers if own is not None]
         return {
             "cases": len(cases),
@@ -248,18 +233,15 @@ class VplTraining:
         """Train on each user's pairs, (pairs, 2, embedding size); returns the number of steps."""
         everything = torch.cat([user.flatten(0, 1) for user in users])
         model.center, model.spread = everything.mean(0), everything.std(0).clamp(min=1e-6)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), self.learning_rate, weight_decay=self.weight_decay
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), self.learning_rate, weight_decay=0.001)
         steps = self.epochs * math.ceil(sum(map(len, users)) / self.batch_size)
-        warmup = round(self.warmup_share * steps)
-        rate = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
-        batches = (batch for _ in range(self.epochs) for batch in self.batches(users))
+        rate = get_cosine_schedule_with_warmup(optimizer, round(0.03 * steps), steps)
+        batches = chain.from_iterable(self.batches(users) for _ in range(self.epochs))
         model.train()
         for step, (pairs, is_pair, targets) in enumerate(progress(batches, "VPL", steps)):
             posterior = model.encode(pairs, is_pair)
             scores = model.score(targets, sample_latent(posterior))
-            weight = self.kl_weight * annealing(step, self.kl_cycle_steps, self.kl_floor)
+            weight = self.kl_weight * annealing(step, self.kl_cycle_steps)
             loss(scores, posterior, weight).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -277,20 +259,18 @@ class VplTraining:
         for places in torch.randperm(len(targets)).split(self.batch_size):
             drawn = [targets[place] for place in places]
             histories = [self._draw_history(user, place) for user, place in drawn]
-            ones = [torch.ones(len(history), dtype=torch.bool) for history in histories]
-            padded = [pad_sequence(each, batch_first=True) for each in (histories, ones)]
-            yield padded[0], padded[1], torch.stack([user[place] for user, place in drawn])
+            aimed_at = torch.stack([user[place] for user, place in drawn])
+            yield pad_sequence(histories, batch_first=True), _mask(histories), aimed_at
 
     def _draw_history(self, user: Tensor, target: int) -> Tensor:
-        others = torch.cat([torch.arange(target), torch.arange(target + 1, len(user))])
-        most = min(self.most_pairs, len(others))
-        count = int(torch.randint(self.fewest_pairs, most + 1, ()))
-        return user[others[torch.randperm(len(others))[:count]]]
+        others = torch.cat([user[:target], user[target + 1 :]])
+        count = int(torch.randint(self.fewest_pairs, min(self.most_pairs, len(others)) + 1, ()))
+        return others[torch.randperm(len(others))[:count]]
 
 
 def sample_latent(posterior: Normal) -> Tensor:
     """Draw each user's variable by the reparameterisation trick, rescaled to norm √latent_size."""
-    drawn = posterior.mean + posterior.stddev * torch.randn_like(posterior.mean)
+    drawn = posterior.rsample()
     return normalize(drawn, dim=-1) * math.sqrt(drawn.shape[-1])
 
 
@@ -303,7 +283,6 @@ def loss(scores: Tensor, posterior: Normal, kl_weight: float) -> Tensor:
     return kl_weight * divergence - logsigmoid(scores[:, 0] - scores[:, 1]).mean()
 
 
-def annealing(step: int, cycle_steps: int, floor: float) -> float:
-    """The share of the KL term's weight: from the floor up to 1 along a cosine, again and again."""
-    risen = (1 - math.cos(math.pi * (step % cycle_steps) / cycle_steps)) / 2
-    return floor + (1 - floor) * risen
+def annealing(step: int, cycle_steps: int) -> float:
+    """The share of the KL term's weight: from 0.1 up to 1 along a cosine, again and again."""
+    return 0.1 + 0.9 * (1 - math.cos(math.pi * (step % cycle_steps) / cycle_steps)) / 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,17 @@ import pandas as pd
 
 from alignxplore_trl.cases import Case, read_cases
 from alignxplore_trl.evaluation.benchmarks import ANY
-from alignxplore_trl.evaluation.kept import records
-from alignxplore_trl.evaluation.statistics import Estimate, estimate, holm
-from alignxplore_trl.evaluation.truth import read_statements
-from alignxplore_trl.evaluation.win_rate import Place
+from alignxplore_trl.evaluation.kept import KEY, records
+from alignxplore_trl.evaluation.statistics import estimate, holm
+from alignxplore_trl.evaluation.truth import compare_with_truth
+from alignxplore_trl.evaluation.win_rate import Pair
 from alignxplore_trl.run.errors import UserError
 
-Row = dict[str, Any]
-
-PLACE = ["method", "setting"]
-JUDGED = ["metric", "benchmark", "judge", *PLACE]
-COLUMNS = [*JUDGED, "dimension", "value", "low", "high", "p", "p_holm", "n", "unanswered"]
+METHOD = ["method", "setting"]
+FIGURE = ["metric", "benchmark", "judge", *METHOD, "dimension"]
+COLUMNS = [*FIGURE, "value", "low", "high", "p", "p_holm", "n", "unanswered"]
 # Figures that are the mean of a column of descriptions.parquet.
-MEANS = {
-    "tokens": "completion_tokens", "seconds": "seconds", "prompt_tokens": "prompt_tokens",
-    "dropped_signals": "dropped_signals", "shortened_texts": "shortened_texts",
-}  # fmt: skip
+MEANS = ["tokens", "seconds", "prompt_tokens", "dropped_signals", "shortened_texts"]
 SHARES = ["acc_jud", "acc_gen", "win_rate", "precision", "recall", "contradictions", "well_formed"]
 
 
@@ -45,54 +41,76 @@ def make_figures(folder: Path, pairs: Sequence[str]) -> pd.DataFrame:
       (descriptions that name both poles of a dimension): where directions are the world's.
     - tokens, seconds, prompt_tokens, dropped_signals, shortened_texts: means, of one round each.
     """
-    paths = {name: folder / f"{name}.parquet" for name in ("descriptions", "verdicts", "wins")}
-    tables = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
-    verdicts = tables["verdicts"]
-    cases = {path.stem: read_cases(path) for path in (folder / "cases").glob("*.jsonl")}
-    known = [
-        {"benchmark": benchmark, "case_id": case.case_id, "dimension": dimension}
-        for benchmark, own in cases.items()
-        for case in own
-        for dimension in case.directions or {}
-    ]
-    by_dimension = verdicts[~verdicts.setting.str.contains("@")].merge(
-        pd.DataFrame(known, columns=["benchmark", "case_id", "dimension"])
+    verdicts, descriptions = (
+        pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "descriptions")
     )
-    rows = _means(verdicts, JUDGED, "correct") + differences_of(verdicts, pairs)
-    rows += _means(by_dimension, [*JUDGED, "dimension"], "correct")
-    if "wins" in tables:
-        rows += _means(tables["wins"].assign(metric="win_rate"), JUDGED, "score")
-    for key, own in tables["descriptions"].groupby(["benchmark", *PLACE], sort=False):
-        where = dict(zip(["benchmark", *PLACE], key, strict=True))
-        for metric, found in _of_descriptions(own, cases[str(key[0])]):
-            rows.append({"metric": metric, "judge": ANY, **where, **asdict(found)})
+    cases = {
+        (path.stem, case.case_id): case
+        for path in (folder / "cases").glob("*.jsonl")
+        for case in read_cases(path)
+    }
+    known = [(*key, name) for key, case in cases.items() for name in case.directions or {}]
+    directions = pd.DataFrame(known, columns=["benchmark", "case_id", "dimension"])
+    judged = verdicts.assign(value=verdicts.correct)
+    parts = [judged, judged[~judged.setting.str.contains("@")].merge(directions)]
+    if (path := folder / "wins.parquet").is_file():
+        wins = pd.read_parquet(path)
+        parts.append(wins.assign(metric="win_rate", value=wins.score))
+    parts += [own.assign(judge=ANY) for own in _of_descriptions(descriptions, cases)]
+    values = pd.concat(parts).fillna({"dimension": "", "weight": 1.0})
+    rows = []
+    for key, own in values.groupby(FIGURE, sort=False):
+        row = dict(zip(FIGURE, key, strict=True))
+        numbers = own.value.to_numpy(dtype=float, na_value=float("nan"))
+        found = estimate(numbers, own.unit.tolist(), own.weight, share=row["metric"] in SHARES)
+        unanswered = None if row["judge"] == ANY else int(own.value.isna().sum())
+        rows.append(row | asdict(found) | {"unanswered": unanswered})
+    rows += differences_of(verdicts, pairs)
     figures = pd.DataFrame(rows, columns=COLUMNS).fillna({"dimension": ""})
     figures.to_parquet(folder / "figures.parquet", index=False)
     return figures
 
 
-def differences_of(verdicts: pd.DataFrame, pairs: Sequence[str]) -> list[Row]:
+def _of_descriptions(
+    rows: pd.DataFrame, cases: Mapping[tuple[str, str], Case]
+) -> list[pd.DataFrame]:
+    """What descriptions are like, whoever judges them: `metric`, `value` and `weight` of each."""
+    written = rows[rows.completion.notna()].rename(columns={"completion_tokens": "tokens"})
+    columns = written.assign(well_formed=written.problem.isna())[["well_formed", *MEANS]]
+    costs = written[[*KEY, "unit"]].join(columns.astype("Float64"))
+    tried = rows[rows.description.notna() | rows.problem.notna()]
+    compared = [
+        {**row, "metric": metric, "value": value, "weight": weight}
+        for row in records(tried[[*KEY, "unit", "description"]])
+        for metric, (value, weight) in compare_with_truth(
+            cases[row["benchmark"], row["case_id"]], row["description"]
+        ).items()
+    ]
+    melted = costs.melt([*KEY, "unit"], var_name="metric")
+    return [melted, pd.DataFrame(compared, columns=[*melted.columns, "weight"])]
+
+
+def differences_of(verdicts: pd.DataFrame, pairs: Sequence[str]) -> list[dict[str, Any]]:
     """First minus second on the same cases, as rows of figures, for pairs as of `expand_pairs`.
 
     `method` and `setting` are `<first>-<second>` there. `p` is that of the paired t-test where
     units have one case each; `p_holm` is corrected over the pairs of one metric, benchmark, judge.
     """
-    rows: list[Row] = []
-    for key, own in verdicts.groupby(JUDGED[:3], sort=False):
-        metric = f"{key[0]}_difference"
+    rows = []
+    for (metric, *where), own in verdicts.groupby(FIGURE[:3], sort=False):
         units = own.drop_duplicates("case_id").set_index("case_id").unit
-        wide = own.pivot(index="case_id", columns=PLACE, values="correct").astype(float)
+        wide = own.pivot(index="case_id", columns=METHOD, values="correct").astype(float)
         places = expand_pairs(pairs, own)
         found = [estimate(wide[a] - wide[b], units[wide.index].tolist()) for a, b in places]
         corrected = holm([each.p for each in found])
         for pair, each, p_holm in zip(places, found, corrected, strict=True):
-            names = map("-".join, zip(*pair, strict=True))
-            where = dict(zip(JUDGED, (metric, *key[1:], *names), strict=True))
-            rows.append(where | asdict(each) | {"p_holm": p_holm})
+            names = ("-".join(both) for both in zip(*pair, strict=True))
+            key = dict(zip(FIGURE, (f"{metric}_difference", *where, *names), strict=False))
+            rows.append(key | asdict(each) | {"p_holm": p_holm})
     return rows
 
 
-def expand_pairs(pairs: Sequence[str], rows: pd.DataFrame) -> list[tuple[Place, Place]]:
+def expand_pairs(pairs: Sequence[str], rows: pd.DataFrame) -> list[Pair]:
     """The places, of those that rows have, which pairs of methods mean.
 
     A pair is `<method> - <method>`, which compares equal settings, or has `/<setting>` behind a
@@ -102,7 +120,7 @@ def expand_pairs(pairs: Sequence[str], rows: pd.DataFrame) -> list[tuple[Place, 
     Raises:
         UserError: a pair is not of that form.
     """
-    known = list(rows[PLACE].drop_duplicates().itertuples(index=False, name=None))
+    known = list(rows[METHOD].drop_duplicates().itertuples(index=False, name=None))
     found = []
     for pair in pairs:
         sides = [side.strip().partition("/") for side in pair.split(" - ")]
@@ -115,9 +133,10 @@ def expand_pairs(pairs: Sequence[str], rows: pd.DataFrame) -> list[tuple[Place, 
             [p for p in known if p[0] == name and (p[1] == at if at else "@" not in p[1])]
             for name, _, at in sides
         )
-        both = [(one, other) for one in ones for other in others]
         given = any(at for _, _, at in sides)
-        found += [(a, b) for a, b in both if given or a[1] == b[1] or ANY in (a[1], b[1])]
+        found += [
+            (a, b) for a, b in product(ones, others) if given or a[1] == b[1] or ANY in (a[1], b[1])
+        ]
     return found
 
 
@@ -127,69 +146,34 @@ def summarise(figures: pd.DataFrame) -> dict[str, float | int | None]:
     Figures that have to do with no judge stand under each of them. `cases` and `unanswered` count
     those with and without a verdict; differences have `/p` and `/p_holm`, too.
     """
-    summary: dict[str, float | int | None] = {}
     whole = figures[figures.dimension == ""]
-    judges = whole[whole.metric == "acc_jud"].groupby(["benchmark", *PLACE]).judge.agg(list)
-    for row in records(whole):
-        place = (row["benchmark"], row["method"], row["setting"])
-        ends = ["low", "high"] + ["p", "p_holm"] * row["metric"].endswith("_difference")
-        for judge in judges.get(place, []) if row["judge"] == ANY else [row["judge"]]:
-            where = "/".join((row["benchmark"], judge, row["method"], row["setting"]))
-            summary[f"{row['metric']}/{where}"] = row["value"]
-            summary |= {f"{row['metric']}/{where}/{end}": row[end] for end in ends}
-            if row["metric"] == "acc_jud":
-                counts = {f"cases/{where}": row["n"], f"unanswered/{where}": int(row["unanswered"])}
-                summary |= counts
+    judges = whole[whole.metric == "acc_jud"][["benchmark", "judge", *METHOD]]
+    free = whole[whole.judge == ANY].drop(columns="judge").merge(judges)
+    summary: dict[str, float | int | None] = {}
+    for row in records(pd.concat([whole[whole.judge != ANY], free])):
+        metric, *where = (row[name] for name in FIGURE[:5])
+        key = "/".join([metric, *where])
+        ends = ["low", "high"] + ["p", "p_holm"] * metric.endswith("_difference")
+        summary |= {key: row["value"]} | {f"{key}/{end}": row[end] for end in ends}
+        if metric == "acc_jud":
+            counts = {"cases": row["n"], "unanswered": int(row["unanswered"])}
+            summary |= {"/".join([name, *where]): count for name, count in counts.items()}
     return summary
 
 
 def table_of(figures: pd.DataFrame) -> str:
     """The figures of each benchmark for a terminal: shares in %, with half of their intervals."""
-    shown = figures[(figures.dimension == "") & figures.metric.isin([*SHARES, *list(MEANS)[:2]])]
+    order = [*SHARES, *MEANS[:2]]
+    shown = figures[(figures.dimension == "") & figures.metric.isin(order)]
     half = (50 * (shown.high - shown.low)).map(" ±{:.1f}".format).str.replace(" ±nan", "")
     percent = (100 * shown.value).map("{:.1f}".format) + half
     text = percent.where(shown.metric.isin(SHARES), shown.value.map("{:.3g}".format))
-    text = text.where(shown.value.notna(), "–")
     heads = shown.metric + (" " + shown.judge).where(shown.judge != ANY, "")
-    order = [
-        head for metric in [*SHARES, *MEANS] for head in heads[shown.metric == metric].unique()
-    ]
+    shown = shown.assign(text=text.where(shown.value.notna(), "–"), head=heads)
+    shown = shown.sort_values("metric", key=lambda own: own.map(order.index), kind="stable")
     parts = []
-    for benchmark, own in shown.assign(text=text, head=heads).groupby("benchmark", sort=False):
-        wide = own.pivot(index=PLACE, columns="head", values="text").fillna("–")
-        rows = list(own[PLACE].drop_duplicates().itertuples(index=False, name=None))
-        wide = wide.loc[rows, [head for head in order if head in wide]].rename_axis(columns=None)
-        parts.append(f"{benchmark}\n{wide.reset_index().to_string(index=False)}\n")
+    for benchmark, own in shown.groupby("benchmark", sort=False):
+        wide = own.pivot_table("text", METHOD, "head", "first", sort=False).fillna("–")
+        table = wide.rename_axis(columns=None).reset_index().to_string(index=False)
+        parts.append(f"{benchmark}\n{table}\n")
     return "\n".join(parts)
-
-
-def _means(rows: pd.DataFrame, keys: list[str], column: str) -> list[Row]:
-    """The mean share of each place."""
-    found = []
-    for key, own in rows.groupby(keys, sort=False):
-        values = own[column].to_numpy(dtype=float, na_value=float("nan"))
-        mean = estimate(values, own.unit.tolist(), share=True)
-        counts = {"unanswered": int(own[column].isna().sum())}
-        found.append(dict(zip(keys, key, strict=True)) | asdict(mean) | counts)
-    return found
-
-
-def _of_descriptions(own: pd.DataFrame, cases: Sequence[Case]) -> Iterator[tuple[str, Estimate]]:
-    """What one method's descriptions are like, whoever judges them."""
-    written = own[own.completion.notna()]
-    if len(written):
-        units = written.unit.tolist()
-        yield "well_formed", estimate(written.problem.isna(), units, share=True)
-        for metric, column in MEANS.items():
-            yield metric, estimate(written[column].to_numpy(float, na_value=float("nan")), units)
-    by_id = {case.case_id: case for case in cases}
-    tried = own[own.description.notna() | own.problem.notna()]
-    read = [read_statements(by_id[row["case_id"]], row["description"]) for row in records(tried)]
-    known = [each for each in read if each is not None]
-    if not known or len(known) < len(read):
-        return
-    found, units = pd.DataFrame(known), tried.unit.tolist()
-    for metric, whole in (("precision", found.stated), ("recall", found.wanted)):
-        yield metric, estimate(found.true / whole.where(whole > 0), units, whole, share=True)
-    described = found.contradictory.astype(float).where(tried.description.notna().to_numpy())
-    yield "contradictions", estimate(described, units, share=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from alignxplore_trl.baselines.protocol import Asked, Method, Reading, Said, Setting
 from alignxplore_trl.cases import Case
 from alignxplore_trl.evaluation.benchmarks import ANY, Benchmark
-from alignxplore_trl.evaluation.kept import Table, records, rows_at
+from alignxplore_trl.evaluation.kept import Table, records
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.weights import load_tokenizer
 from alignxplore_trl.run.progress import say
@@ -37,7 +37,6 @@ class Policy(Method):
         max_tokens: budget of a prompt, to which it is shortened by rule.
         model: folder or name of the weights.
         tokenizer: folder or name of the model whose tokens are counted, where there is no `model`.
-        made_by: the command that makes the model's folder; without that the method is left out.
         template: `inference`, as policies are trained, or `concise`, without reasoning.
         seed: of sampling; each round has its own.
     """
@@ -57,33 +56,29 @@ class Policy(Method):
         self._writer: Writer = self.writer if self.model is None else self.writer(model=self.model)
         self._templates = Prompts(self.prompts)
 
-    def missing(self) -> str | None:
-        if self.made_by and not (Path(str(self.model)).parent / "summary.json").is_file():
-            return f"{self.model} isn't there; {self.made_by} makes it"
-        return None
-
     def describe(self, asked: Asked) -> list[Said]:
         self._writer.load()  # Not in the time of the first round.
         tokenizer = load_tokenizer(str(self.tokenizer or self.model))
         budget = PromptBudget(self._templates, tokenizer, self.max_tokens)
+        read = parse_completion if self.template == "inference" else parse_description
         per_round, rounds = asked.setting.per_round, asked.setting.rounds
-        said: dict[str, list[Said]] = {case.case_id: [] for case in asked.cases}
+        earlier: dict[str, str | None] = {case.case_id: None for case in asked.cases}
+        said = []
         for number in range(rounds):
-            cases = [case for case in asked.cases if case.case_id in said]
-            earlier = [_last_description(said[case.case_id]) for case in cases]
+            cases = [case for case in asked.cases if case.case_id in earlier]
             prompts = [
-                budget.fit(self.template, case.rounds(per_round, rounds)[number], own)
-                for case, own in zip(cases, earlier, strict=True)
+                budget.fit(
+                    self.template, case.rounds(per_round, rounds)[number], earlier[case.case_id]
+                )
+                for case in cases
             ]
             began = time.perf_counter()
             answers = self._writer.write([own.text for own in prompts], 1, self.seed + number)
             seconds = (time.perf_counter() - began) / max(1, len(cases))
-            rows = zip(cases, earlier, prompts, answers, strict=True)
-            for case, before, prompt, [written] in rows:
+            for case, prompt, [written] in zip(cases, prompts, answers, strict=True):
+                before = earlier.pop(case.case_id)
                 if written is None:
-                    del said[case.case_id]
                     continue
-                read = parse_completion if self.template == "inference" else parse_description
                 found = read(written.text)
                 own = Said(
                     case.case_id,
@@ -99,25 +94,21 @@ class Policy(Method):
                     dropped_signals=prompt.dropped_signals,
                     shortened_texts=prompt.shortened_texts,
                 )
-                said[case.case_id].append(own)
-        return [own for of_case in said.values() for own in of_case]
+                said.append(own)
+                earlier[case.case_id] = own.description or before
+        return [own for own in said if own.case_id in earlier]
 
     def close(self) -> None:
         self._writer.close()
 
 
-def _last_description(said: Sequence[Said]) -> str | None:
-    return next((own.description for own in reversed(said) if own.description), None)
-
-
 def descriptions_table(folder: Path) -> Table:
     """What methods said: one row per benchmark, method, setting (`…@k`: after round k) and case."""
-    texts = ("unit", "description", "problem", "reasoning", "earlier", "completion")
+    texts = ("description", "problem", "reasoning", "earlier", "completion")
     counts = ("prompt_tokens", "completion_tokens", "dropped_signals", "shortened_texts")
-    types = dict.fromkeys(texts, "string") | dict.fromkeys(counts, "Int64")
-    types |= {"decided": "bool", "probability": "Float64", "seconds": "Float64"}
-    keys = ("benchmark", "method", "setting", "case_id")
-    return Table(folder / "descriptions.parquet", keys, types)
+    columns = dict.fromkeys(texts, "string") | dict.fromkeys(counts, "Int64")
+    columns |= {"decided": "bool", "probability": "Float64", "seconds": "Float64"}
+    return Table(folder, "descriptions", **columns)
 
 
 def describe_all(
@@ -148,12 +139,13 @@ def describe_all(
                 cases = benchmark.cases(reading, setting)
                 if fewer := len(benchmark.whole) - len(cases):
                     say(f"{name}, {where}: {fewer} cases of {benchmark.name} have too few signals")
-                known = set(rows_at(table.rows, **at).case_id)
+                known = set(table.at(at).case_id)
                 new = [case for case in cases if case.case_id not in known]
                 if new:
                     say(f"{name}, {where}: {len(new)} cases of {benchmark.name}")
                 for start in range(0, len(new), _CASES_AT_ONCE):
-                    _describe(method, new[start : start + _CASES_AT_ONCE], setting, at, table)
+                    part = new[start : start + _CASES_AT_ONCE]
+                    table.add(_describe(method, part, setting, at, table))
         method.close()
     return left_out
 
@@ -169,15 +161,13 @@ def _places(reading: Reading, settings: Sequence[Setting]) -> dict[str, Setting]
 
 def _describe(
     method: Method, cases: Sequence[Case], setting: Setting, at: Mapping[str, str], table: Table
-) -> None:
+) -> Iterator[dict[str, Any]]:
     units = {case.case_id: case.unit for case in cases}
     others = [
         Said(row["case_id"], description=row["description"], problem=row["problem"])
-        for row in records(rows_at(table.rows, **{**at, "method": method.of or ""}))
+        for row in records(table.at({**at, "method": method.of or ""}))
         if row["case_id"] in units
     ]
-    rows = []
     for own in method.describe(Asked(cases, setting, others)):
         where = at["setting"] + (f"@{own.round}" if own.round else "")
-        rows.append({**asdict(own), **at, "setting": where, "unit": units[own.case_id]})
-    table.add(rows)
+        yield {**asdict(own), **at, "setting": where, "unit": units[own.case_id]}

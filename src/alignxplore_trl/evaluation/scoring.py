@@ -8,14 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from alignxplore_trl.evaluation.benchmarks import Benchmark
-from alignxplore_trl.evaluation.kept import Table, records, rows_at
+from alignxplore_trl.evaluation.kept import Table, records
 from alignxplore_trl.judging.protocol import JudgedPair
 from alignxplore_trl.rewards import DescriptionReward
 from alignxplore_trl.run.progress import progress
 
 # What a killed evaluation asks again, at most.
 _PAIRS_AT_ONCE = 2000
-_PLACE = ["benchmark", "method", "setting", "case_id"]
 
 
 def verdicts_table(folder: Path) -> Table:
@@ -25,8 +24,7 @@ def verdicts_table(folder: Path) -> Table:
     orders averaged; `correct` is the reward, R_jud or R_gen times R_format. Both are missing where
     there was no answer: such a row is left out of the accuracy, and counted.
     """
-    types = {"unit": "string", "correct": "Float64", "value": "Float64"}
-    return Table(folder / "verdicts.parquet", ("metric", "judge", *_PLACE), types)
+    return Table(folder, "verdicts", "metric", "judge", correct="Float64", value="Float64")
 
 
 def score(
@@ -46,14 +44,12 @@ def score(
     if metric == "acc_gen":
         tried = descriptions.description.notna() | descriptions.problem.notna()
         descriptions = descriptions[tried]
-    at = {"metric": metric, "judge": judge}
-    known = pd.MultiIndex.from_frame(rows_at(verdicts.rows, **at).dropna(subset="correct")[_PLACE])
-    new = descriptions[~pd.MultiIndex.from_frame(descriptions[_PLACE]).isin(known)]
+    asked = descriptions.assign(metric=metric, judge=judge)
+    # Case by case, so that descriptions of the same case are asked about together.
+    new = records(verdicts.lacking(asked, "correct").sort_values("case_id", kind="stable"))
     for benchmark in benchmarks:
         targets = {case.case_id: case.target for case in benchmark.scored}
-        own = rows_at(new, benchmark=benchmark.name)
-        # Case by case, so that descriptions of the same case are asked about together.
-        rows = records(own[own.case_id.isin(targets)].sort_values("case_id", kind="stable"))
+        rows = [r for r in new if r["benchmark"] == benchmark.name and r["case_id"] in targets]
         parts = range(0, len(rows), _PAIRS_AT_ONCE)
         for start in progress(parts, f"{metric} of {benchmark.name} by {judge}"):
             part = rows[start : start + _PAIRS_AT_ONCE]
@@ -61,14 +57,13 @@ def score(
                 target = targets[row["case_id"]]
                 pair = target.post, row["description"], target.chosen, target.rejected
                 row["pair"] = JudgedPair(row["case_id"], *pair)
-            asked = [row["pair"] for row in part if row["problem"] is None and not row["decided"]]
-            distinct = list(dict.fromkeys(asked))
-            answers = reward.measure(dict(enumerate(distinct)), {})
-            values = dict(zip(distinct, answers, strict=True))
+            asked_for = [r["pair"] for r in part if r["problem"] is None and not r["decided"]]
+            pairs = dict(enumerate(dict.fromkeys(asked_for)))
+            values = dict(zip(pairs.values(), reward.measure(pairs, {}), strict=True))
             for row in part:
                 value = row["probability"] if row["decided"] else values.get(row["pair"])
                 correct = None if value is None else reward.score(value)
                 if row["problem"] is not None:
                     value, correct = None, 0.0
                 row |= {"value": value, "correct": correct}
-            verdicts.add([row | at for row in part])
+            verdicts.add(part)

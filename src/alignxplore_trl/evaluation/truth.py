@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from alignxplore_trl.cases import Case
 from alignxplore_trl.data.world import DIMENSION_OF_POLE, OPPOSITE, stated_poles
 
 
-class Statements(NamedTuple):
-    """Distinct poles that a description states, those of them that are true, and all that are.
+def compare_with_truth(case: Case, description: str | None) -> dict[str, tuple[float, float]]:
+    """Measures of a description in the world's terms; none where the truth isn't known in these.
 
-    A malformed or absent description states nothing. `contradictory`: both poles of a dimension.
+    Each has a weight, with which means over cases are ratios of sums: `precision`, how many of the
+    distinct poles stated are true, `recall`, how many of the true ones are stated, and
+    `contradictions`, whether both poles of a dimension are stated. A malformed or absent
+    description states nothing.
     """
-
-    stated: int
-    true: int
-    wanted: int
-    contradictory: bool
-
-
-def read_statements(case: Case, description: str | None) -> Statements | None:
-    """Read a description in the world's terms; `None` where the truth isn't known in these."""
     directions = case.directions or {}
-    if not directions or any(DIMENSION_OF_POLE.get(p) != name for name, p in directions.items()):
-        return None
+    if not directions or any(
+        DIMENSION_OF_POLE.get(pole) != name for name, pole in directions.items()
+    ):
+        return {}
     stated, wanted = set(stated_poles(description or "")), set(directions.values())
+    found = len(stated & wanted)
     both = any(OPPOSITE[pole] in stated for pole in stated)
-    return Statements(len(stated), len(stated & wanted), len(wanted), both)
+    return {
+        "precision": (found / max(1, len(stated)), len(stated)),
+        "recall": (found / len(wanted), len(wanted)),
+        "contradictions": (float(both), float(description is not None)),
+    }

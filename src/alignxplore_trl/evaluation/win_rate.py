@@ -6,28 +6,26 @@ whether it helps a model to write a better one (METHOD: Evaluation).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from alignxplore_trl.cases import Case
 from alignxplore_trl.evaluation.benchmarks import Benchmark
-from alignxplore_trl.evaluation.kept import Table, records, rows_at
+from alignxplore_trl.evaluation.kept import KEY, PLACE, Table, records
 from alignxplore_trl.inference.writers import Writer
 from alignxplore_trl.judging.protocol import Judge, Question, Verdict
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.text.prompts import Prompts
 
-Place = tuple[str, str]  # a method, and its setting
-_KEYS = ("benchmark", "method", "setting", "case_id")
+Pair = tuple[tuple[str, str], tuple[str, str]]  # Two methods, each with its setting.
+_CASE = ["benchmark", "case_id", "unit", "post", "truth"]
 
 
 def replies_table(folder: Path) -> Table:
     """The reply to each case's post that was written under a method's description."""
-    types = {"unit": "string", "reply": "string"}
-    return Table(folder / "replies.parquet", _KEYS, types)
+    return Table(folder, "replies", reply="string")
 
 
 def wins_table(folder: Path) -> Table:
@@ -38,15 +36,25 @@ def wins_table(folder: Path) -> Table:
     those of the first method's reply, shown first and second.
     """
     numbers = dict.fromkeys(("score", "p_shown_first", "p_shown_second"), "Float64")
-    return Table(folder / "wins.parquet", ("judge", *_KEYS), {"unit": "string", **numbers})
+    return Table(folder, "wins", "judge", **numbers)
+
+
+def draw_cases(benchmarks: Sequence[Benchmark], count: int | None) -> pd.DataFrame:
+    """The first cases of each benchmark whose true description is known."""
+    known = [
+        (each.name, case.case_id, case.unit, case.target.post, case.description)
+        for each in benchmarks
+        for case in [case for case in each.scored if case.description is not None][:count]
+    ]
+    return pd.DataFrame(known, columns=_CASE)
 
 
 def write_replies(
     writer: Writer,
     prompts: Prompts,
-    pairs: Sequence[tuple[Place, Place]],
+    pairs: Sequence[Pair],
     descriptions: pd.DataFrame,
-    cases: Mapping[str, Sequence[Case]],
+    cases: pd.DataFrame,
     table: Table,
     seed: int,
 ) -> None:
@@ -55,68 +63,48 @@ def write_replies(
     The prompt is the one that R_gen reads log-probabilities behind. Under a malformed completion
     the reply is written without a description: that is what its user would get.
     """
-    for benchmark, own in cases.items():
-        for method, setting in dict.fromkeys(place for pair in pairs for place in pair):
-            where = {"benchmark": benchmark, "method": method, "setting": setting}
-            texts = _column(descriptions, "description", **where)
-            known = _column(table.rows, "reply", **where)
-            new = [case for case in own if case.case_id in texts.keys() - known.keys()]
-            asked = [
-                prompts.render("reply", post=case.target.post, description=texts[case.case_id])
-                for case in new
-            ]
-            if new:
-                say(f"win rate: {len(new)} replies for {method}, {setting}, {benchmark}")
-                answers = writer.write(asked, 1, seed)
-                rows = [
-                    {**where, **_named(case), "reply": written.text.strip()}
-                    for case, [written] in zip(new, answers, strict=True)
-                    if written is not None
-                ]
-                table.add(rows)
+    places = pd.DataFrame([place for pair in pairs for place in pair], columns=PLACE[1:])
+    asked = cases.merge(places.drop_duplicates(), how="cross")
+    new = table.lacking(asked.merge(descriptions[[*KEY, "description"]]), "reply")
+    for place, own in new.groupby(PLACE, sort=False):
+        say(f"win rate: {len(own)} replies for {', '.join(map(str, place))}")
+        rows = records(own)
+        texts = [
+            prompts.render("reply", post=row["post"], description=row["description"])
+            for row in rows
+        ]
+        answers = zip(rows, writer.write(texts, 1, seed), strict=True)
+        table.add(row | {"reply": own.text.strip()} for row, [own] in answers if own is not None)
 
 
 def compare_replies(
     name: str,
     judge: Judge,
-    pairs: Sequence[tuple[Place, Place]],
-    cases: Mapping[str, Sequence[Case]],
+    pairs: Sequence[Pair],
+    cases: pd.DataFrame,
     replies: Table,
     table: Table,
 ) -> None:
     """Show a judge the true description and both replies, in both orders, where it hasn't yet."""
-    for benchmark, own in cases.items():
-        for pair in pairs:
-            method, setting = ("-".join(both) for both in zip(*pair, strict=True))
-            where = {"judge": name, "benchmark": benchmark, "method": method, "setting": setting}
-            known = _column(table.rows.dropna(subset=["score"]), "score", **where)
-            one, other = (
-                _column(replies.rows, "reply", benchmark=benchmark, method=own[0], setting=own[1])
-                for own in pair
-            )
-            ids = one.keys() & other.keys() - known.keys()
-            new = [(c, one[c.case_id], other[c.case_id]) for c in own if c.case_id in ids]
-            questions = [
-                Question(case.target.post, case.description, *shown)
-                for case, a, b in new
-                for shown in ((a, b), (b, a))
-                if a != b  # Equal ones are a tie, which no judge is asked about.
-            ]
-            verdicts = iter(judge.judge(questions) if questions else [])
-            rows = [
-                {**where, **_named(case)}
-                | ({"score": 0.5} if a == b else _outcome(next(verdicts), next(verdicts)))
-                for case, a, b in new
-            ]
-            table.add(rows)
-
-
-def draw_cases(benchmarks: Sequence[Benchmark], count: int | None) -> dict[str, list[Case]]:
-    """The first cases of each benchmark whose true description is known, by its name."""
-    return {
-        each.name: [case for case in each.scored if case.description is not None][:count]
-        for each in benchmarks
-    }
+    case = ["benchmark", "case_id"]
+    written = replies.rows.pivot(index=case, columns=["method", "setting"], values="reply")
+    for pair in pairs:
+        method, setting = ("-".join(names) for names in zip(*pair, strict=True))
+        both = written.reindex(columns=list(pair)).set_axis(["first", "second"], axis=1).dropna()
+        known = cases.join(both, on=case, how="inner")
+        new = table.lacking(known.assign(judge=name, method=method, setting=setting), "score")
+        rows = records(new)
+        questions = [
+            Question(row["post"], row["truth"], *shown)
+            for row in rows
+            for shown in permutations((row["first"], row["second"]))
+            if row["first"] != row["second"]  # Equal ones are a tie, which no judge is asked about.
+        ]
+        verdicts = iter(judge.judge(questions) if questions else [])
+        for row in rows:
+            tied = row["first"] == row["second"]
+            row |= {"score": 0.5} if tied else _outcome(next(verdicts), next(verdicts))
+        table.add(rows)
 
 
 def _outcome(shown_first: Verdict | None, shown_second: Verdict | None) -> dict[str, float]:
@@ -125,12 +113,3 @@ def _outcome(shown_first: Verdict | None, shown_second: Verdict | None) -> dict[
     one, other = shown_first.probability_a, 1.0 - shown_second.probability_a
     score = 1.0 if min(one, other) > 0.5 else 0.0 if max(one, other) < 0.5 else 0.5
     return {"score": score, "p_shown_first": one, "p_shown_second": other}
-
-
-def _column(rows: pd.DataFrame, column: str, **where: str) -> dict[str, Any]:
-    """The values of a column by case, of the rows at one place."""
-    return {row["case_id"]: row[column] for row in records(rows_at(rows, **where))}
-
-
-def _named(case: Case) -> dict[str, str]:
-    return {"case_id": case.case_id, "unit": case.unit}
