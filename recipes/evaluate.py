@@ -23,8 +23,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     What was asked for before, and is in the folder, isn't made again.
     """
     # Imported here, so that a mistake in the command line is answered at once.
+    from alignxplore_trl.baselines.protocol import Setting
     from alignxplore_trl.evaluation import figures, win_rate
-    from alignxplore_trl.evaluation.benchmarks import read_benchmarks, read_settings
+    from alignxplore_trl.evaluation.benchmarks import read_benchmark, read_settings
     from alignxplore_trl.evaluation.kept import differences
     from alignxplore_trl.evaluation.methods import describe_all, descriptions_table
     from alignxplore_trl.evaluation.scoring import score, verdicts_table
@@ -36,8 +37,10 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     folders = {choices["data"]: stage.read("data")}
     folders |= {name: Path(path) for name, path in asked["prepared"].items()}
     names = asked["benchmarks"] or [choices["data"]]
-    benchmarks = read_benchmarks(names, folders, asked["cases"], experiment.seed)
-    settings = read_settings(asked["settings"] or [_own_setting(experiment)], benchmarks)
+    seed, setting = experiment.seed, experiment.setting
+    benchmarks = [read_benchmark(name, folders, asked["cases"], seed) for name in names]
+    own = Setting(setting.signals, setting.rounds).name
+    settings = read_settings(asked["settings"] or [own], benchmarks)
 
     methods, generators, rates = _methods(experiment, stage), asked["generators"], asked["win_rate"]
     judges = {"judge": experiment.judge, **experiment.test_judges}
@@ -72,7 +75,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     replies, wins = win_rate.replies_table(folder), win_rate.wins_table(folder)
     with _in_memory("replies", stage.build(rates["writer"]), notes) as writer:
         texts = Prompts(prompts)
-        win_rate.write_replies(writer, texts, pairs, rows, cases, replies, experiment.seed)
+        win_rate.write_replies(writer, texts, pairs, rows, cases, replies, seed)
     name, spec = list(judges.items())[-1]
     with _in_memory(name, stage.build(spec), notes) as judge:
         win_rate.compare_replies(name, judge, pairs, cases, replies, wins)
@@ -90,12 +93,6 @@ def _in_memory(name: str, model: Any, notes: dict[str, object]) -> Iterator[Any]
         model.close()
     counts = getattr(model, "counts", {})
     notes.update({f"unanswered/{name}/{why}": count for why, count in counts.items() if count})
-
-
-def _own_setting(experiment: Experiment) -> str:
-    setting = experiment.setting
-    sizes = "+".join([str(setting.signals)] * setting.rounds)
-    return f"{setting.name}{sizes}"
 
 
 def _methods(experiment: Experiment, stage: Stage) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from alignxplore_trl.baselines.protocol import Setting
 from alignxplore_trl.cases import Case, Post, read_cases, write_lines
-from alignxplore_trl.evaluation.benchmarks import read_benchmarks, read_settings
+from alignxplore_trl.evaluation.benchmarks import read_benchmark, read_settings
 from alignxplore_trl.run.errors import UserError
 from tests.evaluation.doubles import make_case
 
@@ -28,7 +28,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def read(name: str, folders: dict[str, Path], limit: int | None = None):  # type: ignore[no-untyped-def]
-    return read_benchmarks([name], folders, limit, seed=0)[0]
+    return read_benchmark(name, folders, limit, seed=0)
 
 
 def test_names(folders: dict[str, Path]) -> None:

@@ -12,7 +12,8 @@ from alignxplore_trl.data import alignx, world
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
 from alignxplore_trl.run.progress import progress
 
-POSITIVE, NEGATIVE = 0.6, 0.4
+# From one half, where the positive pole (0.6) or the negative one (0.4) begins.
+_NEUTRAL = 0.1
 # Comparisons that are labelled in one call of the judge.
 _AT_ONCE = 128
 # An entry for each dimension: 1 speaks for the positive pole, 0 for the negative one, one half for
@@ -92,9 +93,10 @@ def mean_labels(signals: Sequence[Labels]) -> Labels:
 
 def stated_poles(entries: Labels, poles: Sequence[tuple[str, str]]) -> list[str]:
     """The poles that the entries speak for, in the order of the dimensions."""
-    known = [(e, own) for e, own in zip(entries, poles, strict=True) if e is not None]
-    stated = [(e, own) for e, own in known if e >= POSITIVE or e <= NEGATIVE]
-    if not stated:
-        farthest = max((abs(e - 0.5) for e, _ in known), default=0.0)
-        stated = [(e, own) for e, own in known if e != 0.5 and isclose(abs(e - 0.5), farthest)]
-    return [positive if e > 0.5 else negative for e, (positive, negative) in stated]
+    known = [(e - 0.5, own) for e, own in zip(entries, poles, strict=True) if e is not None]
+    least = min(_NEUTRAL, max((abs(way) for way, _ in known), default=0.0))
+    return [
+        positive if way > 0 else negative
+        for way, (positive, negative) in known
+        if way and (abs(way) > least or isclose(abs(way), least))
+    ]

@@ -67,46 +67,24 @@ class Benchmark:
         return [vary(case, self.variation, self.seed, opposites) for case in cases]
 
 
-def read_benchmarks(
-    names: Sequence[str], folders: Mapping[str, Path], limit: int | None, seed: int
-) -> list[Benchmark]:
-    """Read benchmarks by name, `<data>[_<set>][_<variation>]`, with at most `limit` cases each.
+def read_benchmark(
+    name: str, folders: Mapping[str, Path], limit: int | None, seed: int
+) -> Benchmark:
+    """Read a benchmark by name, `<data>[_<set>][_<variation>]`, with at most `limit` cases.
 
     Cases are taken in an order of hashes: the first ones of a file may be of one kind, and a larger
     limit takes the same ones and others. `folders` are those of prepared data, by the data's name.
 
     Raises:
-        UserError: a name can't be read, or there are no such cases.
+        UserError: the name can't be read, or there are no such cases.
     """
-    return [_read(name, folders, limit, seed) for name in names]
-
-
-def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list[Setting]:
-    """The settings by name.
-
-    Raises:
-        UserError: a name can't be read, or no case has as many signals as any of them reads.
-    """
-    settings = [Setting.from_name(name) for name in names]
-    most = max(len(case.signals) for benchmark in benchmarks for case in benchmark.whole)
-    if all(own.per_round * own.rounds > most for own in settings):
-        raise UserError(
-            f"evaluation.settings: {', '.join(names)} found, but the cases have at most {most} "
-            f"signals; give for example evaluation.settings=[base{most}]"
-        )
-    return settings
-
-
-def _read(name: str, folders: Mapping[str, Path], limit: int | None, seed: int) -> Benchmark:
-    # By name: the data's test cases, and those of its other test sets.
+    # The data's test cases, its other test sets, and those on whom values are chosen.
     files = {
-        path.stem.replace("test", data, 1): path
+        data + f"_{path.stem}".removeprefix("_test"): path
         for data, folder in folders.items()
-        for path in folder.glob("test*.jsonl")
+        for path in (*folder.glob("test*.jsonl"), folder / "validation.jsonl")
     }
-    # Those on whom values are chosen, such as a sweep's.
-    files |= {f"{data}_validation": folder / "validation.jsonl" for data, folder in folders.items()}
-    begun = [each for each in files if name == each or name.startswith(f"{each}_")]
+    begun = [each for each in files if f"{name}_".startswith(f"{each}_")]
     source = max(begun, key=len, default="")
     variation = name[len(source) :].removeprefix("_")
     try:
@@ -125,3 +103,19 @@ def _read(name: str, folders: Mapping[str, Path], limit: int | None, seed: int) 
         )
     cases.sort(key=lambda case: hashlib.sha256(case.case_id.encode()).digest())
     return Benchmark(name, cases[:limit], variation, seed)
+
+
+def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list[Setting]:
+    """The settings by name.
+
+    Raises:
+        UserError: a name can't be read, or no case has as many signals as any of them reads.
+    """
+    settings = [Setting.from_name(name) for name in names]
+    most = max(len(case.signals) for benchmark in benchmarks for case in benchmark.whole)
+    if all(own.per_round * own.rounds > most for own in settings):
+        raise UserError(
+            f"evaluation.settings: {', '.join(names)} found, but the cases have at most {most} "
+            f"signals; give for example evaluation.settings=[base{most}]"
+        )
+    return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -29,10 +30,7 @@ def judge_quality(judge: Judge, cases: Sequence[Case]) -> pd.DataFrame:
         questions = [
             Question(case.target.post, case.description if method == "golden" else None, *shown)
             for case in own
-            for shown in (
-                (case.target.chosen, case.target.rejected),
-                (case.target.rejected, case.target.chosen),
-            )
+            for shown in permutations((case.target.chosen, case.target.rejected))
         ]
         answers = [float("nan") if v is None else v.probability_a for v in judge.judge(questions)]
         first, second = np.array(answers[::2]), 1 - np.array(answers[1::2])  # Of the chosen reply.
@@ -45,7 +43,7 @@ def judge_quality(judge: Judge, cases: Sequence[Case]) -> pd.DataFrame:
             "position_gap": np.abs(first - second),
         }.items():
             known = np.where(unknown, float("nan"), values)
-            found = asdict(estimate(known, [case.unit for case in own], share=True))
-            counts = {"unanswered": int(unknown.sum())}
-            rows.append({"method": method, "metric": metric, **found, **counts})
+            found = estimate(known, [case.unit for case in own], share=True)
+            row = {"method": method, "metric": metric, **asdict(found)}
+            rows.append(row | {"unanswered": int(unknown.sum())})
     return pd.DataFrame(rows)
