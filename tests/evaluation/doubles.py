@@ -47,22 +47,6 @@ class WordJudge:
         return Verdict(0.5 + 0.4 * (a - b), 1.0)
 
 
-class WordGenerator:
-    """A reply is the more probable the more often its first word stands in the prompt."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-
-    def log_probabilities(
-        self, prompts: Sequence[str], replies: Sequence[str]
-    ) -> list[float | None]:
-        self.asked += zip(prompts, replies, strict=True)
-        return [
-            -5.0 + prompt.count(reply.split()[0])
-            for prompt, reply in zip(prompts, replies, strict=True)
-        ]
-
-
 class ScriptedWriter(Writer):
     """Writes what a function of the prompt says; `None` is no answer."""
 

@@ -38,14 +38,6 @@ def test_cases_of_one_user_are_one_draw() -> None:
     assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-9)
 
 
-def test_the_same_cases_given_twice_are_no_better_known() -> None:
-    values, users = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0], list("abcdef")
-
-    once, twice = estimate(values, users), estimate(values * 2, users * 2)
-
-    assert (twice.low, twice.high) == pytest.approx((once.low, once.high), rel=0.1)
-
-
 def test_a_ratio_of_sums_is_the_weighted_mean_of_ratios() -> None:
     true, stated = np.array([1.0, 2.0, 0.0, 3.0]), np.array([2.0, 2.0, 0.0, 4.0])
     with np.errstate(invalid="ignore"):
@@ -108,19 +100,3 @@ def test_one_seed_holds_nothing_and_equal_differences_hold() -> None:
     assert not compare({0: 0.9, 1: 0.8}, {0: 0.1}).holds
     assert compare({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25}).holds
     assert not compare({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}).holds
-
-
-def test_variants_are_compared_for_every_figure() -> None:
-    rows = [
-        {"figure": figure, "variant": variant, "seed": seed, "value": value + 0.01 * seed**2}
-        for figure in ("acc_jud", "recall")
-        for variant, value in (("a", 0.5), ("b", 0.7), ("c", 0.71))
-        for seed in range(3)
-        if (figure, variant) != ("recall", "c")
-    ]
-
-    found = compare_variants(pd.DataFrame(rows), [("b", "a"), ("c", "a")])
-
-    assert found.figure.tolist() == ["acc_jud", "acc_jud", "recall", "recall"]
-    assert found.value.tolist()[:3] == pytest.approx([0.2, 0.21, 0.2])
-    assert pd.isna(found.value[3])

@@ -80,9 +80,8 @@ def test_a_reply_that_wins_in_one_order_only_ties(tmp_path: Path) -> None:
     benchmark = Benchmark("world", CASES[:2], "", 0)
     replies, wins = replies_table(tmp_path), wins_table(tmp_path)
     pairs, cases = expand_pairs(["good - bad"], ROWS), draw_cases([benchmark], None)
-    write_replies(
-        ScriptedWriter(script=replies_to), Prompts("default"), pairs, ROWS, cases, replies, 0
-    )
+    writer = ScriptedWriter(script=replies_to)
+    write_replies(writer, Prompts("default"), pairs, ROWS, cases, replies, 0)
 
     compare_replies("judge", FirstJudge(), pairs, cases, replies, wins)
 
@@ -91,16 +90,8 @@ def test_a_reply_that_wins_in_one_order_only_ties(tmp_path: Path) -> None:
 
 
 def test_pairs_of_methods() -> None:
-    rows = pd.DataFrame(
-        [
-            ("rl", "base4"),
-            ("rl", "streaming4+4"),
-            ("rl", "streaming4+4@1"),
-            ("pba", "base4"),
-            ("golden", "any"),
-        ],
-        columns=["method", "setting"],
-    )
+    places = ["rl/base4", "rl/streaming4+4", "rl/streaming4+4@1", "pba/base4", "golden/any"]
+    rows = pd.DataFrame([own.split("/") for own in places], columns=["method", "setting"])
 
     assert expand_pairs(["rl - pba"], rows) == [(("rl", "base4"), ("pba", "base4"))]
     assert len(expand_pairs(["golden - rl"], rows)) == 2

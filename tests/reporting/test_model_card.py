@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from httpx import LocalProtocolError
 from huggingface_hub import ModelCard
 
+from alignxplore_trl.reporting import model_card
 from alignxplore_trl.reporting.model_card import publish, write_card
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import StageFolder
@@ -18,51 +17,33 @@ from alignxplore_trl.run.folder import StageFolder
 COMMAND = "python recipes/rl.py run=mine"
 
 
-class Hub(ThreadingHTTPServer):
-    """Answers what a push asks the Hub, and keeps what it was sent."""
+class Hub:
+    """Keeps what it is sent, in the place of `HfApi`."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.private, self.status = True, 200
-        self.asked: list[tuple[str, str]] = []
+    def __init__(self, endpoint: str | None = None) -> None:
+        self.private, self.sent = True, set[str]()
+        self.error: Exception | None = None
 
+    def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
+        assert private
+        if self.error:
+            raise self.error
 
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
+    def repo_info(self, repository: str) -> SimpleNamespace:
+        return SimpleNamespace(private=self.private)
 
-    def do_GET(self) -> None:
-        self._answer({"id": "ann/mine", "private": self.server.private, "siblings": []})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.asked.append((self.path, body))
-        if self.path.endswith("/preupload/main"):
-            files = [own["path"] for own in json.loads(body)["files"]]
-            answers = [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in files]
-            self._answer({"files": answers})
-        elif "/commit/" in self.path:
-            url = "https://huggingface.co/ann/mine/commit/abc"
-            self._answer({"commitUrl": url, "commitOid": "abc", "success": True})
-        else:
-            self._answer({"url": "https://huggingface.co/ann/mine", "name": "ann/mine"})
-
-    def _answer(self, body: object) -> None:
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
+    def upload_folder(
+        self, repo_id: str, folder_path: Path, commit_message: str
+    ) -> SimpleNamespace:
+        self.sent = {path.name for path in folder_path.iterdir()}
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/abc")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr(model_card, "HfApi", lambda endpoint: hub)
+    return hub
 
 
 @pytest.fixture
@@ -77,10 +58,6 @@ def folder(tmp_path: Path) -> StageFolder:
     return folder
 
 
-def address(hub: Hub) -> str:
-    return f"http://127.0.0.1:{hub.server_port}"
-
-
 def test_the_card_says_how_the_model_came_about(folder: StageFolder) -> None:
     card = ModelCard.load(folder.model / "README.md")
     assert card.data.base_model == "org/base"
@@ -91,24 +68,21 @@ def test_the_card_says_how_the_model_came_about(folder: StageFolder) -> None:
 
 
 def test_a_finished_run_is_sent_in_private(hub: Hub, folder: StageFolder) -> None:
-    assert publish(folder, "ann/mine", address(hub)) == "https://huggingface.co/ann/mine/commit/abc"
-    created = json.loads(next(body for path, body in hub.asked if path == "/api/repos/create"))
-    assert created["visibility"] == "private"
-    [commit] = [body for path, body in hub.asked if "/commit/" in path]
-    lines = [json.loads(line) for line in commit.splitlines()]
-    files = {line["value"]["path"] for line in lines if line["key"] == "file"}
-    assert files == {"README.md", "config.json"}
+    assert publish(folder, "ann/mine") == "https://hub/ann/mine/commit/abc"
+    assert hub.sent == {"README.md", "config.json"}
 
 
 def test_a_public_repository_is_refused(hub: Hub, folder: StageFolder) -> None:
     hub.private = False
     with pytest.raises(UserError, match="ann/mine could not be sent: it is there already, and pub"):
-        publish(folder, "ann/mine", address(hub))
-    assert not any("/commit/" in path for path, _ in hub.asked)
+        publish(folder, "ann/mine")
+    assert not hub.sent
 
 
 def test_what_the_hub_refuses_is_said_without_the_token(hub: Hub, folder: StageFolder) -> None:
-    hub.status = 403
-    with pytest.raises(UserError, match=r"403.*the same command sends it") as refused:
-        publish(folder, "ann/mine", address(hub))
+    hub.error = LocalProtocolError("Illegal header value b'Bearer hf_secret'")
+    with pytest.raises(
+        UserError, match=r"LocalProtocolError.*the same command sends it"
+    ) as refused:
+        publish(folder, "ann/mine")
     assert "hf_secret" not in str(refused.value)

@@ -25,8 +25,8 @@ class _User:
     conversation: str
     rule: str | None = None
     problem: FormatProblem | None = None
-    # Of each choice, whether the rule leads to the chosen reply; `None` where it led to none.
-    outcomes: list[bool | None] = field(default_factory=list)
+    # The choices that the rule fails on, each with whether it led to the other reply, not to none.
+    failures: list[tuple[Comparison, bool]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class LMInductReason(Method):
     Per iteration the model proposes rules. Each is tried on the user's comparisons: a judge is
     asked with the rule as description, and its more probable answer counts, as at temperature 0.
     The rule that gets most of them right is kept, the first of equal ones; the choices that it
-    fails on are told in the same conversation. The rule kept last is the description. Posts and
+    fails on are fed back in the same conversation. The rule kept last is the description. Posts and
     attributes are shown, but no rule can be tried on them.
 
     Attributes:
@@ -62,13 +62,12 @@ class LMInductReason(Method):
         users = []
         for case in asked.cases:
             choices = [own for own in case.signals if isinstance(own, Comparison)]
-            users.append(
-                _User(case.case_id, choices, self._budget.fit("rule_proposal", case.signals).text)
-            )
+            proposal = self._budget.fit("rule_proposal", case.signals).text
+            users.append(_User(case.case_id, choices, proposal))
         for iteration in range(self.iterations):
-            left = [user for user in users if user.rule is None or not all(user.outcomes)]
+            left = [user for user in users if user.rule is None or user.failures]
             for user in left:
-                self._tell_failures(user)
+                self._feed_back(user)
             self._keep_best(left, self._propose(left, self.seed + iteration))
         known = [user for user in users if user.rule or user.problem]  # Or else no answer came.
         return [
@@ -88,14 +87,11 @@ class LMInductReason(Method):
         answers = self.writer.write([user.conversation for user in users], self.candidates, seed)
         proposed = []
         for user, own in zip(users, answers, strict=True):
-            rules: dict[str, None] = {}
-            for each in own:
-                read = None if each is None else parse_description(each.text)
-                if isinstance(read, FormatProblem):
-                    user.problem = read
-                elif read is not None:
-                    rules[read.description] = None
-            proposed.append(list(rules))
+            read = [parse_description(each.text) for each in own if each is not None]
+            problems = [each for each in read if isinstance(each, FormatProblem)]
+            user.problem = problems[-1] if problems else user.problem
+            rules = [each.description for each in read if not isinstance(each, FormatProblem)]
+            proposed.append(list(dict.fromkeys(rules)))
         return proposed
 
     def _keep_best(self, users: Sequence[_User], proposed: Sequence[Sequence[str]]) -> None:
@@ -107,20 +103,18 @@ class LMInductReason(Method):
         ]
         answers = iter(preferences(self.judge, pairs, "random", self.seed))
         for user, rules in zip(users, proposed, strict=True):
-            tried: dict[str, list[bool | None]] = {}
+            tried = []
             for rule in rules:
-                own = [next(answers) for _ in user.choices]
-                tried[rule] = [None if each is None else each > 0.5 for each in own]
+                led = [(own, next(answers)) for own in user.choices]
+                wrong = [(own, p is not None) for own, p in led if p is None or p <= 0.5]
+                tried.append((len(wrong), rule, wrong))
             if tried:
-                user.rule = max(tried, key=lambda rule: tried[rule].count(True))
-                user.outcomes = tried[user.rule]
+                _, user.rule, user.failures = min(tried, key=lambda own: own[0])
 
-    def _tell_failures(self, user: _User) -> None:
+    def _feed_back(self, user: _User) -> None:
         """Go on with a conversation: the rule that was kept, and the choices that it fails on."""
         if user.rule is not None:  # Or else the same question is asked again.
-            both = zip(user.choices, user.outcomes, strict=True)
-            failed = [(choice, outcome is not None) for choice, outcome in both if not outcome]
-            choices, decided = zip(*failed, strict=True)
+            choices, decided = zip(*user.failures, strict=True)
             feedback = self._budget.fit("rule_feedback", choices, decided=decided).text
             rule = self._budget.prompts.guard(user.rule)
             user.conversation += f"\n\n<answer> {rule} </answer>\n\n{feedback}"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import isclose
 
 from alignxplore_trl.baselines.protocol import Asked, Method, Said
 from alignxplore_trl.cases import Comparison
 from alignxplore_trl.data import alignx, world
 from alignxplore_trl.judging.protocol import Judge, JudgedPair, preferences
-from alignxplore_trl.run.progress import progress
 
 # From one half, where the positive pole (0.6) or the negative one (0.4) begins.
 _NEUTRAL = 0.1
-# Comparisons that are labelled in one call of the judge.
-_AT_ONCE = 128
 # An entry for each dimension: 1 speaks for the positive pole, 0 for the negative one, one half for
 # neither; `None` where nothing is known.
 Labels = tuple[float | None, ...]
@@ -68,21 +66,17 @@ class Pba(Method):
 
     def _label(self, choices: Sequence[Comparison]) -> None:
         poles = self._poles()
-        parts = range(0, len(choices), _AT_ONCE)
-        for start in progress(parts, "comparisons labelled for PBA", len(parts)):
-            batch = choices[start : start + _AT_ONCE]
-            pairs = [
-                JudgedPair("", own.post, self._describe([pole]), own.chosen, own.rejected)
-                for own in batch
-                for both in poles
-                for pole in both
-            ]
-            answers = iter(preferences(self.judge, pairs, "both", seed=0))
-            for choice in batch:
-                own = [(next(answers), next(answers)) for _ in poles]
-                self._labels[choice] = tuple(
-                    None if a is None or b is None else (a + 1.0 - b) / 2 for a, b in own
-                )
+        pairs = [
+            JudgedPair("", own.post, self._describe([pole]), own.chosen, own.rejected)
+            for own in choices
+            for pole in chain.from_iterable(poles)
+        ]
+        answers = iter(preferences(self.judge, pairs, "both", seed=0))
+        for choice in choices:
+            own = [(next(answers), next(answers)) for _ in poles]
+            self._labels[choice] = tuple(
+                None if a is None or b is None else (a + 1.0 - b) / 2 for a, b in own
+            )
 
 
 def mean_labels(signals: Sequence[Labels]) -> Labels:

@@ -42,10 +42,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Said:
-    """What a method says of the user of one case.
+    """What a method says of the user of one case, after a `round` (0: the last one).
 
     Attributes:
-        round: after which round, where others follow; 0: in the end.
         description: what judges read; `None` asks them without one, if there is no `problem`.
         problem: why the completion is no inference; such a completion scores 0.
         decided: whether the method picks a reply by itself, with this `probability` of the right

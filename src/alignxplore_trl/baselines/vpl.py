@@ -111,10 +111,9 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         self.decoder = _mlp(embedding_size + latent_size, hidden_size, 1)
 
     def encode(self, pairs: Tensor, is_pair: Tensor) -> Normal:
-        """What labelled pairs say of users, in any order; mean and log variance are within ±1.
+        """What labelled pairs say of users, (users, latent size), with log variances within ±1.
 
-        Pairs are (users, pairs, 2, embedding size); `is_pair` (users, pairs) is false for padding,
-        and every user has a pair. Means and deviations are (users, latent size).
+        Pairs are (users, pairs, 2, embedding size); `is_pair` (users, pairs) is false for padding.
         """
         encoded = self.pair_encoder(((pairs - self.center) / self.spread).flatten(-2))
         attended = scaled_dot_product_attention(
@@ -126,10 +125,7 @@ class VplModel(nn.Module, PyTorchModelHubMixin):
         return Normal(self.mean(user).clamp(-1, 1), deviation)
 
     def score(self, pairs: Tensor, latent: Tensor) -> Tensor:
-        """How much users like both replies of a pair, in logits.
-
-        Pairs are (users, 2, embedding size), variables (users, latent size), logits (users, 2).
-        """
+        """How much users like both replies of their pair, (users, 2), in logits."""
         replies, users = (pairs - self.center) / self.spread, latent[:, None].expand(-1, 2, -1)
         scores: Tensor = self.decoder(torch.cat([replies, users], dim=-1))
         return scores.squeeze(-1)
@@ -197,13 +193,7 @@ class VplTraining:
     def train(
         self, cases: Sequence[Case], validation: Sequence[Case], folder: Path
     ) -> dict[str, float]:
-        """Train on the pairs that users labelled, their targets included, and save the model.
-
-        Returns counts, and the accuracy on the validation cases.
-
-        Raises:
-            UserError: no case has enough comparisons.
-        """
+        """Train on users' pairs, targets included, and save; counts, and validation accuracy."""
         set_seed(self.seed)
         where = self.language_model, self.prompts
         known = embed_pairs(cases, *where, self.dtype, self.max_batch_tokens)
@@ -230,7 +220,7 @@ class VplTraining:
         }
 
     def fit(self, model: VplModel, users: Sequence[Tensor]) -> int:
-        """Train on each user's pairs, (pairs, 2, embedding size); returns the number of steps."""
+        """Train on each user's pairs, (pairs, 2, embedding size), in so many steps."""
         everything = torch.cat([user.flatten(0, 1) for user in users])
         model.center, model.spread = everything.mean(0), everything.std(0).clamp(min=1e-6)
         optimizer = torch.optim.AdamW(model.parameters(), self.learning_rate, weight_decay=0.001)
@@ -245,8 +235,8 @@ class VplTraining:
             loss(scores, posterior, weight).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            optimizer.zero_grad()
             rate.step()
+            optimizer.zero_grad()
         model.eval()
         return steps
 

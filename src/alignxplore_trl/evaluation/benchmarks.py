@@ -19,13 +19,9 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Cases, and how they are varied before a method reads them.
+    """Cases as they were prepared (`whole`), and how they are varied before a method reads them.
 
-    Attributes:
-        name: in results, such as `world_drift3`, or `world_validation`.
-        whole: the cases as they were prepared.
-        variation: a name of `data.robustness`, or none.
-        seed: of what is drawn for it.
+    `variation` is a name of `data.robustness`, or empty; what is drawn for it is so by the seed.
     """
 
     name: str
@@ -74,9 +70,6 @@ def read_benchmark(
 
     Cases are taken in an order of hashes: the first ones of a file may be of one kind, and a larger
     limit takes the same ones and others. `folders` are those of prepared data, by the data's name.
-
-    Raises:
-        UserError: the name can't be read, or there are no such cases.
     """
     # The data's test cases, its other test sets, and those on whom values are chosen.
     files = {
@@ -106,11 +99,7 @@ def read_benchmark(
 
 
 def read_settings(names: Sequence[str], benchmarks: Sequence[Benchmark]) -> list[Setting]:
-    """The settings by name.
-
-    Raises:
-        UserError: a name can't be read, or no case has as many signals as any of them reads.
-    """
+    """The settings by name; a UserError where no case has as many signals as any of them reads."""
     settings = [Setting.from_name(name) for name in names]
     most = max(len(case.signals) for benchmark in benchmarks for case in benchmark.whole)
     if all(own.per_round * own.rounds > most for own in settings):

@@ -27,19 +27,11 @@ SHARES = ["acc_jud", "acc_gen", "win_rate", "precision", "recall", "contradictio
 
 
 def make_figures(folder: Path, pairs: Sequence[str]) -> pd.DataFrame:
-    """All figures of an evaluation's folder, which are written to figures.parquet.
+    """All figures of an evaluation's folder (docs/evaluation.md), written to figures.parquet.
 
     Columns: `metric`, `benchmark`, `judge` (`any` where no judge has to do with it), `method`,
     `setting`, `dimension` (empty: all cases), the fields of `Estimate`, with intervals clustered by
     unit, `p_holm`, and `unanswered`.
-
-    - acc_jud, acc_gen: the mean of `correct`, also of those with a direction in a dimension.
-    - acc_jud_difference, acc_gen_difference: see `differences_of`.
-    - win_rate: the mean score of a comparison of replies.
-    - well_formed: the share of the completions, of methods that write some.
-    - precision (true among the stated directions), recall (stated among the user's), contradictions
-      (descriptions that name both poles of a dimension): where directions are the world's.
-    - tokens, seconds, prompt_tokens, dropped_signals, shortened_texts: means, of one round each.
     """
     verdicts, descriptions = (
         pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "descriptions")

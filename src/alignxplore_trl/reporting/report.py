@@ -140,12 +140,11 @@ def _tables(
     columns = known.dimension if by_dimension else heads
     found = []
     for title, own in known.assign(column=columns).groupby(titles, sort=False):
-        rows: dict[tuple[str, str], dict[str, str]] = {}
-        for row in own.to_dict("records"):
-            rows.setdefault((row["method"], row["setting"]), {})[row["column"]] = _cell(row)
-        names = list(dict.fromkeys(own.column))
-        cells = [[*place, *(of.get(name, ABSENT) for name in names)] for place, of in rows.items()]
-        found.append(Table(str(title), ["method", "setting", *names], cells))
+        own = own.assign(text=[_cell(row) for row in own.to_dict("records")])
+        place = ["method", "setting"]
+        wide = own.pivot_table("text", place, "column", "first", sort=False).fillna(ABSENT)
+        cells = wide.reset_index().to_numpy().tolist()
+        found.append(Table(str(title), [*place, *map(str, wide)], cells))
     return found
 
 
