@@ -18,8 +18,8 @@ PARTS = {
     "judging, rewards, shared_prefix": 1320,  # 1,050
     "training": 1070,  # 900
     "synthesis": 350,
-    "evaluation, baselines": 1720,  # 1,400
-    "reporting": 550,
+    "evaluation, baselines": 1567,  # 1,400
+    "reporting": 535,
     "inference, command_line, demo": 1185,  # 900
 }
 

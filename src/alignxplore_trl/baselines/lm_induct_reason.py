@@ -43,10 +43,8 @@ class LMInductReason(Method):
         writer: the model, at the temperature of proposals (published: 0.7).
         judge: the same model as a judge, which applies rules.
         prompts: the prompt folder, with rule_proposal and rule_feedback.
-        max_tokens: the budget of each message, to which it is shortened by rule.
         tokenizer: folder or name of the model whose tokens are counted.
         iterations, candidates: proposals and trials at most, and rules that are proposed in each.
-        seed: of sampling, and of the order in which a choice's two replies are shown.
     """
 
     writer: Writer

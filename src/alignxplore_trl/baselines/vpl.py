@@ -220,7 +220,7 @@ class VplTraining:
         }
 
     def fit(self, model: VplModel, users: Sequence[Tensor]) -> int:
-        """Train on each user's pairs, (pairs, 2, embedding size), in so many steps."""
+        """Train on each user's pairs, (pairs, 2, embedding size); returns the number of steps."""
         everything = torch.cat([user.flatten(0, 1) for user in users])
         model.center, model.spread = everything.mean(0), everything.std(0).clamp(min=1e-6)
         optimizer = torch.optim.AdamW(model.parameters(), self.learning_rate, weight_decay=0.001)
@@ -243,7 +243,7 @@ class VplTraining:
     def batches(self, users: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """One epoch: every pair is a target once, with a history drawn from the user's others.
 
-        Yields histories, (users, pairs, 2, size), which of their pairs aren't padding, and targets.
+        Yields histories, what isn't padding in them, and targets.
         """
         targets = [(user, place) for user in users for place in range(len(user))]
         for places in torch.randperm(len(targets)).split(self.batch_size):

@@ -33,12 +33,8 @@ class Policy(Method):
 
     Attributes:
         writer: the model; with `model`, what makes a writer of it (`_partial_`).
-        prompts: the prompt folder.
-        max_tokens: budget of a prompt, to which it is shortened by rule.
-        model: folder or name of the weights.
         tokenizer: folder or name of the model whose tokens are counted, where there is no `model`.
         template: `inference`, as policies are trained, or `concise`, without reasoning.
-        seed: of sampling; each round has its own.
     """
 
     reading = "in_rounds"
@@ -119,8 +115,7 @@ def describe_all(
 ) -> dict[str, str]:
     """Ask each method about the cases that it has said nothing of; one is in memory at a time.
 
-    Returns:
-        The methods that are left out, with the reason, which is said, too.
+    Methods that are left out are returned, with the reason.
     """
     left_out: dict[str, str] = {}
     # Those that are given what another one said come last.
