@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +14,8 @@ from alignxplore_trl.config import CONF, Experiment, Study
 from alignxplore_trl.evaluation.statistics import compare_variants
 from alignxplore_trl.recipe import Stage, recipe
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.run.folder import write_text
-from alignxplore_trl.run.make import MakeError, make
+from alignxplore_trl.run.folder import StageFolder, write_text
+from alignxplore_trl.run.make import make, told
 
 # Overrides that are the study's own; its stages aren't told them.
 AS_THEY_ARE = ("tokens", "prompt_tokens", "seconds", "dropped_signals", "shortened_texts")
@@ -31,25 +29,16 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if study is None:
         known = ", ".join(sorted(path.stem for path in (CONF / "study").glob("*.yaml")))
         raise UserError(f"study: none found, expected NAME=<one of {known}>")
-    words = HydraConfig.get().overrides
-    told = [word for word in words.hydra if word.startswith("hydra.searchpath")]
-    told += [word for word in words.task if re.split(r"[.=]", word.lstrip("+"))[0] not in _OWN]
     name, rows = HydraConfig.get().runtime.choices["study"], []
     first = next(iter(study.variants))
     for seed in study.seeds:
         for variant, own in study.variants.items():
             run = f"{experiment.run}/seed{seed}/{variant}"
-            own = [*told, f"seed={seed}", *study.overrides, *own, f'run="{run}"']
+            own = [*told(*_OWN), f"seed={seed}", *study.overrides, *own, f'run="{run}"']
             if variant != first:
                 own.append(f'upstream="{experiment.run}/seed{seed}/{first}"')
-            try:
-                make(study.targets, own, experiment.make)
-            except MakeError as error:
-                raise UserError(
-                    f"study: {run}: {error}; the same command goes on from here"
-                ) from error
-            evaluation = Path(experiment.paths.outputs) / run / "evaluation" / "summary.json"
-            figures = json.loads(evaluation.read_text("utf-8"))
+            make(study.targets, own, experiment.make)
+            figures = StageFolder(Path(experiment.paths.outputs, run, "evaluation")).summary()
             rows += [{"seed": seed, **row} for row in figures_of(study, variant, figures)]
     values = pd.DataFrame(rows)
     pairs = [(first, second) for first, second in study.pairs]

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,8 +24,8 @@ from omegaconf import DictConfig
 from alignxplore_trl.config import CONF, Experiment, checked, compose, hydra_in_words, plain
 from alignxplore_trl.recipe import READS, TARGETS
 from alignxplore_trl.run.errors import UserError, user_errors_exit
-from alignxplore_trl.run.folder import write_text
-from alignxplore_trl.run.make import MakeError, make
+from alignxplore_trl.run.folder import StageFolder, write_text
+from alignxplore_trl.run.make import make, told
 from alignxplore_trl.run.progress import say
 
 
@@ -50,21 +51,16 @@ def sweep(words: list[str]) -> None:
     swept += [key.lstrip("+") for key in HydraConfig.get().sweeper.get("params") or {}]
     if not swept:
         raise UserError("sweep: no key has several values, such as rl.learning_rate=1.0e-6,5.0e-7")
-    run, folder = experiment.run, Path(experiment.paths.outputs) / experiment.run / "sweep"
-    told = [each for each in common if not each.startswith("hydra") or "searchpath" in each]
+    run, folder = f'run="{experiment.run}"', Path(experiment.paths.outputs, experiment.run, "sweep")
     if shared := shared_target(experiment, swept):
-        try:
-            make([shared], [*told, f'run="{run}"'], experiment.make)
-        except MakeError as error:
-            raise UserError(f"sweep: make {shared}, which all points share: {error}") from error
-    sys.argv += [f'+sweep.base="{run}"', f"+sweep.swept={json.dumps(swept)}"]
-    sys.argv += [f'hydra.sweep.dir="{folder}"']
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/point.json")}
+        make([shared], [*told(), run], experiment.make)
+    sys.argv += [run, f"+sweep.swept={json.dumps(swept)}", f'hydra.sweep.dir="{folder}"']
+    for earlier in folder.glob("*/point.json"):
+        earlier.unlink()
     try:
         point()
     finally:  # Also of a sweep that is interrupted, or whose launcher lost a job.
-        made = [p for p in folder.glob("*/point.json") if p.stat().st_mtime_ns != before.get(p)]
-        rows = [json.loads(path.read_text("utf-8")) for path in made]
+        rows = [json.loads(path.read_text("utf-8")) for path in folder.glob("*/point.json")]
         text = table(rows, experiment.sweep.metric, experiment.sweep.direction == "maximize")
         write_text(folder / "table.txt", text)
         sys.stdout.write(text)
@@ -76,32 +72,31 @@ def sweep(words: list[str]) -> None:
 def point(composed: DictConfig) -> float:
     """One point: its make command, and what it is worth (NaN where it failed)."""
     experiment = checked(plain(composed))
-    sweep, words = experiment.sweep, HydraConfig.get().overrides
-    told = [word for word in words.hydra if word.startswith("hydra.searchpath")] + list(words.task)
-    own = [each for each in told if each.partition("=")[0].lstrip("+") in sweep.swept]
+    sweep, words = experiment.sweep, told()
+    own = [each for each in words if each.partition("=")[0].lstrip("+") in sweep.swept]
     label = ",".join(own).replace("/", "_")
-    folder = Path(experiment.paths.outputs) / str(sweep.base) / "sweep" / label
-    run = f"{sweep.base}/sweep/{label}"
+    run = f"{experiment.run}/sweep/{label}"
+    folder = Path(experiment.paths.outputs, run)
+    folder.mkdir(parents=True, exist_ok=True)
     row: dict[str, Any] = {"point": label, "value": None, "said": ""}
     log = folder / "log.txt"
     say(f"sweep: {label}; its log: {log}")
+    words += [f'run="{run}"', f'upstream="{experiment.run}"']
+    if not experiment.evaluation["benchmarks"]:
+        # What is chosen by a sweep mustn't have seen the test users.
+        data = HydraConfig.get().runtime.choices["data"]
+        words.append(f"evaluation.benchmarks=[{data}_validation]")
     try:
-        names = [f'run="{run}"', f'upstream="{sweep.base}"']
-        if not experiment.evaluation["benchmarks"]:
-            # What is chosen by a sweep mustn't have seen the test users.
-            data = HydraConfig.get().runtime.choices["data"]
-            names.append(f"evaluation.benchmarks=[{data}_validation]")
-        make(sweep.targets, [*told, *names], experiment.make, log)
+        make(sweep.targets, words, experiment.make, log)
         stage, _, key = sweep.metric.partition("/")
-        summary = json.loads((folder / stage / "summary.json").read_text("utf-8"))
+        summary = StageFolder(folder / stage).summary()
         found = [value for name, value in summary.items() if matches(name, key)]
         if not found:
             raise UserError(f"sweep.metric: {key} matches nothing in {folder / stage}/summary.json")
         row["value"] = fmean(found)
-    except (MakeError, UserError, OSError) as error:
+    except (UserError, OSError) as error:
         row["said"] = str(error)
         say(f"sweep: {label} failed: {error}")
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "point.json", json.dumps(row, ensure_ascii=False))
     return math.nan if row["value"] is None else float(row["value"])
 
@@ -119,11 +114,8 @@ def shared_target(experiment: Experiment, swept: list[str]) -> str | None:
     from_backbone = experiment.rl.get("start") == "backbone"
     for stage in ("data",) if from_backbone else ("data", "synthesis", "cold_start"):
         target = TARGETS.get(stage, stage)
-        concerned = any(
-            f"{key}.".startswith(f"{read}.") or f"{read}.".startswith(f"{key}.")
-            for key in swept
-            for read in READS[stage]
-        )
+        pairs = product((f"{key}." for key in swept), (f"{read}." for read in READS[stage]))
+        concerned = any(key.startswith(read) or read.startswith(key) for key, read in pairs)
         if concerned or target in experiment.sweep.targets:
             break
         shared = target

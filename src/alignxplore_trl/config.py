@@ -135,7 +135,6 @@ class Sweep(Section):
     targets: list[str] = Field(min_length=1)
     metric: str = Field(pattern=r"^\w+/.+$")
     direction: Literal["maximize", "minimize"]
-    base: str | None = None
     swept: tuple[str, ...] = ()
 
 

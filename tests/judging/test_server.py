@@ -62,7 +62,6 @@ WRONG = [
     lambda body: Reply(right(body).body, cut=0),
     lambda body: Reply(right(body).body, cut=30),
     lambda body: Reply(right(body).body, pause=3.0),
-    lambda body: Reply(right(body).body, seconds_per_byte=0.1),
     lambda body: Reply(b"<html>Log in</html>"),
     lambda body: Reply(bytes(range(256))),
     lambda body: Reply({"choices": []}),

@@ -24,7 +24,6 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     pause: float = 0.0
     cut: int | None = None
-    seconds_per_byte: float = 0.0
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -78,10 +77,6 @@ class StubServer:
                     linger = struct.pack("ii", 1, 0)
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     self.close_connection = True
-                elif reply.seconds_per_byte:
-                    for byte in body:
-                        self.wfile.write(bytes([byte]))
-                        time.sleep(reply.seconds_per_byte)
                 else:
                     self.wfile.write(body)
 

@@ -32,13 +32,11 @@ def ask(url: str, **settings: Any) -> str | Refusal:
 PASSING = {
     "overloaded": Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "0.01"}),
     "overloaded, in a body": Reply({"error": {"code": 429, "message": "slow down"}}),
-    "overloaded, in words": Reply({"error": {"code": "rate_limit_exceeded", "message": "x"}}),
     "an upstream's error": Reply({"choices": [{"finish_reason": "error", "text": ""}]}),
     "an error in a choice": Reply({"choices": [{"error": {"code": 502, "message": "x"}}]}),
     "internal": Reply(b"<html>oh</html>", 500),
     "unavailable": Reply({}, 503),
     "reset": Reply(RIGHT, cut=5),
-    "slow": Reply(RIGHT, seconds_per_byte=0.2),
     "hanging": Reply(RIGHT, pause=5.0),
 }
 
@@ -67,7 +65,6 @@ LASTING = {
     "nothing": (Reply(b""), "malformed", ""),
     "a list": (Reply([1, 2]), "malformed", "[1, 2]"),
     "no choice": (Reply({"choices": []}), "malformed", "choices"),
-    "nested": (Reply(b"[" * 100_000), "malformed", "[[["),
 }
 
 

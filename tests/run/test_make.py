@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alignxplore_trl.run.make import MakeError, make
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.make import make
 
 MAKEFILE = """
 .PHONY: told fails
@@ -39,6 +40,6 @@ def test_words_arrive_as_they_are(project: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_failure_says_why(project: Path, target: str, reason: str) -> None:
-    with pytest.raises(MakeError) as error:
-        make([target], [], log=project / "logs" / "log.txt")
+    with pytest.raises(UserError) as error:
+        make([target], [], log=project / "log.txt")
     assert str(error.value) == reason

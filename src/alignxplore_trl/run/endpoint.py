@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
 
 T = TypeVar("T")
+# Reasons for which the next server is asked, and this one last for some seconds.
+_PASSING = ("timeout", "connection", "status_429", "status_5")
 _DOWN_FOR = 30.0
 _REMEDIES = {
     "connection": "start a server there (make serve-judge, make serve-teacher), or correct `urls`",
@@ -72,7 +75,7 @@ class Endpoint:
         served_as: the name under which they serve the model.
         key_variable: the environment variable that holds the key; `None` where none is needed.
         concurrency: requests under way at once, of all training processes together.
-        timeout: seconds from sending a request to the last byte of its answer.
+        timeout: seconds that a server may be silent.
         deadline: seconds for all requests of a call, or for each one, retries included.
 
     Raises:
@@ -130,23 +133,14 @@ class Endpoint:
         taken: Callable[[int, T | Refusal], None] | None,
     ) -> list[T | Refusal]:
         # Connections and semaphores belong to one event loop.
-        slots, end = asyncio.Semaphore(self.concurrency), time.monotonic() + self.deadline
-        clients = {
-            url: openai.AsyncOpenAI(
-                base_url=url,
-                api_key=self._key,
-                max_retries=4 // len(self.urls),
-                http_client=_Client(self.timeout, trust_env=not _is_loopback(url)),
-            )
-            for url in self.urls
-        }
+        slots = asyncio.Semaphore(self.concurrency)
+        end = None if each else asyncio.get_running_loop().time() + self.deadline
 
         async def answer(number: int, request: Request[T]) -> T | Refusal:
             outcome: T | Refusal
             try:
-                async with asyncio.timeout(None if each else end - time.monotonic()), slots:
-                    async with asyncio.timeout(self.deadline):
-                        outcome = await self._try_servers(clients, request)
+                async with asyncio.timeout_at(end), slots, asyncio.timeout(self.deadline):
+                    outcome = await self._try_servers(clients, request)
             except TimeoutError:
                 outcome = self._refuse(self.urls[0], "deadline", f"none in {self.deadline:g} s")
             if isinstance(outcome, Refusal):
@@ -155,29 +149,38 @@ class Endpoint:
                 taken(number, outcome)
             return outcome
 
-        try:
+        async with AsyncExitStack() as opened:
+            clients = {
+                url: await opened.enter_async_context(self._client(url)) for url in self.urls
+            }
             return await asyncio.gather(*(answer(*numbered) for numbered in enumerate(requests)))
-        finally:
-            for client in clients.values():
-                await client.close()
+
+    def _client(self, url: str) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=url,
+            api_key=self._key,
+            timeout=self.timeout,
+            max_retries=4 // len(self.urls),
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not _is_loopback(url), event_hooks={"response": [_find_error]}
+            ),
+        )
 
     async def _try_servers(
         self, clients: Mapping[str, openai.AsyncOpenAI], request: Request[T]
     ) -> T | Refusal:
         """Rendezvous hashing: the order of a key's servers stays when one of them is lost."""
-        left = {hashlib.sha256(f"{url} {request.key}".encode()).digest(): url for url in self.urls}
-        while True:
-            now = time.monotonic()
-            place = min(left, key=lambda own: (self._down.get(left[own], 0.0) > now, own))
-            url = left.pop(place)
+
+        def order(url: str) -> tuple[bool, bytes]:
+            place = hashlib.sha256(f"{url} {request.key}".encode()).digest()
+            return self._down.get(url, 0.0) > time.monotonic(), place
+
+        for url in sorted(self.urls, key=order):
             outcome = await self._send(url, clients[url], request)
-            if not isinstance(outcome, Refusal):
-                self._down.pop(url, None)
-            elif outcome.reason.startswith(("timeout", "connection", "status_429", "status_5")):
-                self._down[url] = now + _DOWN_FOR
-                if left:
-                    continue
-            return outcome
+            if not (isinstance(outcome, Refusal) and outcome.reason.startswith(_PASSING)):
+                break
+            self._down[url] = time.monotonic() + _DOWN_FOR
+        return outcome
 
     async def _send(self, url: str, client: openai.AsyncOpenAI, request: Request[T]) -> T | Refusal:
         body = {"model": self.served_as, **request.body}
@@ -193,8 +196,8 @@ class Endpoint:
             reason = "too_long" if long else f"status_{error.status_code}"
             return self._refuse(url, reason, error.response.text)
         try:
-            return request.read(json.loads(response.content))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            return request.read(response.json())
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             return self._refuse(url, "malformed", f"{error}; it sent {response.text}")
 
     def _refuse(self, url: str, reason: str, said: str) -> Refusal:
@@ -208,39 +211,19 @@ class Endpoint:
         return Refusal(reason, said)
 
 
-class _Client(openai.DefaultAsyncHttpxClient):
-    """Bounds the time to the last byte, and finds errors that are sent as a success."""
-
-    def __init__(self, seconds: float, trust_env: bool) -> None:
-        super().__init__(trust_env=trust_env)
-        self._seconds = seconds
-
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        try:
-            async with asyncio.timeout(self._seconds):
-                response = await super().send(request, **options)
-                await response.aread()
-        except TimeoutError as error:
-            raise httpx2.ReadTimeout("too slow", request=request) from error
-        if response.status_code == 200:
-            response.status_code = _true_status(response.content)
-        return response
-
-
-def _true_status(content: bytes) -> int:
-    """That of an error which a router passes on in the body of a success: 200 if there is none."""
+async def _find_error(response: httpx2.Response) -> None:
+    """Give a success the status of an error that a router passes on in its body."""
+    content = await response.aread()
     try:
         body = json.loads(content)
         choice = (body.get("choices") or [{}])[0]
         error = body.get("error") or choice.get("error") or {}
-        if not error and choice.get("finish_reason") != "error":
-            return 200
-        code, kind = (str(error.get(name)) for name in ("code", "type"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return 200
-    if code in {str(number) for number in range(400, 600)}:
-        return int(code)
-    return 429 if "rate_limit" in code + kind else 400 if "invalid_request" in kind else 502
+        if response.status_code == 200 and (error or choice.get("finish_reason") == "error"):
+            wrong = "invalid_request" in str(error.get("type"))
+            code = re.fullmatch(r"[45]\d\d", str(error.get("code")))
+            response.status_code = int(code[0]) if code else 400 if wrong else 502
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return  # `read` says what is wrong with it.
 
 
 def _is_loopback(url: str) -> bool:

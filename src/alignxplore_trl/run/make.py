@@ -7,7 +7,12 @@ import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from alignxplore_trl.run.errors import UserError
 
 # Overrides that make itself has to know.
 _VARIABLES = {"scale": "SCALE", "rl.start": "START"}
@@ -16,8 +21,11 @@ _REASON = re.compile(
 )
 
 
-class MakeError(Exception):
-    """A make command that ended with an error; says why, where its output says so."""
+def told(*own: str) -> list[str]:
+    """This command's overrides, but for those of its own sections: what it tells other recipes."""
+    words = HydraConfig.get().overrides
+    found = [word for word in words.hydra if word.startswith("hydra.searchpath")]
+    return found + [w for w in words.task if re.split("[.=]", w.lstrip("+"))[0] not in own]
 
 
 def make(
@@ -34,25 +42,20 @@ def make(
         log: takes what the command writes; `None`: the screen.
 
     Raises:
-        MakeError: it ended with an error.
+        UserError: it ended with an error; says why, where the log does.
     """
     given = [each for each in variables if each.partition("=")[2]]
     known = dict(each.split("=", 1) for each in overrides if "=" in each)
     # Make quotes its variables by itself.
     given += [
-        f"{name}={known[key].strip(chr(34))}" for key, name in _VARIABLES.items() if key in known
+        f"{_VARIABLES[key]}={known[key].strip(chr(34))}" for key in _VARIABLES if key in known
     ]
-    arguments = shlex.join(overrides).replace("$", "$$")
-    command = ["make", *targets, *given, f"ARGS={arguments}"]
+    command = ["make", *targets, *given, f"ARGS={shlex.join(overrides).replace('$', '$$')}"]
     # Under make, its own variables and flags would reach this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    if log is None:
-        status, said = subprocess.run(command, env=environment).returncode, ""
-    else:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
-        said = log.read_text("utf-8", errors="replace")
+    with log.open("wb") if log else nullcontext() as file:
+        status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
     if status:
-        reasons = _REASON.findall(said)
-        raise MakeError(reasons[-1] if reasons else f"make ended with status {status}")
+        reasons = _REASON.findall(log.read_text("utf-8", errors="replace")) if log else []
+        ended = f"make {' '.join(targets)}: ended with status {status}; the same command goes on"
+        raise UserError(reasons[-1] if reasons else ended)
