@@ -98,7 +98,7 @@ rehearse:     $(ENV) .venv-vllm/stamp ; .venv-vllm/bin/python rehearsal/rehearse
 preflight:    data       ; $(ACCELERATE) recipes/preflight.py $(TOLD) ## PASS or FAIL of all that a training needs, with remedies
 config:       $(ENV)     ; @$(PYTHON) recipes/prepare.py $(TOLD) --cfg job --resolve ## The resolved configuration
 describe:     $(ENV)     ; @$(VENV)/bin/alignxplore describe $(call shell-word,$(value FILE)) $(if $(MODEL),--model $(call shell-word,$(value MODEL))) $(ARGS) ## A description of FILE's user, by MODEL
-demo:         $(ENV)     ; $(PYTHON) recipes/demo.py $(TOLD) $(call text,demo.model,$(value MODEL)) ## A page to try MODEL on
+demo:         data       ; $(PYTHON) recipes/demo.py $(TOLD) $(call text,demo.model,$(value MODEL)) ## A page to try MODEL on
 tiny-models:  $(ENV)     ; $(PYTHON) recipes/tiny_models/train.py $(ARGS) ## Train the small models of assets/ again
 
 # Servers, until Ctrl-C. ARGS are vLLM's flags, such as "--port 8001 --tensor-parallel-size 2".

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 
@@ -15,7 +14,7 @@ from alignxplore_trl.run.errors import UserError
 def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Train and save the model; an interrupted run goes on from its last checkpoint."""
     # Imported here, so that a mistake in the command line is answered at once.
-    from msgspec.structs import asdict
+    from msgspec import json, structs
     from transformers import set_seed
 
     from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
@@ -27,16 +26,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     set_seed(experiment.seed)
     model, setting, folder = experiment.model, experiment.setting, stage.folder
     # Before any weight is loaded, so that what TRL refuses is said first.
-    bars = sys.stderr.isatty()
-    arguments = stage.arguments(ColdStartConfig, "cold_start", disable_tqdm=not bars)
+    arguments = stage.arguments(ColdStartConfig, "cold_start")
     tokenizer = policy_tokenizer(model.backbone)
     name = {"verified": "examples", "unverified": "unverified"}[arguments.examples]
     file = stage.read("synthesis") / f"{name}.jsonl"
     if not file.is_file():
         raise UserError(f"cold_start.examples: {name} found, but published ones are verified")
-    lines = file.read_bytes().splitlines()
-    limit = arguments.max_length or sys.maxsize
-    examples, counts = fit_examples([*map(json.loads, lines)], tokenizer, limit)
+    rows = json.Decoder().decode_lines(file.read_bytes())
+    examples, counts = fit_examples(rows, tokenizer, arguments.max_length or sys.maxsize)
     adapters = stage.build("peft") or None
     trainer = ColdStartTrainer(
         model=load_policy(
@@ -50,10 +47,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     )
     figures = train(trainer)
     summary = {f"examples/{name}": count for name, count in counts.items()} | figures
-    sampling = Sampling(model.max_completion_tokens)
-    prompts = experiment.prompts
+    sampling, prompts = Sampling(model.max_completion_tokens), experiment.prompts
     # Whole, whatever output.weights says of the policy: RL puts adapters of its own on it.
-    save_model(trainer, tokenizer, folder.model, "merged", model.dtype, asdict(sampling))
+    save_model(trainer, tokenizer, folder.model, "merged", model.dtype, structs.asdict(sampling))
     if trainer.is_world_process_zero():
         asked = (prompts.folder, prompts.max_tokens, setting.signals, setting.rounds)
         HowToAsk(*asked, sampling).save(folder.model)

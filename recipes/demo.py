@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from random import Random
-from threading import Event
 
-from alignxplore_trl.cases import Case, Comparison, read_cases
+from alignxplore_trl.cases import Comparison, read_cases
 from alignxplore_trl.config import Experiment
 from alignxplore_trl.recipe import Stage, recipe
+from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.progress import say
 
 
 @recipe("demo")
@@ -19,36 +18,23 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     # Imported here, so that a mistake in the command line is answered at once.
     from alignxplore_trl.demo import Demo, serve
     from alignxplore_trl.inference.describer import PreferenceDescriber
-    from alignxplore_trl.run.errors import UserError
-    from alignxplore_trl.run.progress import say
 
-    asked = experiment.demo
-    shown = [s for case in _cases(stage) for s in case.signals if isinstance(s, Comparison)]
+    asked, cases = experiment.demo, read_cases(stage.read("data") / "test.jsonl")
+    shown = [s for case in cases for s in case.signals if isinstance(s, Comparison)]
     draw = Random(experiment.seed)  # Where a reply stands doesn't say whether anybody chose it.
     pairs = [pair if draw.random() < 0.5 else pair.reversed() for pair in shown]
     if not pairs:
         raise UserError("data: no comparisons found among the test users, which a visitor needs")
     trained = stage.find("rl") or stage.find("cold_start")
-    model = asked.model or (str(trained / "model") if trained else experiment.model.teacher)
-    about = model if asked.model or trained else f"{model}: make rl-streaming trains another one"
+    model = asked["model"] or (str(trained / "model") if trained else experiment.model.teacher)
+    here = asked["model"] or trained
+    about = model if here else f"{model}: make rl-streaming trains another one"
     describer = PreferenceDescriber.from_pretrained(model, seed=experiment.seed)
     demo = Demo(pairs, experiment.setting.signals, describer)
-    page, address = serve(demo, about, asked.host, asked.port)
+    page, address = serve(demo, about, asked["host"], asked["port"])
     say(f"demo: described by {about}\ndemo: {address} shows the page; Ctrl-C ends it")
-    try:
-        Event().wait()
-    except KeyboardInterrupt:
-        page.close(verbose=False)
+    page.block_thread()
     return {}
-
-
-def _cases(stage: Stage) -> list[Case]:
-    """The test users' cases: of this run's data, or drawn where there are none yet."""
-    folder = stage.find("data")
-    if folder is not None:
-        return read_cases(Path(folder) / "test.jsonl")
-    cases: list[Case] = stage.build("data").cases(Counter(), stage.experiment.seed)["test"]
-    return cases
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,11 +106,6 @@ def _methods(experiment: Experiment, stage: Stage) -> dict[str, dict[str, Any]]:
     }
     named = {name: {**policy, "model": model} for name, model in asked["policies"].items()}
     methods = {name: dict(spec) for name, spec in (asked["methods"] | named).items()}
-    if bad := [name for name in methods if not re.fullmatch(r"[\w.]+", name)]:
-        raise UserError(
-            f"evaluation.policies: {', '.join(bad)} found, expected names of letters, digits, '_' "
-            "and '.', of which the keys of summary.json are made"
-        )
     for spec in methods.values():
         model = Path(str(spec.get("model")))
         before = stage.upstream(model.parent.name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from alignxplore_trl.cases import read_cases
 from alignxplore_trl.config import Experiment
@@ -32,11 +33,13 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.run.folder import write_text
 
     asked = experiment.inspection
-    found = list(islice(_inspected(experiment, stage), asked.cases))
+    found = list(islice(_inspected(experiment, stage), asked["cases"]))
     render_terminal(Console(highlight=False), found)
-    if asked.html is not None:
-        title = f"{experiment.run}, {asked.split}"
-        write_text(Path(asked.html), render_page("inspection.html.jinja", cases=found, title=title))
+    if asked["html"] is not None:
+        title = f"{experiment.run}, {asked['split']}"
+        write_text(
+            Path(asked["html"]), render_page("inspection.html.jinja", cases=found, title=title)
+        )
     return {"cases": len(found)}
 
 
@@ -46,7 +49,7 @@ def _inspected(experiment: Experiment, stage: Stage) -> Iterator[Inspected]:
     from alignxplore_trl.reporting.inspection import inspect_case, inspect_example
     from alignxplore_trl.text.prompts import Prompts
 
-    split, asked, setting = experiment.inspection.split, experiment.prompts, experiment.setting
+    split, asked, setting = experiment.inspection["split"], experiment.prompts, experiment.setting
     tokenizer = AutoTokenizer.from_pretrained(experiment.model.backbone)
     budget = PromptBudget(Prompts(asked.folder), tokenizer, asked.max_tokens)
     data, synthesis = stage.read("data"), stage.find("synthesis")
@@ -54,24 +57,19 @@ def _inspected(experiment: Experiment, stage: Stage) -> Iterator[Inspected]:
     for number, row in enumerate(published, 1):
         example = row["prompt"], row.get("completion")
         yield inspect_example(f"published {number}", example, budget)
-    examples = {
-        (row["case_id"], row["round"]): (row["prompt"], row["completion"])
-        for row in (_rows(synthesis / "examples.jsonl") if synthesis and not published else [])
-    }
+    learned = _rows(synthesis / "examples.jsonl") if synthesis and not published else []
+    examples = {(r["case_id"], r["round"]): (r["prompt"], r["completion"]) for r in learned}
     file = data / f"{split}.jsonl"
     if not file.is_file() and not published:
-        raise UserError(
-            f"inspection.split: {split} found, expected one of "
-            f"{', '.join(sorted(own.stem for own in data.glob('*.jsonl')))}"
-        )
+        known = ", ".join(sorted(own.stem for own in data.glob("*.jsonl")))
+        raise UserError(f"inspection.split: {split} found, expected one of {known}")
     for case in read_cases(file) if file.is_file() else []:
         rounds = case.rounds(setting.signals, setting.rounds)
         yield inspect_case(case, rounds, budget, examples)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    return msgspec.json.Decoder().decode_lines(path.read_bytes()) if path.is_file() else []
 
 
 if __name__ == "__main__":

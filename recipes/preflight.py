@@ -21,22 +21,20 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.training.cold_start import ColdStartConfig
     from alignxplore_trl.training.rounds import RoundsConfig
 
-    models, setting = experiment.model, experiment.setting
-    tokens = experiment.prompts.max_tokens + models.max_completion_tokens
+    models, failed = experiment.model, False
+    tokens = {models.backbone: experiment.prompts.max_tokens + models.max_completion_tokens}
 
     def batches() -> str:
         stage.arguments(ColdStartConfig, "cold_start")
         arguments = stage.arguments(RoundsConfig, "rl")
         cases = read_cases(stage.read("data") / "rl.jsonl")
-        return preflight.batches(arguments, len(cases), setting.rounds)
+        return preflight.batches(arguments, len(cases), experiment.setting.rounds)
 
     checks: dict[str, Callable[[], str]] = {"cards": preflight.cards, "batches": batches}
-    for name in dict.fromkeys((models.backbone, models.judge, models.teacher, models.test_judge)):
-        own = tokens if name == models.backbone else 0
-        checks[f"model {name}"] = partial(preflight.model, name, own)
+    for name in (models.backbone, models.judge, models.teacher, models.test_judge):
+        checks[f"model {name}"] = partial(preflight.model, name, tokens.get(name, 0))
     if is_main_process():
         checks["judge"] = lambda: preflight.labelled_questions(stage.build("judge"))
-    failed = False
     for name, check in checks.items():
         try:
             said = check()

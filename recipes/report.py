@@ -20,7 +20,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     trained = {name: stage.find(name) for name in ("cold_start", "rl")}
     logs = {name: path / "metrics.jsonl" for name, path in trained.items() if path}
     page = stage.folder.path / "report.html"
-    count = experiment.report.cases
+    count = experiment.report["cases"]
     write_text(page, make_report(experiment.run, evaluation, logs, count))
     say(f"report: {page}")
     return {"cases": count, "trainings": len(logs)}

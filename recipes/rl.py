@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +19,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     """Train and save the policy; an interrupted run goes on from its last checkpoint."""
     # Imported here, so that a mistake in the command line is answered at once.
     from datasets import Dataset
-    from msgspec.structs import asdict
+    from msgspec import json, structs
     from transformers import set_seed
 
     from alignxplore_trl.data.rounds import round_rows
@@ -36,8 +34,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     set_seed(experiment.seed)
     model, setting, folder = experiment.model, experiment.setting, stage.folder
     # Before any weight is loaded, so that what TRL refuses is said first.
-    bars = sys.stderr.isatty()
-    arguments = stage.arguments(RoundsConfig, "rl", disable_tqdm=not bars)
+    arguments = stage.arguments(RoundsConfig, "rl")
     from_backbone = arguments.start == "backbone"
     start = model.backbone if from_backbone else str(stage.read("cold_start") / "model")
     tokenizer, asked = policy_tokenizer(start), experiment.prompts
@@ -50,8 +47,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     if (published := data / "rounds.jsonl").is_file():
         from alignxplore_trl.data import release
 
-        lines = published.read_bytes().splitlines()
-        rows = release.published_rows([*map(json.loads, lines)], budget)
+        found = json.Decoder().decode_lines(published.read_bytes())
+        rows = release.published_rows(found, budget)
         with_slot = partial(release.prompt_with, budget=budget)
     else:
         rows = round_rows(read_cases(data / "rl.jsonl"), setting.signals, setting.rounds, budget)
@@ -81,9 +78,8 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     )
     figures = train(trainer, arguments.steps_per_checkpoint)
     summary = {f"data/{name}": count for name, count in rows.counts.items()} | figures
-    sampling = Sampling(model.max_completion_tokens)
-    weights = experiment.output.weights
-    save_model(trainer, tokenizer, folder.model, weights, model.dtype, asdict(sampling))
+    sampling, weights = Sampling(model.max_completion_tokens), experiment.output.weights
+    save_model(trainer, tokenizer, folder.model, weights, model.dtype, structs.asdict(sampling))
     if trainer.is_world_process_zero():
         rounds = setting.signals, setting.rounds
         HowToAsk(asked.folder, asked.max_tokens, *rounds, sampling).save(folder.model)

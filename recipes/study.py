@@ -17,8 +17,9 @@ from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.folder import StageFolder, write_text
 from alignxplore_trl.run.make import make, told
 
-# Overrides that are the study's own; its stages aren't told them.
+# Figures that aren't shares.
 AS_THEY_ARE = ("tokens", "prompt_tokens", "seconds", "dropped_signals", "shortened_texts")
+# Overrides that are the study's own; its stages aren't told them.
 _OWN = ("study", "run", "seed", "make", "upstream")
 
 
@@ -38,13 +39,13 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
             if variant != first:
                 own.append(f'upstream="{experiment.run}/seed{seed}/{first}"')
             make(study.targets, own, experiment.make)
-            figures = StageFolder(Path(experiment.paths.outputs, run, "evaluation")).summary()
+            figures = StageFolder(Path(experiment.paths["outputs"], run, "evaluation")).summary()
             rows += [{"seed": seed, **row} for row in figures_of(study, variant, figures)]
     values = pd.DataFrame(rows)
     pairs = [(first, second) for first, second in study.pairs]
     text = f"# {name}\n\n{study.question}\n\nMean ± half the range; shares in percent; seeds "
     text += f"{study.seeds}.\n\n{tables(values, compare_variants(values, pairs))}\n"
-    for folder in (stage.folder.path, Path(experiment.paths.results)):
+    for folder in (stage.folder.path, Path(experiment.paths["results"])):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{name}.md", text)
     sys.stdout.write(text)

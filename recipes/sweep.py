@@ -19,9 +19,10 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import CONF, Experiment, checked, compose, hydra_in_words, plain
+from alignxplore_trl.config import CONF, Experiment, checked, compose, plain
 from alignxplore_trl.recipe import READS, TARGETS
 from alignxplore_trl.run.errors import UserError, user_errors_exit
 from alignxplore_trl.run.folder import StageFolder, write_text
@@ -29,29 +30,34 @@ from alignxplore_trl.run.make import make, told
 from alignxplore_trl.run.progress import say
 
 
+@user_errors_exit()
 def main() -> None:
     """Sweep, or let Hydra answer its own flags, such as --help."""
     words = sys.argv[1:]
-    with user_errors_exit():
-        if {"-m", "--multirun"} & set(words):
-            sweep(words)
-        elif any(word.startswith("-") for word in words):
-            point()
-        else:
-            raise UserError("sweep: expected --multirun, and a key with several values")
+    if {"-m", "--multirun"} & set(words):
+        sweep(words)
+    elif any(word.startswith("-") for word in words):
+        point()
+    else:
+        raise UserError("sweep: expected --multirun, and a key with several values")
 
 
 def sweep(words: list[str]) -> None:
     """Make the stages that all points share, run the points, and show what they came to."""
-    with hydra_in_words():
+    try:
         parsed = OverridesParser.create().parse_overrides([w for w in words if w[0] != "-"])
+    except HydraException as error:
+        raise UserError(str(error)) from error
     common = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     experiment = checked(plain(compose(common)))
     swept = [o.key_or_group for o in parsed if o.is_sweep_override()]
     swept += [key.lstrip("+") for key in HydraConfig.get().sweeper.get("params") or {}]
     if not swept:
         raise UserError("sweep: no key has several values, such as rl.learning_rate=1.0e-6,5.0e-7")
-    run, folder = f'run="{experiment.run}"', Path(experiment.paths.outputs, experiment.run, "sweep")
+    run, folder = (
+        f'run="{experiment.run}"',
+        Path(experiment.paths["outputs"], experiment.run, "sweep"),
+    )
     if shared := shared_target(experiment, swept):
         make([shared], [*told(), run], experiment.make)
     sys.argv += [run, f"+sweep.swept={json.dumps(swept)}", f'hydra.sweep.dir="{folder}"']
@@ -76,7 +82,7 @@ def point(composed: DictConfig) -> float:
     own = [each for each in words if each.partition("=")[0].lstrip("+") in sweep.swept]
     label = ",".join(own).replace("/", "_")
     run = f"{experiment.run}/sweep/{label}"
-    folder = Path(experiment.paths.outputs, run)
+    folder = Path(experiment.paths["outputs"], run)
     folder.mkdir(parents=True, exist_ok=True)
     row: dict[str, Any] = {"point": label, "value": None, "said": ""}
     log = folder / "log.txt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import pytest
@@ -71,12 +72,9 @@ def test_the_scales_carry_the_published_values() -> None:
     assert (cold_start["learning_rate"], cold_start["num_train_epochs"]) == (2e-5, 2)
     split = values("scale=paper_7b_split", "data.path=x")
     for section in ("rl", "cold_start"):
-        of = split[section]
-        asked = of["per_device_train_batch_size"] * of["gradient_accumulation_steps"] * 4
-        whole = found[section]
-        assert asked == (
-            whole["per_device_train_batch_size"] * whole["gradient_accumulation_steps"] * 8
-        )
+        keys = "per_device_train_batch_size", "gradient_accumulation_steps"
+        four, eight = ([of[section][key] for key in keys] for of in (split, found))
+        assert prod(four) * 4 == prod(eight) * 8
     for key, published in {"temperature": 0.9, "top_p": 0.95, "top_k": 10}.items():
         assert found["evaluation"]["writer"][key] == published
         assert found["teacher"][key] == published
@@ -84,13 +82,17 @@ def test_the_scales_carry_the_published_values() -> None:
 
 def test_all_problems_are_said_at_once() -> None:
     found = values()
-    found["seed"], found["model"]["dtype"], found["paths"]["output"] = "x", "int8", "y"
+    found["seed"], found["model"]["dtype"], found["win_rate"] = "x", "int8", "y" * 9
+    found["tracking"]["mode"], found["evaluation"]["case"] = "y" * 999, 3
     with pytest.raises(UserError) as error:
         checked(found)
-    said = "\n".join(error.value.problems)
-    assert "seed: 'x' found" in said
-    assert "model.dtype: 'int8' found" in said
-    assert "paths.output: no such key; did you mean outputs?" in said
+    assert error.value.problems == [
+        "seed: 'x' found: Input should be a valid integer, unable to parse string as an integer",
+        "model.dtype: 'int8' found: Input should be 'float32', 'bfloat16' or 'float16'",
+        "evaluation.case: no such key",
+        f"tracking.mode: '{'y' * 119} found: Input should be 'offline', 'online' or 'none'",
+        "win_rate: no such key",
+    ]
 
 
 def test_verification_is_never_the_reward() -> None:

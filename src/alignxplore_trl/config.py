@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
@@ -108,27 +106,12 @@ class Evaluation(TypedDict):
     cases: Annotated[int, Field(ge=1)] | None
     settings: list[str]
     methods: dict[str, Target]
-    policies: dict[str, str]
+    # Keys of summary.json are made of their names.
+    policies: dict[Annotated[str, Field(pattern=r"^[\w.]+$")], str]
     writer: Target
     generators: dict[str, Target]
     differences: list[str]
     win_rate: WinRate
-
-
-class Inspection(Section):
-    split: str
-    cases: int = Field(ge=1)
-    html: str | None
-
-
-class Report(Section):
-    cases: int = Field(ge=0)
-
-
-class Demo(Section):
-    model: str | None
-    host: str
-    port: int
 
 
 class Sweep(Section):
@@ -160,12 +143,6 @@ class Tracking(Section):
     group: str | None
 
 
-class Paths(Section):
-    outputs: str
-    results: str
-    assets: str
-
-
 class Experiment(Section):
     """A whole experiment; every stage is given the same one and reads what concerns it."""
 
@@ -190,10 +167,10 @@ class Experiment(Section):
     vpl: Target
     output: Output
     tracking: Tracking
-    paths: Paths
-    inspection: Inspection
-    report: Report
-    demo: Demo
+    paths: dict[str, str]
+    inspection: dict[str, Any]
+    report: dict[str, int]
+    demo: dict[str, Any]
     make: list[str]
     sweep: Sweep
     study: Study | None = None
@@ -208,27 +185,16 @@ def checked(values: Mapping[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise UserError([_in_words(values, dict(each)) for each in error.errors()]) from error
+        raise UserError([_in_words(dict(each)) for each in error.errors()]) from error
 
 
-def nearest(name: str, candidates: object) -> str:
-    """`; did you mean …?`, or nothing where no candidate is near."""
-    close = get_close_matches(name, [str(each) for each in candidates], n=1)  # type: ignore[attr-defined]
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _in_words(values: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
-    said = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        model: Any = Experiment
-        for part in path[:-1]:
-            model = model.model_fields[part].annotation
-        return f"{key}: no such key{nearest(path[-1], model.model_fields)}"
-    if problem["type"] in ("missing", "value_error"):
-        return f"{key}: {said}" if key else said
-    return f"{key}: {problem['input']!r} found: {said}"
+def _in_words(problem: Mapping[str, Any]) -> str:
+    key, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    if kind == "extra_forbidden":
+        return f"{key}: no such key"
+    if kind in ("missing", "value_error"):
+        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{key}: {problem['input']!r:.120} found: {problem['msg']}"
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
@@ -249,33 +215,14 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """conf/config.yaml with overrides, for a process that Hydra didn't start.
 
     Raises:
-        UserError: see `hydra_in_words`.
+        UserError: Hydra refuses them, in its words.
     """
-    with hydra_in_words(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise UserError(str(error)) from error
     HydraConfig.instance().set_config(composed)
     with open_dict(composed):
         del composed["hydra"]
     return composed
-
-
-@contextmanager
-def hydra_in_words() -> Iterator[None]:
-    """Turn what Hydra says of a command line into a `UserError`, with the nearest name.
-
-    Raises:
-        UserError: a key or a choice isn't there, or a word isn't an override.
-    """
-    try:
-        yield
-    except HydraException as error:
-        cause = error.__cause__
-        if isinstance(error, MissingConfigException) and error.options:
-            group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            there = f"no such choice; there are {', '.join(error.options)}"
-            hint = nearest(choice, error.options)
-            raise UserError(f"{group}={choice}: {there}{hint}") from error
-        if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
-            names = [*cause.parent_node, *(each.name for each in CONF.iterdir())]
-            raise UserError(f"{cause.full_key}: no such key{nearest(cause.key, names)}") from error
-        raise UserError(str(error)) from error

@@ -8,12 +8,12 @@ import inspect
 import json
 import os
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from alignxplore_trl.config import nearest
 from alignxplore_trl.run.errors import UserError
 
 _OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
@@ -28,6 +28,7 @@ RESERVED: Mapping[str, str] = {
     "push_to_hub": "set output.push_to_hub", "hub_model_id": "set output.push_to_hub",
     "shuffle_dataset": "rows are laid out in their order before training",
     "use_cpu": "choose LAUNCH=cpu",
+    "disable_tqdm": "bars are for terminals",
     "resume_from_checkpoint": "an interrupted stage resumes by itself",
     "model_init_kwargs": "set model.dtype or model.attn_implementation",
 }  # fmt: skip
@@ -41,7 +42,10 @@ def check_targets(values: Mapping[str, Any]) -> None:
     """
     problems = _unbound(values, "", {})
     for section in TRAINERS.keys() & values.keys():
-        problems += _fields(_resolved(TRAINERS[section]), section, values[section])[1]
+        try:
+            trainer_fields(_resolved(TRAINERS[section]), section, values[section])
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(problems)
 
@@ -52,7 +56,20 @@ def trainer_fields(kind: type, section: str, given: Mapping[str, Any]) -> dict[s
     Raises:
         UserError: for each key that isn't a field, or isn't of its type.
     """
-    values, problems = _fields(kind, section, given)
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}
+    hints, values, problems = typing.get_type_hints(kind), {}, []
+    for name, value in given.items():
+        key = f"{section}.{name}"
+        if name in RESERVED:
+            problems.append(f"{key}: the recipe sets it; {RESERVED[name]}")
+        elif name not in fields:
+            problems.append(f"{key}: {kind.__name__} has no such field{_nearest(name, fields)}")
+        else:
+            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+            try:
+                values[name] = adapter.validate_python(value)
+            except ValidationError as error:
+                problems.append(f"{key}: {value!r:.120} found: {error.errors()[0]['msg']}")
     if problems:
         raise UserError(problems)
     return values
@@ -77,7 +94,7 @@ def _unbound(value: Any, key: str, seen: dict[str, str]) -> list[str]:
     except TypeError as error:
         known, name = signature.parameters, value["_target_"]
         unknown = [each for each in given if each not in known]
-        problems += [f"{key}.{u}: {name} has no such argument{nearest(u, known)}" for u in unknown]
+        problems += [f"{key}.{u}: {name} has no such argument{_nearest(u, known)}" for u in unknown]
         problems += [] if unknown else [f"{key}: {name}: {error}"]
     return problems
 
@@ -99,22 +116,9 @@ def _resolved(name: str) -> Any:
         return getattr(_resolved(module), attribute)  # Of a class.
 
 
-def _fields(kind: type, section: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    fields = {field.name for field in dataclasses.fields(kind) if field.init}
-    hints, values, problems = typing.get_type_hints(kind), {}, []
-    for name, value in given.items():
-        key = f"{section}.{name}"
-        if name in RESERVED:
-            problems.append(f"{key}: the recipe sets it; {RESERVED[name]}")
-        elif name not in fields:
-            problems.append(f"{key}: {kind.__name__} has no such field{nearest(name, fields)}")
-        else:
-            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
-            try:
-                values[name] = adapter.validate_python(value)
-            except ValidationError as error:
-                problems.append(f"{key}: {value!r} found: {error.errors()[0]['msg']}")
-    return values, problems
+def _nearest(name: str, candidates: Iterable[str]) -> str:
+    close = get_close_matches(name, candidates, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def cards() -> str:

@@ -16,7 +16,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import CONF, Experiment, checked, hydra_in_words, plain
+from alignxplore_trl.config import CONF, Experiment, checked, plain
 from alignxplore_trl.preflight import TRAINERS, check_targets, split_target, trainer_fields
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import SOURCE, StageFolder, fingerprint
@@ -33,7 +33,6 @@ from alignxplore_trl.run.progress import say
 T = TypeVar("T")
 Main = Callable[[Experiment, "Stage"], Mapping[str, object]]
 
-_FULL = "HYDRA_FULL_ERROR"
 # What each stage reads of the configuration, beside what the stages read that it reads: kept in its
 # folder, and compared when the folder is used again.
 _MODEL = ("model.backbone", "model.dtype", "peft", "output.weights")
@@ -67,7 +66,7 @@ class Stage:
         self.experiment = experiment
         self.values = values
         self._made: dict[str, object] = {}
-        self._run = Path(experiment.paths.outputs) / experiment.run
+        self._run = Path(experiment.paths["outputs"]) / experiment.run
         self.folder = StageFolder(self._run / name)
 
     def sections(self, name: str | None = None) -> dict[str, Any]:
@@ -114,7 +113,7 @@ class Stage:
         """The folder of a stage in the run that `upstream` names, if it names one."""
         if self.experiment.upstream is None:
             return None
-        return StageFolder(Path(self.experiment.paths.outputs, self.experiment.upstream, name))
+        return StageFolder(Path(self.experiment.paths["outputs"], self.experiment.upstream, name))
 
     def build(self, spec: str | Mapping[str, Any]) -> Any:
         """The object that a section describes; the same description twice is the same object.
@@ -130,7 +129,7 @@ class Stage:
             return self._make(self.value(spec), spec)
         return self._make(spec, str(spec.get("_target_")))
 
-    def arguments(self, kind: type[T], section: str, **more: object) -> T:
+    def arguments(self, kind: type[T], section: str) -> T:
         """A trainer's dataclass from its section and what the recipe sets.
 
         Raises:
@@ -145,9 +144,10 @@ class Stage:
             "seed": self.experiment.seed,
             "report_to": set_up_tracking(*where) if self.name in READS else [],
             "use_cpu": _on_cpu(),
+            "disable_tqdm": not sys.stderr.isatty(),
         }
         try:
-            return kind(**trainer_fields(kind, section, self.value(section)), **ours, **more)
+            return kind(**trainer_fields(kind, section, self.value(section)), **ours)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"{section}: {error}") from error
 
@@ -186,26 +186,20 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
     """
 
     def decorate(main: Main) -> Callable[[], None]:
-        wanted = os.environ.get(_FULL)
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+        @user_errors_exit()
         def run(composed: DictConfig) -> None:
-            if wanted is None:
-                del os.environ[_FULL]
-            with user_errors_exit():
-                _run(name, main, composed)
+            _run(name, main, composed)
 
         @functools.wraps(main)
+        @user_errors_exit()
         def command() -> None:
-            with user_errors_exit():
-                if {"-m", "--multirun"} & set(sys.argv):
-                    raise UserError(
-                        f"{name}: --multirun is for recipes/sweep.py, which starts each point anew"
-                    )
-                # Hydra prints what it says of a command line, unless it is asked for all of it.
-                os.environ[_FULL] = "1"
-                with hydra_in_words() if wanted is None else nullcontext():
-                    run()
+            if {"-m", "--multirun"} & set(sys.argv):
+                raise UserError(
+                    f"{name}: --multirun is for recipes/sweep.py, which starts each point anew"
+                )
+            run()
 
         return command
 
@@ -218,23 +212,22 @@ def _run(name: str, main: Main, composed: DictConfig) -> None:
     # A stranger's YAML comes with its class: the folders of hydra.searchpath are on Python's, too.
     places = HydraConfig.get().runtime.config_sources
     sys.path += [place.path for place in places if place.provider.startswith("hydra.searchpath")]
-    if name in READS and not _rank_0_decides(lambda: _to_be_done(stage)):
-        _publish(stage)
-        _part()
-        return
-    # A training comes after stages that have bound everything, and imports no more than it needs.
-    check_targets({key: stage.value(key) for key in READS[name]} if name in TRAINERS else values)
     if name not in READS:
+        check_targets(values)
         main(stage.experiment, stage)
         return
+    if _rank_0_decides(lambda: _to_be_done(stage)):
+        # A training comes after stages that bound everything, and imports no more than it needs.
+        own = {key: stage.value(key) for key in READS[name]}
+        check_targets(own if name in TRAINERS else values)
 
-    def begin() -> None:
-        held.enter_context(stage.folder.held())
-        stage.folder.begin(stage.sections())
+        def begin() -> None:
+            held.enter_context(stage.folder.held())
+            stage.folder.begin(stage.sections())
 
-    with ExitStack() as held:
-        _rank_0_decides(begin)
-        stage.folder.finish(main(stage.experiment, stage))
+        with ExitStack() as held:
+            _rank_0_decides(begin)
+            stage.folder.finish(main(stage.experiment, stage))
     _publish(stage)
     _part()
 
@@ -273,13 +266,8 @@ def _to_be_done(stage: Stage) -> bool:
 
 def _refuse(folder: StageFolder, differing: Sequence[str]) -> None:
     if differing:
-        raise UserError(
-            [
-                f"{folder.path}: made with other values; name this run (RUN=<name>), give the same "
-                "values, or delete that folder",
-                *differing,
-            ]
-        )
+        advice = "name this run (RUN=<name>), give the same values, or delete that folder"
+        raise UserError([f"{folder.path}: made with other values; {advice}", *differing])
 
 
 def _part() -> None:

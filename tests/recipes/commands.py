@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -22,18 +21,6 @@ SMALL = (
 )
 
 
-def load(name: str) -> ModuleType:
-    """A file of recipes/ as a module."""
-    path = ROOT / "recipes" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 class Commands:
     """Runs recipes in a folder of outputs of its own, and says how they ended."""
 
@@ -48,7 +35,7 @@ class Commands:
         self._patch.delenv("HYDRA_FULL_ERROR", raising=False)
         self._patch.setattr(sys, "argv", [f"recipes/{name}.py", *own])
         try:
-            load(name).main()
+            importlib.import_module(f"recipes.{name}").main()
         except SystemExit as ended:
             return int(ended.code or 0)
         return 0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipes.commands import Commands, load
+from tests.recipes.commands import ROOT, Commands
 
+Capture = pytest.CaptureFixture[str]
 STAGES = ("data", "synthesis", "cold_start", "rl", "evaluation", "report", "judge_report", "vpl")
 FEW = ("run=a", "evaluation.win_rate.pairs=[]", 'method=["null",golden,vpl,rl]', "vpl.epochs=1")
 
@@ -26,29 +27,23 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def command(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Recipes that find that run."""
+    return Commands(outputs, monkeypatch)
+
+
 def test_each_stage_leaves_its_folder(outputs: Path) -> None:
     for stage in STAGES:
-        summary = json.loads((outputs / "a" / stage / "summary.json").read_text())
-        assert isinstance(summary, dict), stage
+        assert isinstance(json.loads((outputs / "a" / stage / "summary.json").read_text()), dict)
         assert (outputs / "a" / stage / "config.yaml").is_file()
     for stage in ("cold_start", "rl"):
-        assert (outputs / "a" / stage / "model" / "model.safetensors").is_file()
-        assert (outputs / "a" / stage / "model" / "alignxplore.json").is_file()
+        for name in ("model.safetensors", "alignxplore.json"):
+            assert (outputs / "a" / stage / "model" / name).is_file()
     assert (outputs / "a" / "report" / "report.html").is_file()
 
 
-def test_the_summary_of_an_evaluation_has_the_names_that_others_read(outputs: Path) -> None:
-    summary = json.loads((outputs / "a" / "evaluation" / "summary.json").read_text())
-    names = [key for key in summary if key.startswith("acc_jud/") and key.count("/") == 4]
-    assert "acc_jud/world/judge/golden/any" in names
-    assert "acc_jud/world/test/rl/streaming4+4" in names
-    assert "acc_jud/world/judge/rl/streaming4+4/low" in summary
-
-
-def test_what_is_evaluated_later_is_added(
-    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = Commands(outputs, monkeypatch)
+def test_what_is_evaluated_later_is_added(command: Commands, capsys: Capture) -> None:
     assert command("evaluate", *FEW[:2], "method=[longer_reply,rl]") == 0
     said = capsys.readouterr()
     assert re.search("longer_reply.*cases of world", said.err)
@@ -57,24 +52,19 @@ def test_what_is_evaluated_later_is_added(
 
 
 def test_inspect_shows_what_is_read_and_learned(
-    outputs: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    command: Commands, capsys: Capture, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    command = Commands(outputs, monkeypatch)
     assert command("inspect_cases", "run=a", "inspection.cases=1", f"inspection.html={page}") == 0
     assert "<think>" in capsys.readouterr().out
     assert page.is_file()
-    assert not (outputs / "a" / "inspect_cases").exists()
+    assert not (command.outputs / "a" / "inspect_cases").exists()
 
 
 def test_preflight_passes_and_fails_with_a_remedy(
-    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Commands, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    command = Commands(outputs, monkeypatch)
     assert command("preflight", "run=a") == 0
     said = capsys.readouterr().out
     assert "PASS  judge: 72 of 72 labelled questions right" in said
@@ -86,7 +76,5 @@ def test_preflight_passes_and_fails_with_a_remedy(
 
 
 def test_from_main_to_train_is_one_screen() -> None:
-    lines = Path(str(load("rl").__file__)).read_text("utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("def main("))
-    end = next(i for i, line in enumerate(lines) if "train(trainer" in line)
-    assert end - start <= 80
+    main = (ROOT / "recipes" / "rl.py").read_text("utf-8").partition("def main(")[2]
+    assert main.partition("train(trainer")[0].count("\n") <= 80

@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.recipes.commands import ROOT
@@ -55,12 +54,9 @@ def recipes_of(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("target", "recipes"),
     [
-        ("data", "prepare"),
-        ("rl", "prepare synthesize cold_start rl"),
         ("rl START=backbone", "prepare rl"),
         ("rl-streaming", "prepare synthesize cold_start rl evaluate"),
         ("evaluate", "prepare evaluate"),
-        ("vpl", "prepare vpl"),
         ("inspect N=2 HTML=x.html", "prepare inspect_cases"),
         ("results", "study"),
     ],
@@ -70,14 +66,14 @@ def test_a_target_runs_its_recipe_after_those_before_it(target: str, recipes: st
 
 
 def test_all_recipes_of_a_command_are_told_the_same() -> None:
-    asked = (
+    asked = [
         "rl-streaming",
         "SEED=3",
         "JUDGE=server",
         "METHODS=null,rl",
         "LIMIT=5",
         "ARGS=rl.beta=0.1",
-    )
+    ]
     first, *others = [told(line) for line in commands(*asked)]
     for other in others:
         assert other | {"output.push_to_hub": 0} == first | {"output.push_to_hub": 0}
@@ -124,15 +120,7 @@ def test_what_would_change_nothing_is_refused(words: str, said: str) -> None:
         ("rl", "conf/accelerate/cpu.yaml --num_cpu_threads_per_process 1 rec"),
         ("rl GPUS=2", "cpu.yaml --num_cpu_threads_per_process 1 --num_processes 2 --multi_gpu rec"),
         ("rl SCALE=one_gpu", "gpu.yaml --num_cpu_threads_per_process 1 recipes"),
-        ("rl SCALE=paper_7b", "zero3.yaml --num_cpu_threads_per_process 1 recipes"),
-        (
-            "rl SCALE=paper_7b GPUS=4",
-            "zero3.yaml --num_cpu_threads_per_process 1 --num_processes 4",
-        ),
-        (
-            "rl SCALE=paper_7b_split",
-            "zero3.yaml --num_cpu_threads_per_process 1 --num_processes 4",
-        ),
+        ("rl SCALE=paper_7b_split", "zero3.yaml --num_cpu_threads_per_process 1 --num_processes 4"),
         ("rl LAUNCH=zero3_offload", "zero3_offload.yaml --num_cpu_threads_per_process 8 recipes"),
         ("rl VENV=.venv-vllm", ".venv-vllm/bin/accelerate launch --quiet --config_file conf"),
     ],
@@ -146,11 +134,9 @@ def test_seeds_are_bit_equal_on_a_cpu_and_cards_leave_threads_alone() -> None:
     shown = "include Makefile\nthreads: ; @echo $$OMP_NUM_THREADS\n"
     clean = {key: v for key, v in os.environ.items() if key[:4] not in ("OMP_", "MAKE")}
     for words, threads in ((), "1"), (("SCALE=one_gpu",), ""):
-        command = ["make", "-f", "-", "threads", *words]
-        done = subprocess.run(
-            command, input=shown, cwd=ROOT, env=clean, capture_output=True, text=True
-        )
-        assert done.stdout == f"{threads}\n", done.stderr
+        command, text = ["make", "-f", "-", "threads", *words], {"input": shown, "text": True}
+        said = subprocess.check_output(command, cwd=ROOT, env=clean, **text)
+        assert said == f"{threads}\n"
 
 
 def test_servers_are_visible_lines() -> None:
@@ -173,7 +159,4 @@ def test_help_lists_every_target_and_variable() -> None:
 def test_accelerate_knows_every_key(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    found = load_config_from_file(str(path))
-    of = yaml.safe_load(path.read_text())
-    assert found.num_processes == of["num_processes"] == (1 if path.stem in ("cpu", "gpu") else 8)
-    assert found.use_cpu == (path.stem == "cpu")
+    assert load_config_from_file(str(path)).use_cpu == (path.stem == "cpu")

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,11 +68,8 @@ def test_the_last_node_judges_and_the_others_train(slurm: dict[str, str]) -> Non
     assert done.returncode == 0, done.stderr
     told = record(slurm)
     assert told[0] == "scontrol show hostnames n[1-3]"
-    (judge,) = [line for line in told if line.startswith("srun")]
-    assert judge == (
-        "srun --nodes=1 --ntasks=1 --nodelist=n3 make serve-judge SCALE=paper_7b "
-        "ARGS=--host 0.0.0.0 --port 8321 "
-    )
+    judge = "srun --nodes=1 --ntasks=1 --nodelist=n3 make serve-judge SCALE=paper_7b "
+    assert f"{judge}ARGS=--host 0.0.0.0 --port 8321 " in told
     asked = [number for number, line in enumerate(told) if line.startswith("curl")]
     assert len(asked) == 3
     assert told[asked[0]].endswith("http://n3:8321/health")
@@ -110,26 +108,24 @@ def test_trainers_save_and_only_a_job_out_of_time_queues_itself(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "nodes", "message"),
     [
-        ("", "'' found, expected rl or cold-start"),
-        ("rl JUDGE=local", "JUDGE=local found; the script sets it"),
-        ("rl fast", "fast found, expected variables of make"),
-        ("rl", "found 1 node, expected one or more for the training and one for the judge"),
+        ("", "n1", "'' found, expected rl or cold-start"),
+        ("rl JUDGE=local", "n1", "JUDGE=local found; the script sets it"),
+        ("rl fast", "n1", "fast found, expected variables of make"),
+        ("rl", "n1", "found 1 node, expected one or more for the training and one for the judge"),
+        ("rl", "n1 n2", "the judge on n2 ended before it answered"),
     ],
 )
-def test_what_it_cannot_do_is_refused(slurm: dict[str, str], words: str, message: str) -> None:
-    done = submit({**slurm, "NODES": "n1"}, *words.split())
+def test_what_it_cannot_do_is_refused(
+    slurm: dict[str, str], words: str, nodes: str, message: str
+) -> None:
+    Path(f"{slurm['RECORD']}.broken").touch()
+    done = submit({**slurm, "NODES": nodes}, *words.split())
     assert done.returncode == 2
     assert message in done.stderr
-
-
-def test_a_judge_that_does_not_start_ends_the_job(slurm: dict[str, str]) -> None:
-    Path(f"{slurm['RECORD']}.broken").touch()
-    done = submit({**slurm, "NODES": "n1 n2"}, "rl")
-    assert done.returncode == 2
-    assert "the judge on n2 ended before it answered" in done.stderr
-    assert not [line for line in record(slurm) if line.startswith("make")]
+    if nodes == "n1 n2":
+        assert not [line for line in record(slurm) if line.startswith("make")]
 
 
 @pytest.mark.slow
@@ -140,16 +136,11 @@ def test_two_machines_train_one_model(tmp_path: Path) -> None:
     launch = ["--quiet", "--config_file=conf/accelerate/cpu.yaml", "--multi_gpu"]
 
     def both(*words: str) -> list[tuple[int, str]]:
-        parts = [
-            subprocess.Popen(
-                ["slurm/launch.sh", *launch, "--num_processes=2", "recipes/rl.py", *few, *words],
-                cwd=ROOT,
-                env={**os.environ, **machines, **ON_CPU, "SLURM_PROCID": rank},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in ("0", "1")
-        ]
+        command = ["slurm/launch.sh", *launch, "--num_processes=2", "recipes/rl.py", *few, *words]
+        own = {**os.environ, **machines, **ON_CPU}
+        how: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+        both = [{**own, "SLURM_PROCID": rank} for rank in ("0", "1")]
+        parts = [subprocess.Popen(command, env=one, **how) for one in both]
         told = [part.communicate()[1] for part in parts]
         return [(part.returncode, said) for part, said in zip(parts, told, strict=True)]
 

@@ -71,7 +71,6 @@ def test_two_steps_through_make(outside: Path, tmp_path: Path) -> None:
     [
         ("reward/brief.yaml", "_target_: strange.brieff\n", "module 'strange' has no attribute"),
         ("data/mine.yaml", "_target_: strange.Mine\nuser: 1\n", "argument; did you mean users?"),
-        ("data/mine.yaml", "_target_: strange.Mine\n", "missing a required argument: 'users'"),
         ("judge/coin.yaml", "_target_: strang.Coin\n", "No module named 'strang'"),
         ("judge/coin.yaml", "urls: []\n", "judge: expected the name of a class or function"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import pytest
 from datasets import Dataset
 from peft import LoraConfig
 
-from alignxplore_trl.cases import Comparison, decode_signals, encode_signals
+from alignxplore_trl.cases import Comparison, encode_signals
 from alignxplore_trl.judging.encoding import before_answer
 from alignxplore_trl.judging.local import LocalJudge
 from alignxplore_trl.judging.protocol import Question
 from alignxplore_trl.run.errors import UserError
-from alignxplore_trl.text.budget import FittedPrompt, PromptBudget
+from alignxplore_trl.text.budget import PromptBudget
 from alignxplore_trl.text.prompts import Prompts
 from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
 from alignxplore_trl.training.rounds import RoundsConfig, RoundsTrainer
@@ -45,25 +44,16 @@ def saved(name: str, folder: Path) -> str:
 
 def judged(folder: str) -> tuple[str, str, str]:
     """How its reasoning is closed, how the judge reads it, and whether it shares what is alike."""
-    judge = LocalJudge(
-        folder,
-        "default",
-        dtype="float32",
-        chat=True,
-        minimum_label_mass=0.0,
-        attn_implementation="sdpa",
-    )
+    how: dict[str, Any] = {"dtype": "float32", "attn_implementation": "sdpa", "chat": True}
+    judge = LocalJudge(folder, "default", minimum_label_mass=0.0, **how)
     tokenizer = judge.model.tokenizer
     try:
         start = before_answer(tokenizer, "?", chat=True)
     except UserError as error:
         with pytest.raises(UserError, match="channels"):
             judge.judge(QUESTIONS)
-        return (
-            "in channels",
-            f"refused: {error.problems[0].partition(': ')[2].partition(',')[0]}",
-            "–",
-        )
+        refused = error.problems[0].partition(": ")[2].partition(",")[0]
+        return "in channels", f"refused: {refused}", "–"
     judge.load()
     together = judge.judge(QUESTIONS * 2)
     alone = [judge.judge([question])[0] for question in QUESTIONS]
@@ -72,8 +62,9 @@ def judged(folder: str) -> tuple[str, str, str]:
         assert other is not None
         assert abs(one.probability_a - other.probability_a) < 1e-4
     message = [{"role": "user", "content": "?"}]
-    how = {"tokenize": False, "add_generation_prompt": True}
-    asked = tokenizer.apply_chat_template(message, **how, enable_thinking=False)
+    asked = tokenizer.apply_chat_template(
+        message, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     closed = "by its template" if start == asked else "here"
     thinking = closed if start.rstrip().endswith("</think>") else "none"
     return thinking, "yes", "yes" if judge.model.reader.shares else "read plainly"
@@ -81,10 +72,8 @@ def judged(folder: str) -> tuple[str, str, str]:
 
 def reward(completions: list[str], **columns: Any) -> list[float | None]:
     """The rollouts of a group differ, whatever they are."""
-    return [
-        float(hashlib.sha256(f"{n}{text}".encode()).digest()[0])
-        for n, text in enumerate(completions)
-    ]
+    digests = (hashlib.sha256(f"{n}{text}".encode()) for n, text in enumerate(completions))
+    return [float(digest.digest()[0]) for digest in digests]
 
 
 def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
@@ -93,9 +82,6 @@ def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
     tokenizer = policy_tokenizer(folder)
     budget = PromptBudget(Prompts("default"), tokenizer, 8192)
     signals = [Comparison("What is a quark?", "A particle.", "There are six.")] * 2
-
-    def prompt_with(row: Mapping[str, Any], earlier: str) -> FittedPrompt:
-        return budget.fit("inference", decode_signals(row["signals"]), earlier)
 
     args = RoundsConfig(
         str(out / "checkpoints"), max_steps=1, num_generations=4, per_device_train_batch_size=4,
@@ -108,8 +94,9 @@ def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
     policy = load_policy(folder, "float32", attention, args, adapters=True)
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = RoundsTrainer(
-        policy, reward, args, rows, tokenizer, prompt_with=prompt_with, rounds=1, peft_config=lora
-    )
+        policy, reward, args, rows, tokenizer, rounds=1, peft_config=lora,
+        prompt_with=lambda *_: budget.fit("inference", signals),  # Of later rounds.
+    )  # fmt: skip
     trainer.train()
     adapters = [w for n, w in trainer.model.named_parameters() if "lora_B" in n]
     assert all(weight.abs().sum() > 0 for weight in adapters), "a step reached all adapters"

@@ -17,20 +17,6 @@ sys.path.append(str(ROOT / "rehearsal"))  # As when it is a script.
 from rehearsal.rehearse import SCALES, Rehearsal, commands  # noqa: E402
 
 
-def make(*words: str) -> subprocess.CompletedProcess[str]:
-    known = ("-o", ".venv/stamp", "-o", ".venv-vllm/stamp")
-    return subprocess.run(["make", "-n", *known, *words], cwd=ROOT, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_documented_commands_are_those_of_make(scale: str) -> None:
-    for line, words in commands(SCALES[scale][0]):
-        if words[1].startswith("serve-"):
-            continue  # make composes the scale first, which takes seconds
-        done = make(*words[1:])
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-
-
 def test_a_rehearsal_replaces_models_sizes_and_processes_alone() -> None:
     rehearsal = Rehearsal("paper_7b", short=False, again=True)
     lines = dict(commands("Eight GPUs"))

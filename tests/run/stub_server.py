@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 
@@ -37,7 +36,6 @@ class StubServer:
     def __init__(self, plan: Callable[[dict[str, Any], int], Reply]) -> None:
         self.received: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
-        self.under_way = self.peak = 0
         attempts: Counter[str] = Counter()
         lock, server = threading.Lock(), self
 
@@ -52,21 +50,15 @@ class StubServer:
                     server.headers.append(dict(self.headers))
                     attempt = attempts[prompt]
                     attempts[prompt] += 1
-                    server.under_way += 1
-                    server.peak = max(server.peak, server.under_way)
                 try:
                     self.reply(plan(body, attempt))
                 except ConnectionError:
                     self.close_connection = True
-                finally:
-                    with lock:
-                        server.under_way -= 1
 
             def reply(self, reply: Reply) -> None:
                 time.sleep(reply.pause)
-                body = (
-                    reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-                )
+                whole = isinstance(reply.body, bytes)
+                body = reply.body if whole else json.dumps(reply.body).encode()
                 self.send_response(reply.status)
                 for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                     self.send_header(name, value)
@@ -92,11 +84,6 @@ class StubServer:
         threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from alignxplore_trl.run.folder import StageFolder, fingerprint
 
 SECTIONS = {
     "seed": 0, "judge": {"model": "m", "urls": ["a"], "timeout": 1.0}, "rate": 1e-6,
-    "dimensions": [{"name": "age", "above": "old", "below": "young"}],
+    "kinds": [{"name": "age"}, 1, 2.5, None, True, "1e5", "no"], "nothing": {"d": {}},
 }  # fmt: skip
 
 
@@ -32,8 +31,8 @@ def test_it_differs_by_key_and_urls_and_limits_are_free(folder: StageFolder) -> 
     assert folder.differences(SECTIONS) == []
     free = {**SECTIONS, "judge": {"model": "m", "urls": ["b", "c"], "timeout": 9.0}}
     assert folder.differences(free) == []
-    other = {"seed": 0, "judge": {"model": "n", "urls": ["a"], "timeout": 1.0}, "new": None}
-    other |= {"dimensions": SECTIONS["dimensions"]}
+    other = {**SECTIONS, "judge": {"model": "n", "urls": ["a"], "timeout": 1.0}, "new": None}
+    del other["rate"]
     assert folder.differences(other) == [
         "judge.model: 'm' there, 'n' asked",
         "new: nothing there, None asked",
@@ -43,7 +42,6 @@ def test_it_differs_by_key_and_urls_and_limits_are_free(folder: StageFolder) -> 
 
 def test_a_folder_with_nothing_but_its_configuration_has_not_begun(folder: StageFolder) -> None:
     (folder.path / "wandb").mkdir()
-    (folder.path / ".lock").touch()
     assert not folder.begun
     folder.checkpoints.mkdir()
     assert folder.begun
@@ -51,17 +49,6 @@ def test_a_folder_with_nothing_but_its_configuration_has_not_begun(folder: Stage
     folder.finish({"reward": 0.5})
     assert folder.finished
     assert folder.summary() == {"reward": 0.5}
-
-
-def test_a_summary_is_flat(folder: StageFolder) -> None:
-    with pytest.raises(ValueError, match="flat"):
-        folder.finish({"nested": {"a": 1}})
-
-
-def test_a_damaged_configuration_is_named(folder: StageFolder) -> None:
-    (folder.path / "config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"config\.yaml: damaged"):
-        folder.differences(SECTIONS)
 
 
 def test_one_command_at_a_time(folder: StageFolder) -> None:
@@ -94,7 +81,7 @@ def test_a_file_system_without_locks_is_said(
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "outputs").touch()
-    message = r"outputs/a: Not a directory; paths\.outputs"
+    message = r"outputs/a: .*Not a directory.*; paths\.outputs"
     with pytest.raises(UserError, match=message), StageFolder(tmp_path / "outputs" / "a").held():
         pass
 
@@ -110,10 +97,3 @@ def test_a_fingerprint_is_of_content(tmp_path: Path) -> None:
     assert fingerprint(str(file.parent), kept) == first
     file.write_bytes(b"x" * 2_999_999 + b"y")
     assert fingerprint(str(file.parent), kept) != first
-
-
-def test_numbers_are_the_same_after_a_round_through_yaml(tmp_path: Path) -> None:
-    folder = StageFolder(tmp_path)
-    sections = json.loads('{"a": 1e-06, "b": [1, 2.5, null, true, "1e5", "no"], "c": {"d": {}}}')
-    folder.begin(sections)
-    assert folder.differences(sections) == []

@@ -32,14 +32,8 @@ def test_words_arrive_as_they_are(project: Path, monkeypatch: pytest.MonkeyPatch
     assert told == [*words, "SCALE=one_gpu", "START=backbone", "LAUNCH=zero3", "RUN="]
 
 
-@pytest.mark.parametrize(
-    ("target", "reason"),
-    [
-        ("fails", "error: rl.beta: 'x' found"),
-        ("crashes", "torch.OutOfMemoryError: out of memory"),
-    ],
-)
-def test_a_failure_says_why(project: Path, target: str, reason: str) -> None:
-    with pytest.raises(UserError) as error:
-        make([target], [], log=project / "log.txt")
-    assert str(error.value) == reason
+def test_a_failure_says_why(project: Path) -> None:
+    with pytest.raises(UserError, match=r"^error: rl\.beta: 'x' found$"):
+        make(["fails"], [], log=project / "log.txt")
+    with pytest.raises(UserError, match=r"^torch\.OutOfMemoryError: out of memory$"):
+        make(["crashes"], [], log=project / "log.txt")

@@ -45,3 +45,5 @@ def user_errors_exit() -> Iterator[None]:
     except StoppedBySignalError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(128 + error.number) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

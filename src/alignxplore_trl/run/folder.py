@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -73,20 +74,11 @@ class StageFolder:
         return dict(json.loads((self.path / "summary.json").read_text("utf-8")))
 
     def differences(self, sections: Mapping[str, Any]) -> list[str]:
-        """Keys in which `sections` differ from what the stage was made with, with both values.
-
-        Raises:
-            UserError: the file that says so is damaged.
-        """
+        """Keys in which `sections` differ from what the stage was made with, with both values."""
         file = self.path / "config.yaml"
         if not file.is_file():
             return []
-        try:
-            kept = _flat(yaml.safe_load(file.read_text("utf-8")))
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{file}: damaged; delete the folder {self.path}, and make it again"
-            ) from error
+        kept = _flat(yaml.safe_load(file.read_text("utf-8")))
         asked = _flat(yaml.safe_load(yaml.safe_dump(dict(sections), sort_keys=False)))
         # Rows that aren't there any more can't have changed.
         free = FREE if SOURCE in kept.keys() & asked.keys() else (*FREE, SOURCE)
@@ -113,20 +105,15 @@ class StageFolder:
         lock = FileLock(self.path / ".lock", blocking=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / ".lock").touch()
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: {error.strerror}; paths.outputs has to be a folder that can be "
-                "written to"
-            ) from error
-        try:
             lock.acquire()
         except Timeout:
-            raise UserError(
-                f"{self.path}: another command is at work here; wait for it, or name this run "
-                "(RUN=<name>)"
-            ) from None
-        except (OSError, NotImplementedError) as error:  # Such as ENOLCK of some network folders.
+            remedy = "wait for it, or name this run (RUN=<name>)"
+            raise UserError(f"{self.path}: another command is at work here; {remedy}") from None
+        except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", errno.ENOLCK) != errno.ENOLCK:
+                expected = "paths.outputs has to be a folder that can be written to"
+                raise UserError(f"{self.path}: {error}; {expected}") from error
+            # Some network folders have no locks.
             say(f"{self.path}: can't be locked ({error}); start one command at a time")
         try:
             yield
@@ -135,9 +122,6 @@ class StageFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, one flat object, which says that the stage came to its end."""
-        nested = [key for key, value in summary.items() if isinstance(value, Mapping | list)]
-        if nested:
-            raise ValueError(f"summary.json is flat; these aren't single values: {nested}")
         if is_main_process():
             text = json.dumps(dict(summary), indent=2, ensure_ascii=False)
             write_text(self.path / "summary.json", text + "\n")
@@ -160,8 +144,7 @@ def fingerprint(source: str, kept: Path) -> str | None:
         for file, (name, size, _) in zip(files, facts, strict=True):
             digest.update(f"{name} {size} ".encode())
             with file.open("rb") as opened:
-                while part := opened.read(1 << 20):
-                    digest.update(part)
+                hashlib.file_digest(opened, lambda: digest)
         found = {"facts": facts, "digest": digest.hexdigest()}
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, json.dumps(found))
@@ -184,14 +167,13 @@ def describe_environment() -> str:
     git += ["--abbrev=40", "--dirty= + changes"]
     done = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     versions = {each.name: each.version for each in importlib.metadata.distributions()}
-    lines = [f"{name}: {versions.get(name, 'not installed')}" for name in PACKAGES]
-    lines += [
-        f"python: {platform.python_version()}",
-        f"platform: {platform.platform()}",
-        f"commit: {done.stdout.strip() if done and not done.returncode else 'no git checkout'}",
-        f"command: {shlex.join([Path(sys.executable).name, *sys.argv])}",
-    ]
-    return "\n".join(lines) + "\n"
+    facts = {name: versions.get(name, "not installed") for name in PACKAGES} | {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "commit": done.stdout.strip() if done and not done.returncode else "no git checkout",
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+    }
+    return "".join(f"{name}: {fact}\n" for name, fact in facts.items())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,17 +35,10 @@ def set_up_tracking(
     }
     if group is not None:
         ours["WANDB_RUN_GROUP"] = group
-    if "WANDB_RUN_ID" not in os.environ:
-        ours["WANDB_RUN_ID"] = _run_id(folder / "wandb_id.txt")
+    kept = folder / "wandb_id.txt"
+    if "WANDB_RUN_ID" not in os.environ and is_main_process():  # Others have no run in W&B.
+        if not kept.is_file():
+            write_text(kept, secrets.token_hex(8))
+        ours["WANDB_RUN_ID"] = kept.read_text("utf-8")
     os.environ.update({key: os.environ.get(key, value) for key, value in ours.items()})
     return ["wandb"]
-
-
-def _run_id(file: Path) -> str:
-    """The one in the file, or a new one; of several processes, only the first has a run in W&B."""
-    if file.is_file():
-        return file.read_text("utf-8")
-    drawn = secrets.token_hex(8)
-    if is_main_process():
-        write_text(file, drawn)
-    return drawn
