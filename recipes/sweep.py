@@ -19,10 +19,9 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import CONF, Experiment, checked, compose, plain
+from alignxplore_trl.config import CONF, Experiment, checked, compose, hydra_in_words, plain
 from alignxplore_trl.recipe import READS, TARGETS
 from alignxplore_trl.run.errors import UserError, user_errors_exit
 from alignxplore_trl.run.folder import StageFolder, write_text
@@ -44,10 +43,8 @@ def main() -> None:
 
 def sweep(words: list[str]) -> None:
     """Make the stages that all points share, run the points, and show what they came to."""
-    try:
+    with hydra_in_words():
         parsed = OverridesParser.create().parse_overrides([w for w in words if w[0] != "-"])
-    except HydraException as error:
-        raise UserError(str(error)) from error
     common = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     experiment = checked(plain(compose(common)))
     swept = [o.key_or_group for o in parsed if o.is_sweep_override()]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.errors import UserError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Nodes in which any key may be set without a plus: pydantic or a dataclass checks them.
@@ -215,14 +216,30 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """conf/config.yaml with overrides, for a process that Hydra didn't start.
 
     Raises:
-        UserError: Hydra refuses them, in its words.
+        UserError: see `hydra_in_words`.
     """
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise UserError(str(error)) from error
+    with hydra_in_words(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     with open_dict(composed):
         del composed["hydra"]
     return composed
+
+
+@contextmanager
+def hydra_in_words() -> Iterator[None]:
+    """Turn what Hydra says of a command line into a `UserError`, with the nearest name.
+
+    Raises:
+        UserError: a key or a choice isn't there, or a word isn't an override.
+    """
+    try:
+        yield
+    except HydraException as error:
+        cause, hint = error.__cause__, ""
+        if isinstance(error, MissingConfigException) and error.options:
+            hint = nearest(Path(str(error.missing_cfg_file)).name, error.options)
+        elif isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+            groups = [each.name for each in CONF.iterdir()]
+            hint = nearest(cause.key, [*cause.parent_node, *groups])
+        raise UserError(" ".join(str(error).split()) + hint) from error

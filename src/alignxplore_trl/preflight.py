@@ -8,13 +8,12 @@ import inspect
 import json
 import os
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from alignxplore_trl.run.errors import UserError
+from alignxplore_trl.run.errors import UserError, nearest
 
 _OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
 # Sections that are fields of a trainer's dataclass, and fields of it that the recipe sets.
@@ -63,7 +62,7 @@ def trainer_fields(kind: type, section: str, given: Mapping[str, Any]) -> dict[s
         if name in RESERVED:
             problems.append(f"{key}: the recipe sets it; {RESERVED[name]}")
         elif name not in fields:
-            problems.append(f"{key}: {kind.__name__} has no such field{_nearest(name, fields)}")
+            problems.append(f"{key}: {kind.__name__} has no such field{nearest(name, fields)}")
         else:
             adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
             try:
@@ -94,7 +93,7 @@ def _unbound(value: Any, key: str, seen: dict[str, str]) -> list[str]:
     except TypeError as error:
         known, name = signature.parameters, value["_target_"]
         unknown = [each for each in given if each not in known]
-        problems += [f"{key}.{u}: {name} has no such argument{_nearest(u, known)}" for u in unknown]
+        problems += [f"{key}.{u}: {name} has no such argument{nearest(u, known)}" for u in unknown]
         problems += [] if unknown else [f"{key}: {name}: {error}"]
     return problems
 
@@ -114,11 +113,6 @@ def _resolved(name: str) -> Any:
         if error.name != module or "." not in module:
             raise
         return getattr(_resolved(module), attribute)  # Of a class.
-
-
-def _nearest(name: str, candidates: Iterable[str]) -> str:
-    close = get_close_matches(name, candidates, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def cards() -> str:

@@ -16,7 +16,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +24,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alignxplore_trl.config import CONF, Experiment, checked, plain
+from alignxplore_trl.config import CONF, Experiment, checked, hydra_in_words, plain
 from alignxplore_trl.preflight import TRAINERS, check_targets, split_target, trainer_fields
 from alignxplore_trl.run.errors import UserError, is_main_process, user_errors_exit
 from alignxplore_trl.run.folder import SOURCE, StageFolder, fingerprint
 from alignxplore_trl.run.progress import say
 
 T = TypeVar("T")
+_FULL_ERROR = "HYDRA_FULL_ERROR"
 Main = Callable[[Experiment, "Stage"], Mapping[str, object]]
 
 # What each stage reads of the configuration, beside what the stages read that it reads: kept in its
@@ -186,10 +187,13 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
     """
 
     def decorate(main: Main) -> Callable[[], None]:
+        wanted = os.environ.get(_FULL_ERROR)
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         @user_errors_exit()
         def run(composed: DictConfig) -> None:
+            if wanted is None:
+                del os.environ[_FULL_ERROR]
             _run(name, main, composed)
 
         @functools.wraps(main)
@@ -199,7 +203,10 @@ def recipe(name: str) -> Callable[[Main], Callable[[], None]]:
                 raise UserError(
                     f"{name}: --multirun is for recipes/sweep.py, which starts each point anew"
                 )
-            run()
+            # Hydra prints what it says of a command line, unless it is asked for all of it.
+            os.environ[_FULL_ERROR] = "1"
+            with hydra_in_words() if wanted is None else nullcontext():
+                run()
 
         return command
 

@@ -122,8 +122,12 @@ def test_hydras_own_flags_work(command: Commands, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("sedd=1", "Key 'sedd' is not in struct"),
-        ("judge=sever", "Available options in 'judge':"),
+        (
+            "sedd=1",
+            "error: Could not override 'sedd'. To append to your config use +sedd=1; did you mean seed?",
+        ),
+        ("data.size={}", "did you mean sizes?"),
+        ("judge=sever", "did you mean server?"),
         ("rl.lerning_rate=1", "error: rl.lerning_rate: RoundsConfig has no such field; did you"),
         ("rl.max_steps=many", "error: rl.max_steps: 'many' found"),
         ("rl.seed=1", "error: rl.seed: the recipe sets it; set seed"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -25,6 +26,12 @@ class StoppedBySignalError(Exception):
     def __init__(self, number: int) -> None:
         self.number = number
         super().__init__(f"stopped by signal {number}; the same command resumes")
+
+
+def nearest(name: object, candidates: Iterable[object]) -> str:
+    """`; did you mean …?`, or nothing where no candidate is near."""
+    close = get_close_matches(str(name), [str(each) for each in candidates], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def is_main_process() -> bool:
