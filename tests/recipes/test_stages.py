@@ -124,7 +124,7 @@ def test_hydras_own_flags_work(command: Commands, capsys: Capture) -> None:
     [
         (
             "sedd=1",
-            "error: Could not override 'sedd'. To append to your config use +sedd=1; did you mean seed?",
+            "To append to your config use +sedd=1; did you mean seed?",
         ),
         ("data.size={}", "did you mean sizes?"),
         ("judge=sever", "did you mean server?"),
