@@ -63,8 +63,6 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         answers = ask_labelled(judge)
         if answers.low <= 0.5:
             say(f"rl: the judge may as well throw a coin: {answers}")
-    if hasattr(reward, "prepare"):
-        dataset = reward.prepare(dataset)
     trainer = RoundsTrainer(
         load_policy(start, model.dtype, model.attn_implementation, arguments, bool(adapters)),
         reward,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from datasets import Dataset
+from accelerate import PartialState
 from torch import distributed
 
-from alignxplore_trl.judging.local import LocalGenerator, LocalJudge
 from alignxplore_trl.judging.protocol import Question, Verdict
 from alignxplore_trl.rewards import GeneratedReward, JudgedReward, LogProbabilityReward
 from alignxplore_trl.run.errors import UserError
@@ -117,17 +116,12 @@ def test_generated_and_log_probability_rewards_are_their_formulas() -> None:
     assert raw == [0.0, 0.0, 0.0, None]
 
 
-def test_what_no_rollout_changes_is_asked_for_once_before_training() -> None:
+def test_what_no_rollout_changes_is_asked_for_once() -> None:
     texts = [completion(own) for own in ("long answer", "short", "neither")]
     generator = Generator()
-    reward = GeneratedReward(generator, "compact")
-    rows = reward.prepare(Dataset.from_dict(columns(3)))
-    assert rows["chosen_without_description"][:] == [-9.0] * 3
-    assert rows["rejected_without_description"][:] == [-3.0] * 3
-    assert len(generator.asked) == 2, "three rows show the same pair"
-    given = {name: rows[name][:] for name in rows.column_names}
-    assert reward(completions=texts, **given) == [1.0, 0.0, 0.0]
-    assert len(generator.asked) == 2 + 6
+    given = columns(3) | {"case_id": ["one case"] * 3}
+    assert GeneratedReward(generator, "compact")(completions=texts, **given) == [1.0, 0.0, 0.0]
+    assert len(generator.asked) == 6 + 2
 
 
 def outage(count: int, unscored: int, why: str, **settings: Any) -> list[float | None]:
@@ -150,20 +144,19 @@ def test_an_answer_that_cannot_be_read_is_no_outage_but_is_said(capsys: Any) -> 
 
 
 def _in_a_process(rank: int, folder: str, kind: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
     distributed.init_process_group("gloo", f"file://{folder}/{kind}", rank=rank, world_size=2)
+    PartialState._reset_state()
     said = {
         "error": ["fails", "0.9"][rank],
         "outage": ["timeout", "0.9"][rank],
         "none": "0.9",
     }[kind]
+    PartialState(cpu=True)
     reward = JudgedReward(Scripted(), "random", 0, outage_least=8)
     try:
         found = str(reward(completions=[completion(said)] * 10, **columns(10))[0])
-        if kind == "none":
-            data = Dataset.from_dict(columns(4) | {"post": list("abcd")})
-            generator = Generator()
-            rows = GeneratedReward(generator, "compact").prepare(data)
-            found += f" {rows['chosen_without_description'][:]} {len(generator.asked)}"
     except (UserError, ConnectionError) as error:
         found = f"{type(error).__name__}: {error}"
     Path(folder, f"{kind}-{rank}").write_text(found)
@@ -173,13 +166,13 @@ def _in_a_process(rank: int, folder: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("error", ["ConnectionError: no route", "UserError: other processes failed"]),
+        ("error", ["ConnectionError: no route", "UserError: another process failed"]),
         ("outage", ["UserError: 10 of 20 well-formed"] * 2),
-        ("none", ["1.0 [-9.0, -9.0, -9.0, -9.0] 4"] * 2),
+        ("none", ["1.0"] * 2),
     ],
 )
 def test_processes_end_together(kind: str, expected: list[str], tmp_path: Path) -> None:
-    """An error of one is raised on all, an outage is one of all; each prepares its share."""
+    """An error of one is raised on all, and an outage is one of all."""
     context = multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_in_a_process, args=(n, str(tmp_path), kind)) for n in (0, 1)
@@ -191,17 +184,3 @@ def test_processes_end_together(kind: str, expected: list[str], tmp_path: Path) 
         assert process.exitcode == 0
     for rank, words in enumerate(expected):
         assert (tmp_path / f"{kind}-{rank}").read_text().startswith(words)
-
-
-def test_the_small_models_reward_the_right_description() -> None:
-    torch.set_num_threads(1)
-    rows = {
-        "case_id": ["a"] * 3, "post": ["fixing bikes"] * 3,
-        "chosen": ["haha, kidding"] * 3, "rejected": ["gravely, solemnly"] * 3,
-    }  # fmt: skip
-    texts = [completion("prefers playful"), completion("prefers serious"), "malformed"]
-    judged = JudgedReward(LocalJudge("assets/judge", "compact", "float32", False), "both", 0)
-    judged.load()
-    assert judged(completions=texts, **rows) == [1.0, 0.0, 0.0]
-    generator = LocalGenerator("assets/judge", "float32", False)
-    assert GeneratedReward(generator, "compact")(completions=texts, **rows) == [1.0, 0.0, 0.0]

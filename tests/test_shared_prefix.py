@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from alignxplore_trl.shared_prefix import ATTENTION, Branch, row_of, why_not
+from alignxplore_trl.shared_prefix import ATTENTION, row_of, why_not
 
 torch.set_num_threads(1)
 SIZES = {
@@ -43,7 +43,10 @@ def of_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def test_log_probabilities_and_gradients_are_those_of_plain_passes(family: str) -> None:
     shared, plain = random_model(family), random_model(family, "sdpa")
     assert why_not(shared) == ""
-    row = row_of([*PROMPTS.items()])
+    texts = [
+        ([*p, *own], len(own)) for p, continuations in PROMPTS.items() for own in continuations
+    ]
+    row = row_of(texts, [0, 4, 4, 0, 0])
     found = of_labels(shared(**row.inputs).logits[0], row.labels[0].clamp(min=0))
     places = iter(row.texts)
     for prompt, continuations in PROMPTS.items():
@@ -60,18 +63,19 @@ def test_log_probabilities_and_gradients_are_those_of_plain_passes(family: str) 
         assert (one.grad - other.grad).norm() <= 1e-5 * other.grad.norm()
 
 
-def test_prefixes_may_lie_within_prefixes() -> None:
+@pytest.mark.parametrize(("least", "tokens"), [(1, 13), (2, 14), (6, 28)])
+def test_prefixes_may_lie_within_prefixes(least: int, tokens: int) -> None:
     model = random_model("llama")
-    inner = Branch([7, 8], [[9, 5], [3], Branch([4], [[6], [6, 6]])])
-    row = row_of([((3, 4, 5), [inner, [5, 4]])])
-    texts = [[3, 4, 5, 7, 8, 9, 5], [3, 4, 5, 7, 8, 3], [3, 4, 5, 7, 8, 4, 6],
-             [3, 4, 5, 7, 8, 4, 6, 6], [3, 4, 5, 5, 4]]  # fmt: skip
-    assert row.ids.shape[1] < sum(map(len, texts)) * 0.7
+    begin = [3, 4, 5, 7, 8]
+    texts = [[*begin, 9, 5], [*begin, 3], [*begin, 4, 6], [*begin, 4, 6, 6], [3, 4, 5, 5, 4]]
+    scored = [2, 1, 2, 2, 2]
+    row = row_of([*zip(texts, scored, strict=True)], [0, 4, 4, 5, 2], least)
+    assert row.ids.shape[1] == tokens
     logits = model(**row.inputs).logits[0]
-    for text, (first, last) in zip(texts, row.texts, strict=True):
-        alone = model(torch.tensor([text])).logits[0][-1 - (last - first) : -1]
-        torch.testing.assert_close(logits[first:last], alone, atol=1e-5, rtol=1e-5)
-        assert row.labels[0, first:last].tolist() == text[len(text) - (last - first) :]
+    for text, count, place in zip(texts, scored, row.texts, strict=True):
+        alone = model(torch.tensor([text[:-1]])).logits[0][-count:]
+        torch.testing.assert_close(logits[slice(*place)], alone, atol=1e-5, rtol=1e-5)
+        assert row.labels[0, slice(*place)].tolist() == text[-count:]
 
 
 def test_other_passes_of_such_a_model_are_those_of_sdpa() -> None:

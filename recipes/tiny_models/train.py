@@ -62,7 +62,9 @@ def main(words: list[str]) -> None:
         tokenizer.save_pretrained(folder)
         measures: dict[str, float] = {"seconds": seconds, "parameters": model.num_parameters()}
         if recipe["kind"] == "judge":
-            judge = LocalJudge(str(folder), asked["prompts"], dtype="float32", chat=False)
+            judge = LocalJudge(
+                model=str(folder), prompts=asked["prompts"], dtype="float32", chat=False
+            )
             found = judge_quality(judge, cases).dropna(subset=["value"]).to_dict("records")
             measures |= {f"{row['method']} {row['metric']}": row["value"] for row in found}
         say(f"{name}: {measures}")

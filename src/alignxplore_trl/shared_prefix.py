@@ -1,22 +1,22 @@
 """One forward pass over texts of which several begin alike: what they share is computed once.
 
-A row holds a prefix without its last token and then each of its continuations. That token begins
-each of them, so that all of a continuation's own tokens are predicted inside it:
+Texts a b c d x y z, a b c d u v and e f share three tokens of a row, and none. The last token of a
+text is only predicted, and of the first and the second, three and two tokens are scored:
 
-    prefix     a b c d   continuations x y z and u v
-    row        a b c   d x y   d u
-    labels     - - -   x y z   u v
-    positions  0 1 2   3 4 5   3 4
+    row        a b c d x y   d u   e
+    labels     - - - x y z   u v   -
+    positions  0 1 2 3 4 5   3 4   0
 
-Continuations may be prefixes themselves. Each part of the row attends to the prefixes before it and
-causally to itself, by the attention function `ATTENTION`, which in other passes is PyTorch's SDPA.
+What a text adds to the row attends to the parts before it that it shares and causally to itself, by
+the attention function `ATTENTION`, which in other passes is PyTorch's SDPA.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch.nn.attention.bias import causal_lower_right
@@ -30,26 +30,19 @@ ATTENTION = "shared_prefix"
 Span = tuple[int, int]
 
 
-class Branch(NamedTuple):
-    """Token ids, at least one, and what may follow them: more token ids, or branches."""
-
-    prefix: Sequence[int]
-    continuations: Sequence[Sequence[int] | Branch]
-
-
-@dataclass
+@dataclass(frozen=True)
 class Row:
     """Texts that are read in one pass: int64, (1, tokens); a label is the next token or -100.
 
-    `spans` has for each part of the row its place, and those of the prefixes before it; `texts` the
-    places of the continuations that aren't branches, in the order given.
+    `spans` has for what each text adds its place, and those of what it shares; `texts` the places
+    where the scored tokens of each text are predicted.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
-    spans: list[tuple[Span, list[Span]]] = field(default_factory=list)
-    texts: list[Span] = field(default_factory=list)
+    spans: Sequence[tuple[Span, Sequence[Span]]]
+    texts: Sequence[Span]
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -59,49 +52,36 @@ class Row:
 
 
 def row_of(
-    groups: Sequence[tuple[Sequence[int], Sequence[Sequence[int] | Branch]]],
+    texts: Sequence[tuple[Sequence[int], int]],
+    shared: Sequence[int],
+    least: int = 1,
     device: torch.device | str = "cpu",
 ) -> Row:
-    """A row of prefixes with what may follow each; the tokens of all continuations are labels."""
-    row = Row(*torch.empty(3, 1, 0, dtype=torch.long))
+    """Lay out texts, each with the number of its last tokens that are scored.
+
+    `shared` says how many tokens each has in common with the one before it, those not counted that
+    predict a scored one. Fewer than `least` more than are shared already are computed again.
+    """
     columns: list[tuple[int, int, int]] = []
-    for group in groups:
-        _lay_out(row, columns, Branch(*group), 0, [])
-    row.ids, row.positions, row.labels = torch.tensor(columns, device=device).T[:, None]
-    return row
-
-
-def _lay_out(
-    row: Row, columns: list[tuple[int, int, int]], branch: Branch, start: int, before: list[Span]
-) -> None:
-    """Append a branch whose first token has the position `start`."""
-    prefix, continuations = branch
-    # Without continuations nothing else would be left of a prefix of one token.
-    shared = prefix[:-1] if any(continuations) else prefix
-    if shared:
-        own = (len(columns), len(columns) + len(shared))
-        columns += ((token, start + place, -100) for place, token in enumerate(shared))
-        _attend_to(row, own, before)
-        before = [*before, own]
-    last = start + len(prefix) - 1
-    for continuation in continuations:
-        if isinstance(continuation, Branch):
-            inner = continuation._replace(prefix=[prefix[-1], *continuation.prefix])
-            _lay_out(row, columns, inner, last, before)
-            continue
-        own, read = (len(columns), len(columns) + len(continuation)), [prefix[-1], *continuation]
-        columns += zip(read, range(last, last + len(continuation)), continuation, strict=False)
-        row.texts.append(own)
-        if continuation:
-            _attend_to(row, own, before)
-
-
-def _attend_to(row: Row, own: Span, before: list[Span]) -> None:
-    """What follows its prefix at once is one part with it: no mask is needed then."""
-    if before and row.spans[-1][0][1] == before[-1][1] == own[0]:
-        (first, _), others = row.spans.pop()
-        own, before = (first, own[1]), others
-    row.spans.append((own, before))
+    spans, places = [], []
+    begun: list[tuple[int, Span]] = []  # What is shared from here on: its depth in a text, place.
+    for number, (ids, scored) in enumerate(texts):
+        while begun and begun[-1][0] > shared[number]:
+            begun.pop()
+        depth = begun[-1][0] if begun else 0
+        start = len(columns) - depth
+        for place in range(depth, len(ids) - 1):
+            label = ids[place + 1] if place >= len(ids) - 1 - scored else -100
+            columns.append((ids[place], place, label))
+        if depth < len(ids) - 1:
+            spans.append(((start + depth, len(columns)), [span for _, span in begun]))
+        places.append((len(columns) - scored, len(columns)))
+        for tokens in sorted({*accumulate(shared[number + 1 :], min)}):
+            if tokens >= depth + least:
+                begun.append((tokens, (start + depth, start + tokens)))
+                depth = tokens
+    ids, positions, labels = torch.tensor(columns, device=device).T[:, None]
+    return Row(ids, positions, labels, spans, places)
 
 
 def _attend(
@@ -143,16 +123,15 @@ def why_not(model: PreTrainedModel) -> str:
         return "its rotary embedding depends on the length of the text"
     if not model._supports_attention_backend or config._attn_implementation != ATTENTION:
         return f"it attends with {config._attn_implementation}, not with {ATTENTION}"
-    inner = Branch([7, 8], [[9, 5], [3]])
-    texts = [([3, 4, 5, 6, 7, 8], [9, 5]), ([3, 4, 5, 6, 7, 8], [3]), ([3, 4, 5, 6], [5, 4])]
-    row = row_of([([3, 4, 5, 6], [inner, [5, 4]]), ([9, 3], [[6, 3, 4]])], model.device)
+    texts = [([3, 4, 5, 6, 7, 8, 9, 5], 2), ([3, 4, 5, 6, 7, 8, 3], 1), ([3, 4, 5, 6, 5, 4], 2)]
+    texts.append(([9, 3, 6, 3, 4], 3))
+    row = row_of(texts, [0, 5, 3, 0], device=model.device)
     together = model(**row.inputs).logits[0]
-    texts.append(([9, 3], [6, 3, 4]))
-    found, wanted = [], []
-    for (prefix, own), place in zip(texts, row.texts, strict=True):
-        alone = model(torch.tensor([prefix + own], device=model.device), use_cache=False).logits[0]
-        found.append(together[slice(*place)])
-        wanted.append(alone[len(prefix) - 1 : -1])
+    found = [together[slice(*place)] for place in row.texts]
+    wanted = []
+    for ids, scored in texts:
+        alone = model(torch.tensor([ids[:-1]], device=model.device), use_cache=False).logits[0]
+        wanted.append(alone[-scored:])
     one, other = (torch.cat(rows).float().log_softmax(-1) for rows in (found, wanted))
     off = ((one - other).norm() / other.norm()).item()
     bound = 0.05 if model.dtype.itemsize < 4 else 1e-4

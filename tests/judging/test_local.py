@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignxplore_trl.judging.local import LocalGenerator, LocalJudge
-from alignxplore_trl.judging.protocol import Question
+from alignxplore_trl.judging.protocol import Question, judgement
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.prompts import Prompts
 
@@ -18,9 +19,13 @@ MODEL = "assets/judge"
 QUESTION = Question("selling pianos alone", "prefers detailed", "elaborating", "nutshell")
 
 
+def local(model: str = MODEL, **settings: Any) -> LocalJudge:
+    return LocalJudge(model=model, prompts="compact", dtype="float32", chat=False, **settings)
+
+
 @pytest.fixture(scope="module")
 def judge() -> LocalJudge:
-    return LocalJudge(MODEL, "compact", "float32", chat=False)
+    return local()
 
 
 def plain(model: str, text: str, continuations: list[str]) -> list[float]:
@@ -36,13 +41,7 @@ def plain(model: str, text: str, continuations: list[str]) -> list[float]:
 def test_a_verdict_is_the_probability_of_the_letter_behind_the_answers_start(
     judge: LocalJudge,
 ) -> None:
-    prompt = Prompts("compact").render(
-        "judgement",
-        post=QUESTION.post,
-        description=QUESTION.description,
-        response_a=QUESTION.response_a,
-        response_b=QUESTION.response_b,
-    )
+    prompt = judgement(Prompts("compact"), QUESTION, "description_first")
     start = prompt + '{"selection": "Response'
     a, b = map(math.exp, plain(MODEL, start, [" A", " B"]))
     [verdict] = judge.judge([QUESTION])
@@ -52,39 +51,19 @@ def test_a_verdict_is_the_probability_of_the_letter_behind_the_answers_start(
     assert verdict.probability_a > 0.9
 
 
-def test_a_verdict_does_not_depend_on_what_else_is_asked(judge: LocalJudge) -> None:
-    others = [
-        Question(f"fixing {n * 'bikes '}", description, "haha", "gravely")
-        for n in range(9)
-        for description in ("prefers playful", None)
-    ]
-    [alone] = judge.judge([QUESTION])
-    first, *_, last = judge.judge([QUESTION, *others, QUESTION])
-    assert first == last
-    assert alone is not None
-    assert first is not None
-    assert first.probability_a == pytest.approx(alone.probability_a, abs=1e-6)
-
-
 def test_what_is_not_answered_is_none_and_counted_by_reason() -> None:
     long = Question("fixing bikes " * 3000, None, "haha", "gravely")
-    judge = LocalJudge(MODEL, "compact", "float32", chat=False)
+    judge = local()
     assert judge.judge([long, QUESTION, long])[::2] == [None, None]
     assert judge.counts == {"too_long": 2}
-    teacher = LocalJudge("assets/teacher", "compact", "float32", chat=False)
+    teacher = local("assets/teacher")
     assert teacher.judge([QUESTION]) == [None]
     assert teacher.counts == {"label_mass": 1}
     assert judge.judge([]) == []
 
 
-def test_the_description_may_stand_last() -> None:
-    last = LocalJudge(MODEL, "compact", "float32", chat=False, layout="description_last")
-    [verdict] = last.judge([QUESTION])
-    assert verdict is not None
-
-
 def test_a_generator_sums_over_the_replys_own_tokens() -> None:
-    generator = LocalGenerator(MODEL, "float32", chat=False)
+    generator = LocalGenerator(model=MODEL, dtype="float32", chat=False)
     prompt = Prompts("compact").render("reply", post="selling pianos", description=None)
     expected = sum(
         plain(MODEL, prompt + start, [own])[0]
@@ -98,11 +77,11 @@ def test_a_generator_sums_over_the_replys_own_tokens() -> None:
 
 def test_one_copy_of_the_weights_serves_a_judge_and_a_generator(judge: LocalJudge) -> None:
     judge.load()
-    generator = LocalGenerator(MODEL, "float32", chat=False)
+    generator = LocalGenerator(model=MODEL, dtype="float32", chat=False)
     generator.load()
-    assert generator.model.reader.model is judge.model.reader.model  # type: ignore[attr-defined]
+    assert generator.reader.model is judge.reader.model
 
 
 def test_a_model_that_is_not_there_is_said_at_load(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
-        LocalJudge(str(tmp_path), "compact", "float32", chat=False).load()
+        local(str(tmp_path)).load()

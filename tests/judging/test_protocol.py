@@ -57,7 +57,8 @@ def test_a_case_has_one_order_whatever_its_description() -> None:
 
 def test_labelled_questions_are_enough_to_tell_a_judge_from_a_coin() -> None:
     assert len(LABELLED) >= 64
-    good = ask_labelled(LocalJudge("assets/judge", "compact", "float32", chat=False))
+    local = {"prompts": "compact", "dtype": "float32", "chat": False}
+    good = ask_labelled(LocalJudge(model="assets/judge", **local))
     assert good.right == len(LABELLED)
     assert good.low > 0.9
 
@@ -67,6 +68,6 @@ def test_labelled_questions_are_enough_to_tell_a_judge_from_a_coin() -> None:
 
     coin = ask_labelled(Coin())
     assert coin.low <= 0.5
-    silent = ask_labelled(LocalJudge("assets/teacher", "compact", "float32", chat=False))
+    silent = ask_labelled(LocalJudge(model="assets/teacher", **local))
     assert (silent.answered, silent.right) == (0, 0)
     assert "0 of 72 labelled questions right, 0 answered" in str(silent)

@@ -15,45 +15,31 @@ from alignxplore_trl.judging.sampled import SampledJudge, read_selection
 
 READABLE = [
     '{"selection": "Response A"}',
-    '  {\n  "selection": "Response A"\n}\n',
     '```json\n{"selection": "Response A"}\n```',
     "{'selection': 'Response A'}",
-    "{“selection”: “Response A”}",
     '{"selection": "Response A", "confidence": 0.9, "why": None}',
     '{"reasoning": "calls B "too long", and A right", "selection": "Response A"}',
-    '{"answer": {"selection": "Response A"}}',
     '{"Selection": "RESPONSE A."}',
     '{"selection": "(A)"}',
-    '{"selection": "Response_A"}',
     "{selection: A}",
     '{"**selection**": "**Response A**"}',
-    '$\\boxed{{"selection": "Response A"}}$',
-    '{"selection": "Response A"} because it is brief. Response B is not.',
-    'At first {"selection": "Response B"} looked right. But no: {"selection": "Response A"}',
-    'Between {"selection": "Response A"} and {"selection": "Response B"} I choose the brief one:\n'
-    '{"selection": "Response A"}',
+    'At first {"selection": "Response B"} looked right.\nBut no: {"selection": "Response A"}',
     '<think>Maybe {"selection": "Response B"}?</think>{"selection": "Response A"}',
-    'Maybe {"selection": "Response B"}?\n</think>\n\n{"selection": "Response A"}',
     '{"selection": "Response A',
 ]
 UNREADABLE = [
     "",
     "Response A",
-    '{"selection": ""}',
-    '{"selection": null}',
     '{"selection": "both"}',
-    '{"selection": "Response C"}',
     '{"selection": "Response A or B"}',
     '{"selection": "Response A is not good"}',
-    '{"selection": ["Response A", "Response B"]}',
     '{"choice": "Response A"}',
     '{"previous selection": "Response A"}',
     '{"reasoning": "my selection: Response A"}',
-    '{"selection": "Response A", "selection": "Response B"}',
     '{"selection": "Response A"} or {"selection": "Response B"}.',
     'First {"selection": "Response A"}, in the end {"selection": "neither"}',
+    'First {"selection": "Response A"}, then {"selection": "Response B"}.',
     '<think>{"selection": "Response A"}',
-    '<thinking>{"selection": "Response A"}</thinking>',
 ]
 
 

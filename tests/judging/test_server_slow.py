@@ -22,6 +22,8 @@ from alignxplore_trl.text.prompts import Prompts
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "assets" / "judge")
+SERVED = {"model": MODEL, "served_as": "judge", "chat": False}
+LOCAL = {"model": MODEL, "dtype": "float32", "chat": False}
 DESCRIPTIONS = ("prefers brief", "prefers warm, playful", None)
 
 
@@ -68,9 +70,9 @@ def questions() -> list[Question]:
 def test_the_server_judges_as_the_local_judge(
     url: str, questions: list[Question], letters: Letters
 ) -> None:
-    judge = ServedJudge(MODEL, "compact", [url], "judge", chat=False, letters=letters)
+    judge = ServedJudge(**SERVED, urls=[url], prompts="compact", letters=letters)
     judge.load()
-    local = LocalJudge(MODEL, "compact", "float32", chat=False).judge(questions)
+    local = LocalJudge(**LOCAL, prompts="compact").judge(questions)
     off, spread = [], []
     for found, expected in zip(judge.judge(questions), local, strict=True):
         assert found is not None
@@ -93,8 +95,8 @@ def test_the_server_scores_replies_as_the_local_generator(
     prompts = Prompts("compact")
     texts = [prompts.render("reply", post=q.post, description=q.description) for q in questions]
     replies = [question.response_a for question in questions]
-    generator = ServedGenerator(MODEL, [url], "judge", chat=False)
+    generator = ServedGenerator(**SERVED, urls=[url])
     generator.load()
-    local = LocalGenerator(MODEL, "float32", chat=False).log_probabilities(texts, replies)
+    local = LocalGenerator(**LOCAL).log_probabilities(texts, replies)
     found = generator.log_probabilities(texts, replies)
     assert found == pytest.approx(local, abs=1e-5)

@@ -44,9 +44,11 @@ def saved(name: str, folder: Path) -> str:
 
 def judged(folder: str) -> tuple[str, str, str]:
     """How its reasoning is closed, how the judge reads it, and whether it shares what is alike."""
-    how: dict[str, Any] = {"dtype": "float32", "attn_implementation": "sdpa", "chat": True}
-    judge = LocalJudge(folder, "default", minimum_label_mass=0.0, **how)
-    tokenizer = judge.model.tokenizer
+    judge = LocalJudge(
+        model=folder, prompts="default", dtype="float32", chat=True, minimum_label_mass=0.0,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    tokenizer = judge.tokenizer
     try:
         start = before_answer(tokenizer, "?", chat=True)
     except UserError as error:
@@ -67,7 +69,7 @@ def judged(folder: str) -> tuple[str, str, str]:
     )
     closed = "by its template" if start == asked else "here"
     thinking = closed if start.rstrip().endswith("</think>") else "none"
-    return thinking, "yes", "yes" if judge.model.reader.shares else "read plainly"
+    return thinking, "yes", "yes" if judge.reader.shares else "read plainly"
 
 
 def reward(completions: list[str], **columns: Any) -> list[float | None]:

@@ -74,8 +74,7 @@ def test_a_micro_batch_that_cuts_groups_goes_the_plain_way_or_is_refused(tmp_pat
     trainer.train()
     assert trainer.shares is False
     assert (
-        "per_device_train_batch_size 6 is no multiple of num_generations 4"
-        in capsys.readouterr().err
+        "per_device_train_batch_size 6 is no multiple of 4 generations" in capsys.readouterr().err
     )
     with pytest.raises(UserError, match=r"rl.share_prompts: true found, but .* 6 is no multiple"):
         tiny.rl(str(tmp_path), share_prompts=True, **run).train()

@@ -57,9 +57,10 @@ def score(
                 target = targets[row["case_id"]]
                 pair = target.post, row["description"], target.chosen, target.rejected
                 row["pair"] = JudgedPair(row["case_id"], *pair)
-            asked_for = [r["pair"] for r in part if r["problem"] is None and not r["decided"]]
-            pairs = dict(enumerate(dict.fromkeys(asked_for)))
-            values = dict(zip(pairs.values(), reward.measure(pairs, {}), strict=True))
+            asked = [row["pair"] for row in part if row["problem"] is None and not row["decided"]]
+            distinct = list(dict.fromkeys(asked))
+            answers = reward.measure(distinct)
+            values = dict(zip(distinct, answers, strict=True))
             for row in part:
                 value = row["probability"] if row["decided"] else values.get(row["pair"])
                 correct = None if value is None else reward.score(value)

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,60 +28,70 @@ class Text(NamedTuple):
     wanted: tuple[tuple[int, ...], ...]
 
 
+@dataclass(kw_only=True, eq=False)
 class Model(ABC):
-    """A causal language model, here or on a server, and its tokenizer."""
+    """A causal language model, here or on a server, and how it is asked.
 
-    def __init__(self, model: str) -> None:
-        self.name = model
+    Attributes:
+        model: a folder, or a name on the Hub; of a served one, only the tokenizer is read.
+        chat: send what is asked through the model's chat template.
+        counts: what wasn't answered, by reason.
+    """
+
+    model: str
+    chat: bool
+
+    def __post_init__(self) -> None:
+        self.counts: Counter[str] = Counter()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.name)
+        return load_tokenizer(self.model)
+
+    def load(self) -> None:
+        """Bring weights into memory, or try the servers; UserError where it can't be asked."""
+        self._score([self._example()])
 
     @abstractmethod
-    def load(self, example: Text) -> None:
-        """Make sure that it can be asked such a thing; UserError where it can't."""
+    def _example(self) -> Text:
+        """A text that can be asked about."""
 
     @abstractmethod
-    def score(self, texts: Sequence[Text]) -> list[Scores | str]:
+    def _score(self, texts: Sequence[Text]) -> list[Scores | str]:
         """What is wanted of each text, or the reason why there is nothing."""
 
-
-class _Asking:
-    """How a model is asked; `counts` has what wasn't answered, by reason."""
-
-    def __init__(self, model: Model, chat: bool) -> None:
-        self.model, self.chat = model, chat
-        self.counts: Counter[str] = Counter()
-
-    def _score(self, texts: Sequence[Text]) -> list[Scores | None]:
-        """Ask equal texts once."""
+    def _score_distinct(self, texts: Sequence[Text]) -> list[Scores | None]:
+        """Ask equal texts once, and count what isn't answered."""
         distinct = list(dict.fromkeys(texts))
-        found = dict(zip(distinct, self.model.score(distinct), strict=True))
+        found = dict(zip(distinct, self._score(distinct), strict=True))
         self.counts += Counter(own for text in texts if isinstance(own := found[text], str))
         return [None if isinstance(own := found[text], str) else own for text in texts]
 
 
-class LetterJudge(_Asking):
-    """Reads the probability of naming A against B, the answer's JSON forced up to the letter."""
+@dataclass(kw_only=True, eq=False)
+class LetterJudge(Model):
+    """Reads the probability of naming A against B, the answer's JSON forced up to the letter.
 
-    def __init__(
-        self, model: Model, chat: bool, prompts: str, layout: Layout, minimum_label_mass: float
-    ) -> None:
-        super().__init__(model, chat)
-        self.prompts, self.layout = Prompts(prompts), layout
-        self.minimum_label_mass = minimum_label_mass
+    Attributes:
+        prompts: a prompt folder; its judgement template of the layout is used.
+        layout: where the description stands: `description_first`, or `description_last`, where the
+            rollouts of a case share post and replies.
+        minimum_label_mass: a verdict with less probability on the two letters together is `None`.
+    """
 
-    def load(self) -> None:
-        """Bring weights into memory, or try the servers; UserError where it can't be asked."""
-        [(ids, letters)] = encode_questions(self.model.tokenizer, ["?"], self.chat)
-        self.model.load(Text(tuple(ids), (letters,)))
+    prompts: str
+    layout: Layout = "description_first"
+    minimum_label_mass: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.templates = Prompts(self.prompts)
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Answer each question; `None` without an answer, or with too small a label mass."""
-        prompts = [judgement(self.prompts, question, self.layout) for question in questions]
-        encoded = encode_questions(self.model.tokenizer, prompts, self.chat)
-        answers = self._score([Text(tuple(ids), (letters,)) for ids, letters in encoded])
+        prompts = [judgement(self.templates, question, self.layout) for question in questions]
+        encoded = encode_questions(self.tokenizer, prompts, self.chat)
+        answers = self._score_distinct([Text(tuple(ids), (own,)) for ids, own in encoded])
         return [None if answer is None else self._verdict(*answer[0]) for answer in answers]
 
     def _verdict(self, log_a: float, log_b: float) -> Verdict | None:
@@ -90,23 +101,30 @@ class LetterJudge(_Asking):
         self.counts["label_mass"] += 1
         return None
 
+    def _example(self) -> Text:
+        [(ids, letters)] = encode_questions(self.tokenizer, ["?"], self.chat)
+        return Text(tuple(ids), (letters,))
 
-class ReplyGenerator(_Asking):
+
+@dataclass(kw_only=True, eq=False)
+class ReplyGenerator(Model):
     """Reads log p(reply | prompt), the sum over the reply's own tokens."""
-
-    def load(self) -> None:
-        """Bring weights into memory, or try the servers; UserError where it can't be asked."""
-        [(head, tail)] = encode_replies(self.model.tokenizer, ["?"], ["!"], self.chat)
-        self.model.load(Text(tuple(head), (tuple(tail[:1]),)))
 
     def log_probabilities(
         self, prompts: Sequence[str], replies: Sequence[str]
     ) -> list[float | None]:
         """log p in nats; `None` without an answer, and for a reply without tokens."""
-        encoded = encode_replies(self.model.tokenizer, prompts, replies, self.chat)
-        wanted = [tuple((token,) for token in tail) for _, tail in encoded]
-        texts = [Text((*h, *t[:-1]), w) for (h, t), w in zip(encoded, wanted, strict=True) if w]
-        self.counts["empty"] += len(encoded) - len(texts)
-        answers = iter(self._score(texts))
-        scores = [next(answers) if own else None for own in wanted]
+        encoded = encode_replies(self.tokenizer, prompts, replies, self.chat)
+        texts = [_text_of(*own) for own in encoded]
+        answers = iter(self._score_distinct([text for text in texts if text.wanted]))
+        self.counts += Counter(empty=sum(not text.wanted for text in texts))
+        scores = [next(answers) if text.wanted else None for text in texts]
         return [None if own is None else math.fsum(token for (token,) in own) for own in scores]
+
+    def _example(self) -> Text:
+        [(head, tail)] = encode_replies(self.tokenizer, ["?"], ["!"], self.chat)
+        return _text_of(head, tail[:1])
+
+
+def _text_of(head: list[int], tail: list[int]) -> Text:
+    return Text((*head, *tail[:-1]), tuple((token,) for token in tail))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
 from alignxplore_trl.text.prompts import Prompts
@@ -56,14 +56,8 @@ class Generator(Protocol):
 
 def judgement(prompts: Prompts, question: Question, layout: Layout) -> str:
     """The judge's prompt, up to where its answer starts."""
-    first = layout == "description_first"
-    return prompts.render(
-        "judgement" if first else "judgement_description_last",
-        post=question.post,
-        description=question.description,
-        response_a=question.response_a,
-        response_b=question.response_b,
-    )
+    last = "_description_last" if layout == "description_last" else ""
+    return prompts.render(f"judgement{last}", **asdict(question))
 
 
 @dataclass(frozen=True)
@@ -89,28 +83,22 @@ def preferences(
     `random` asks once, in an order that is a function of the seed and the pair's key; `both` asks
     in both orders and averages. `None` where an answer is missing.
     """
-    firsts = [[True, False] if order == "both" else [_coin(seed, p.key)] for p in pairs]
-    verdicts = iter(
-        judge.judge([_question(p, f) for p, own in zip(pairs, firsts, strict=True) for f in own])
-    )
-    return [_mean([_of_chosen(next(verdicts), first) for first in own]) for own in firsts]
+    both = order == "both"
+    # Each pair, and whether its chosen reply is shown first.
+    asked = [(p, first) for p in pairs for first in ((True, False) if both else (_coin(seed, p),))]
+    questions = [
+        Question(p.post, p.description, *(p.chosen, p.rejected)[:: 1 if first else -1])
+        for p, first in asked
+    ]
+    found = [
+        None if own is None else own.probability_a if first else 1.0 - own.probability_a
+        for own, (_, first) in zip(judge.judge(questions), asked, strict=True)
+    ]
+    if not both:
+        return found
+    twins = zip(found[::2], found[1::2], strict=True)
+    return [None if one is None or two is None else (one + two) / 2 for one, two in twins]
 
 
-def _question(pair: JudgedPair, chosen_first: bool) -> Question:
-    first, second = (pair.chosen, pair.rejected) if chosen_first else (pair.rejected, pair.chosen)
-    return Question(pair.post, pair.description, first, second)
-
-
-def _of_chosen(verdict: Verdict | None, chosen_first: bool) -> float | None:
-    if verdict is None:
-        return None
-    return verdict.probability_a if chosen_first else 1.0 - verdict.probability_a
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _coin(seed: int, key: str) -> bool:
-    return hashlib.sha256(f"{seed}/{key}".encode()).digest()[0] % 2 == 0
+def _coin(seed: int, pair: JudgedPair) -> bool:
+    return hashlib.sha256(f"{seed}/{pair.key}".encode()).digest()[0] % 2 == 0

@@ -33,15 +33,14 @@ class Answers(NamedTuple):
     half may be a coin.
     """
 
-    asked: int
-    answered: int
     right: int
+    answered: int
     low: float
     high: float
 
     def __str__(self) -> str:
-        counts = f"{self.right} of {self.asked} labelled questions right, {self.answered} answered"
-        return f"{counts} (95 % interval {self.low:.0%} to {self.high:.0%})"
+        counts = f"{self.right} of {len(LABELLED)} labelled questions right, {self.answered}"
+        return f"{counts} answered (95 % interval {self.low:.0%} to {self.high:.0%})"
 
 
 def ask_labelled(judge: Judge) -> Answers:
@@ -49,4 +48,4 @@ def ask_labelled(judge: Judge) -> Answers:
     found = [own for own in preferences(judge, LABELLED, "both", seed=0) if own is not None]
     right = sum(own > 0.5 for own in found)
     low, high = proportion_confint(right, len(LABELLED), method="wilson")
-    return Answers(len(LABELLED), len(found), right, float(low), float(high))
+    return Answers(right, len(found), float(low), float(high))

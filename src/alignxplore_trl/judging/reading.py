@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from alignxplore_trl.judging.asking import Scores, Text
-from alignxplore_trl.shared_prefix import ATTENTION, Branch, row_of, why_not
+from alignxplore_trl.shared_prefix import ATTENTION, row_of, why_not
 
 # A shorter common beginning costs more calls than it saves products.
 SHORTEST_PREFIX = 64
@@ -22,10 +22,8 @@ Pass = tuple[Sequence[int], Sequence[torch.Tensor]]
 class Reader:
     """Reads texts in batches: in rows that share prefixes, or padded where that isn't worth it.
 
-    Args:
-        model: a causal language model, used without gradients. Where it may share prefixes, its
-            attention becomes `shared_prefix`, which is PyTorch's SDPA in all other passes.
-        max_batch_tokens: of a forward pass, padding included; one text may exceed it.
+    Where the model may share prefixes, its attention becomes `shared_prefix`, which is PyTorch's
+    SDPA in all other passes. `max_batch_tokens` include padding; one text may exceed them.
     """
 
     def __init__(self, model: PreTrainedModel, max_batch_tokens: int) -> None:
@@ -96,10 +94,11 @@ class Reader:
                     break
                 size += 1
             batch = [texts[number] for number in order[:size]]
-            row = row_of(_branches(batch, common[:size], 0), self.model.device)
+            # Any token stands for the one that is predicted behind a text's last.
+            laid_out = [([*text.ids, 0], len(text.wanted)) for text in batch]
+            row = row_of(laid_out, common[:size], SHORTEST_PREFIX, self.model.device)
             lengths = [len(text.wanted) for text in batch]
-            ends = zip(row.texts, lengths, strict=True)
-            places = torch.cat([torch.arange(end - length, end) for (_, end), length in ends])
+            places = torch.cat([torch.arange(*place) for place in row.texts])
             yield order[:size], self._logits(places, **row.inputs)[0].split(lengths)
             order, common = order[size:], common[size:]
 
@@ -112,28 +111,6 @@ class Reader:
 
 def _common(one: Text, other: Text) -> int:
     """How many tokens two texts may share: those that both begin with, before what is scored."""
-    most = min(len(text.ids) + 1 - len(text.wanted) for text in (one, other))
+    most = min(len(text.ids) - len(text.wanted) for text in (one, other))
     pairs = zip(one.ids[:most], other.ids[:most], strict=True)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), most)
-
-
-def _branches(texts: Sequence[Text], common: Sequence[int], start: int) -> list[Any]:
-    """The tree of sorted texts from the token `start` on; at the top, branches alone.
-
-    Behind a text's last token any token stands for the one that is predicted.
-    """
-    found: list[Any] = []
-    first = 0
-    while first < len(texts):
-        ids, end = texts[first].ids, first + 1
-        shared = len(ids)
-        while end < len(texts) and min(shared, common[end]) >= start + SHORTEST_PREFIX:
-            shared = min(shared, common[end])
-            end += 1
-        if end > first + 1:
-            inner = _branches(texts[first:end], common[first:end], shared)
-            found.append(Branch(ids[start:shared], inner))
-        else:
-            found.append([*ids[start:], 0] if start else Branch(ids[:1], [[*ids[1:], 0]]))
-        first = end
-    return found

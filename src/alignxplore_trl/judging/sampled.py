@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignxplore_trl.judging.protocol import Layout, Question, Verdict, judgement
@@ -20,17 +21,16 @@ _VALUE = re.compile(
 _NAMED = re.compile(
     r"(?:the )?(?:(?:response|reply|option)[\s_-]{0,3})?\(?([ab])\)?\.?", re.IGNORECASE
 )
-_JOINING = re.compile(r"\W*(?:(?:or|and|json)\b\W*)*", re.IGNORECASE)
 _MARKS = "\"'“”„«»‘’*`_\\ \t"
 
 
+@dataclass(eq=False)
 class SampledJudge:
     """The share of a judge's answers that name A, among those that name one of the two.
 
-    An answer that can't be read is left out, and is never a vote. The published code is one sample
-    at temperature 1, where an unreadable answer counts as wrong.
+    An answer that can't be read is left out, and is never a vote.
 
-    Args:
+    Attributes:
         writer: writes the answers, by its own temperature; without `chat`, the answer's JSON is
             begun for it.
         prompts: a prompt folder; its judgement template of the layout is used.
@@ -39,18 +39,15 @@ class SampledJudge:
         minimum_label_mass: a verdict is `None` if less than this share of its answers is readable.
     """
 
-    def __init__(
-        self,
-        writer: Any,
-        prompts: str,
-        samples: int = 1,
-        layout: Layout = "description_first",
-        minimum_label_mass: float = 0.5,
-    ) -> None:
-        self.writer, self.prompts, self.samples = writer, Prompts(prompts), samples
-        self.layout, self.minimum_label_mass = layout, minimum_label_mass
-        self._start = "" if writer.chat else _START
-        self._unreadable = 0
+    writer: Any
+    prompts: str
+    samples: int = 1
+    layout: Layout = "description_first"
+    minimum_label_mass: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._templates, self._unreadable = Prompts(self.prompts), 0
+        self._start = "" if self.writer.chat else _START
 
     @property
     def counts(self) -> Counter[str]:
@@ -64,7 +61,7 @@ class SampledJudge:
     def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """Answer each question, equal ones once; `None` where too few answers can be read."""
         distinct = list(dict.fromkeys(questions))
-        prompts = [judgement(self.prompts, each, self.layout) + self._start for each in distinct]
+        prompts = [judgement(self._templates, each, self.layout) + self._start for each in distinct]
         written = self.writer.write(prompts, samples=self.samples)
         found = {
             question: self._verdict([own.text for own in answers if own is not None])
@@ -91,19 +88,14 @@ class SampledJudge:
 def read_selection(answer: str) -> Letter | None:
     """The letter that an answer like `{"selection": "Response A"}` names, `None` without one.
 
-    JSON, Python's dicts and what lies between are read, alone or behind reasoning: of several
-    selections the last one counts, but those with nothing except signs or `or` between them are one
-    answer, and must agree. A reasoning block that isn't closed leaves no answer.
+    JSON, Python's dicts and what lies between are read, alone or behind reasoning. The last line
+    with a selection counts; all that it has must agree. A reasoning block that isn't closed leaves
+    no answer.
     """
     text = re.split(r"</think(?:ing)?>", answer)[-1]
-    if "<think" in text:
+    if "<think" in text or not (found := [*_VALUE.finditer(text)]):
         return None
-    found = list(_VALUE.finditer(text))
-    letters: set[str] = set()
-    for place, match in reversed(list(enumerate(found))):
-        named = _NAMED.fullmatch(match[1].strip(_MARKS))
-        letters.add(named[1].upper() if named else "")
-        before = text[found[place - 1].end() : match.start()] if place else "a word"
-        if not _JOINING.fullmatch(before):
-            break
+    line = text.rfind("\n", 0, found[-1].start())
+    named = [_NAMED.fullmatch(own[1].strip(_MARKS)) for own in found if own.start() > line]
+    letters = {match and match[1].upper() for match in named}
     return "A" if letters == {"A"} else "B" if letters == {"B"} else None

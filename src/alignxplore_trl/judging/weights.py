@@ -21,17 +21,13 @@ _LOADED: WeakValueDictionary[tuple[object, ...], PreTrainedModel] = WeakValueDic
 def load_model(
     model: str, dtype: str, attn_implementation: str | None = None, device: str | None = None
 ) -> PreTrainedModel:
-    """Load a causal language model; without `device` onto this process's GPU if there is one.
-
-    A model that isn't there is a UserError in the words of transformers.
-    """
-    if device is None:
-        gpu = torch.cuda.is_available()
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
+    """Load a causal language model; without `device` onto this process's GPU if there is one."""
+    here = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = device or here
     key = (model, dtype, attn_implementation, device)
     found = _LOADED.get(key)
     if found is None:
-        with _in_words(model), outside_zero3():
+        with in_words(model), outside_zero3():
             found = AutoModelForCausalLM.from_pretrained(
                 model, dtype=dtype, attn_implementation=attn_implementation
             )
@@ -41,13 +37,13 @@ def load_model(
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, or a UserError as above."""
-    with _in_words(model):
+    with in_words(model):
         return AutoTokenizer.from_pretrained(model)
 
 
 @contextmanager
-def _in_words(model: str) -> Iterator[None]:
+def in_words(model: str) -> Iterator[None]:
+    """What transformers says of a model that can't be loaded, as a UserError."""
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
@@ -62,6 +58,5 @@ def outside_zero3() -> Iterator[None]:
     try:
         yield
     finally:
-        config = reference() if reference is not None else None
-        if config is not None:
+        if reference is not None and (config := reference()) is not None:
             deepspeed.set_hf_deepspeed_config(config)

@@ -19,8 +19,7 @@ class SharesPrompts(GRPOTrainer):
     """`GRPOTrainer` that computes texts with the same prompt in one row, see `shared_prefix`.
 
     `args.share_prompts` is true, false or auto: where it can be done, and else the plain way with a
-    line that says why. It holds for the update, for old log-probabilities and those of a reference
-    model, and goes through TRL's own loss.
+    line that says why. It holds for all log-probabilities, and goes through TRL's own loss.
     """
 
     shares: bool | None = None
@@ -29,12 +28,10 @@ class SharesPrompts(GRPOTrainer):
         if self.shares is None:
             self.shares = self._decide()
         batch: Batch = super()._generate_and_score_completions(inputs)
-        # TRL shuffles and splits along the first dimension: of groups from here on, if they share.
-        return (
-            _each(batch, lambda t: t.unflatten(0, (-1, self.num_generations)))
-            if self.shares
-            else batch
-        )
+        if not self.shares:
+            return batch
+        # TRL shuffles and splits along the first dimension: of groups from here on.
+        return _each(batch, lambda t: t.unflatten(0, (-1, self.num_generations)))
 
     def compute_loss(self, model: Any, inputs: Batch, *rest: Any, **named: Any) -> torch.Tensor:
         """TRL's loss of a micro-batch."""
@@ -66,7 +63,9 @@ class SharesPrompts(GRPOTrainer):
         for number, (text, there) in enumerate(zip(ids, mask.bool(), strict=True)):
             prompt, own = text[:-kept][there[:-kept]], text[-kept:][there[-kept:]]
             by_prompt.setdefault(tuple(prompt.tolist()), {})[number] = own.tolist()
-        row = row_of([(p, list(own.values())) for p, own in by_prompt.items()], ids.device)
+        texts = [([*p, *t], len(t)) for p, own in by_prompt.items() for t in own.values()]
+        shared = [len(p) - 1 if n else 0 for p, own in by_prompt.items() for n in range(len(own))]
+        row = row_of(texts, shared, device=ids.device)
         with self.accelerator.autocast():
             out = model(**row.inputs, shift_labels=row.labels, fused_lm_head=True)
         # Where each text's tokens are in the row; those that it hasn't got, anywhere.
@@ -80,20 +79,18 @@ class SharesPrompts(GRPOTrainer):
 
     def _decide(self) -> bool:
         asked = self.args.share_prompts  # type: ignore[attr-defined]
-        if asked is not False and (reason := self._why_plain()):
-            if asked is True:
-                raise UserError(f"rl.share_prompts: true found, but {reason}")
+        reason = self._why_plain() if asked else ""
+        if reason and asked is True:
+            raise UserError(f"rl.share_prompts: true found, but {reason}")
+        if reason:
             say(f"rl: a prompt is computed for each of its rollouts: {reason}")
-            return False
-        return asked is not False
+        return bool(asked) and not reason
 
     def _why_plain(self) -> str:
         """Why prompts can't be shared; if they can, the models attend as is needed from here on."""
         batch, group = self.args.per_device_train_batch_size, int(self.num_generations or 1)
         if batch % group:
-            return (
-                f"rl.per_device_train_batch_size {batch} is no multiple of num_generations {group}"
-            )
+            return f"rl.per_device_train_batch_size {batch} is no multiple of {group} generations"
         if self.aux_loss_enabled:
             return "its experts have a loss of their own"
         for each in filter(None, (self.ref_model, self.model)):
