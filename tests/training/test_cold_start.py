@@ -92,11 +92,9 @@ def test_examples_that_cant_be_learned_are_refused():
     ("change", "message"),
     [
         ({"packing": True}, "packing=True, expected False"),
-        ({"padding_free": True}, "padding_free=True, expected False"),
         ({"loss_type": "dft"}, "loss_type=dft, expected nll"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices=False"),
         ({"save_total_limit": 1}, "save_total_limit=1, expected 2 or more"),
-        ({"save_strategy": "epoch"}, "save_strategy=epoch, expected"),
     ],
 )
 def test_values_that_would_change_the_loss_or_a_resume_are_refused(tmp_path, change, message):
@@ -106,9 +104,7 @@ def test_values_that_would_change_the_loss_or_a_resume_are_refused(tmp_path, cha
 
 def test_a_run_that_was_killed_behind_its_last_step_takes_no_further_one(tmp_path):
     run = {"max_steps": 2, "per_device_train_batch_size": 2}
-    first = tiny.cold_start(str(tmp_path), **run)
-    train(first)
-    again = tiny.cold_start(str(tmp_path), **run)
+    first, again = (tiny.cold_start(str(tmp_path), **run) for _ in range(2))
+    assert train(first)["steps"] == 2
     assert train(again) == {"steps": 2}
-    for name, weight in first.model.state_dict().items():
-        assert torch.equal(weight, again.model.state_dict()[name])
+    assert all(map(torch.equal, first.model.parameters(), again.model.parameters()))

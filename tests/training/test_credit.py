@@ -55,12 +55,6 @@ def test_the_drawn_rollout_gains_above_chance_and_loses_below(m, advantages):
     )
 
 
-def test_three_rounds_at_chance_give_nobody_an_advantage():
-    half = [1.0, 0.0, 1.0, 0.0]
-    found = ours([[1.0] * 4, half, half], [2, 1, None], LAMBDA)
-    assert max(found[0]) == pytest.approx(min(found[0]))
-
-
 def test_any_number_of_rounds_is_as_computed_plainly():
     draw = np.random.default_rng(0)
     for _ in range(200):
@@ -70,9 +64,8 @@ def test_any_number_of_rounds_is_as_computed_plainly():
             for _ in range(rounds)
         ]
         drawn = [None if draw.random() < 0.2 else int(draw.integers(4)) for _ in range(rounds - 1)]
-        for one, two in zip(
-            ours(rewards, [*drawn, None], LAMBDA), plainly(rewards, drawn, LAMBDA), strict=True
-        ):
+        found, expected = ours(rewards, [*drawn, None], LAMBDA), plainly(rewards, drawn, LAMBDA)
+        for one, two in zip(found, expected, strict=True):
             assert one == [each if each is None else pytest.approx(each) for each in two]
 
 

@@ -157,9 +157,7 @@ def test_tables_are_written_for_whole_blocks(tmp_path):
     ("change", "message"),
     [
         ({"temperature": 0.0}, "strictly positive"),
-        ({"top_p": 1.5}, "top_p"),
         ({"eval_strategy": "steps"}, "eval_strategy"),
-        ({"save_strategy": "epoch"}, "save_strategy"),
         ({"max_steps": 3, "gradient_accumulation_steps": 1}, "multiple of 2"),
         ({"remove_unused_columns": True}, "remove_unused_columns=True"),
     ],

@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from datasets import Dataset
@@ -31,10 +32,7 @@ def in_blocks(rows: Dataset, args: GRPOConfig, rounds: int, together: bool) -> D
     """Lay out rows, one per case and round, as many generation batches as there will be.
 
     An epoch's order is a function of (seed, epoch). Cases with fewer rounds make blocks of their
-    own, or with `together` (a block is one batch) none.
-
-    Raises:
-        UserError: there are too few cases, or a process can't hold all rounds of a case.
+    own, or with `together` (a block is one batch) none. A UserError says how many cases are needed.
     """
     group, per_device = int(args.num_generations or 1), args.per_device_train_batch_size
     held = per_device * int(args.steps_per_generation or 1)
@@ -75,13 +73,12 @@ def in_blocks(rows: Dataset, args: GRPOConfig, rounds: int, together: bool) -> D
 
 def _by_rounds(rows: Dataset) -> dict[int, list[Case]]:
     """Cases by their number of rounds, most rounds first."""
-    cases: dict[str, dict[int, int]] = defaultdict(dict)
-    for place, (case, number) in enumerate(zip(rows["case_id"], rows["round"], strict=True)):
-        cases[case][number] = place
-    found: dict[int, list[Case]] = defaultdict(list)
-    for own in cases.values():
-        found[len(own)].append([own[number] for number in sorted(own)])
-    return dict(sorted(found.items(), reverse=True))
+    names, numbers = rows["case_id"][:], rows["round"][:]
+    cases: dict[str, Case] = defaultdict(list)
+    for place in sorted(range(len(rows)), key=numbers.__getitem__):
+        cases[names[place]].append(place)
+    ordered = sorted(cases.values(), key=len, reverse=True)
+    return {count: [*own] for count, own in groupby(ordered, key=len)}
 
 
 def _blocks(fit: Mapping[int, list[Case]], size: int, draw: random.Random) -> list[list[Case]]:

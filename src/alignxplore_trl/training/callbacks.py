@@ -15,7 +15,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers.utils.logging import disable_progress_bar
 from trl import SFTTrainer
 
 from alignxplore_trl.run.errors import StoppedBySignalError
@@ -35,17 +34,12 @@ torch.serialization.register_package(
 def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
     """Train, from the last complete checkpoint if there is one; see `Checkpoints` for `every`.
 
-    Returns:
-        Steps, and what Trainer says of a run in one piece.
-
-    Raises:
-        StoppedBySignalError: a process was told to stop; the last step is saved.
+    Returns steps, and what Trainer says of a run in one piece; raises StoppedBySignalError where a
+    process was told to stop, and the last step is saved.
     """
     checkpoints = Checkpoints(every)
     trainer.add_callback(checkpoints)
     trainer.remove_callback(PrinterCallback)
-    if trainer.args.disable_tqdm:
-        disable_progress_bar()
     resumed = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
     done = int(resumed.rpartition("-")[2]) if resumed else 0
     if isinstance(trainer, SFTTrainer) and done >= trainer.args.max_steps > 0:
@@ -59,7 +53,7 @@ def train(trainer: Trainer, every: int = 1) -> dict[str, float]:
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
-    """That of the highest step; the first process deletes what a kill left of others."""
+    """Find the last one; the first process deletes what a kill left of others."""
     with PartialState().main_process_first():
         found = [str(at) for at in folder.glob("checkpoint-*")]
         complete = [at for at in found if Path(at, "complete").exists()]
@@ -72,26 +66,20 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 class Checkpoints(TrainerCallback):
     """Takes checkpoints where a resume finds its place, and marks them when all is written.
 
-    One that is due inside a generation batch waits for its end. When a process was sent a stop
-    signal, all save and stop there; the end of the launcher that started it counts as SIGTERM.
-
-    Args:
-        every: optimizer steps between two places where a checkpoint can be taken.
-
-    Attributes:
-        stopped_by: the signal that ended the training; 0 for none.
+    That is `every` so many optimizer steps: one that is due before waits. When a process was sent a
+    stop signal, all save and stop there; the end of the launcher that started it counts as SIGTERM.
     """
 
     def __init__(self, every: int) -> None:
         self.every, self.due = every, False
-        # Apart: a signal that comes while the processes agree is for the next time.
+        # Signals, 0 for none. One that comes while the processes agree is for the next time.
         self.stopped_by = self.told = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
             _signal_at_parents_end(signal.SIGTERM)
         for sign in STOP_SIGNALS:
-            signal.signal(sign, self._take)
+            signal.signal(sign, lambda number, _: setattr(self, "told", number))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self.due |= control.should_save
@@ -113,9 +101,6 @@ class Checkpoints(TrainerCallback):
         _signal_at_parents_end(0)
         for sign in STOP_SIGNALS:
             signal.signal(sign, signal.SIG_DFL)
-
-    def _take(self, number: int, frame: object) -> None:
-        self.told = number
 
 
 class Log(TrainerCallback):

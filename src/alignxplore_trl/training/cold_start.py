@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from alignxplore_trl.run.errors import UserError
@@ -18,13 +17,10 @@ from alignxplore_trl.training.throughput import Throughput
 
 @dataclass
 class ColdStartConfig(SFTConfig):
-    """The fields of `SFTConfig`, and ours.
+    """The fields of `SFTConfig`, and ours; a ValueError where the loss or examples would change.
 
     Attributes:
         examples: the verified completions, or, for comparison, as many drawn from all well-formed.
-
-    Raises:
-        ValueError: TRL refuses a value, or it would change the loss or cut examples.
     """
 
     examples: Literal["verified", "unverified"] = "verified"
@@ -32,26 +28,18 @@ class ColdStartConfig(SFTConfig):
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # `fit_examples` prepares it.
-        off = dict.fromkeys(("packing", "padding_free", "label_smoothing_factor"), False)
-        refuse_others(self, {**off, "loss_type": "nll", "eval_strategy": "no"})
+        off: dict[str, object] = dict.fromkeys(("packing", "padding_free"), False)
+        off |= {"label_smoothing_factor": 0.0, "average_tokens_across_devices": True}
+        refuse_others(self, loss_type="nll", **off)
 
 
-def refuse_others(args: Any, expected: Mapping[str, object]) -> None:
-    """Refuse values of a trainer's arguments under which its loss or a resume would be wrong.
-
-    Raises:
-        ValueError: one isn't as expected, or checkpoints aren't taken as `callbacks` needs it.
-    """
-    given = {name: (getattr(args, name), value) for name, value in expected.items()}
-    wrong = [
-        f"{n}={found}, expected {value}" for n, (found, value) in given.items() if found != value
-    ]
-    if args.save_strategy not in ("no", "steps"):
-        wrong.append(f"save_strategy={args.save_strategy.value}, expected steps or no")
+def refuse_others(args: TrainingArguments, **expected: object) -> None:
+    """Raise a ValueError for values under which a trainer's loss or a resume would be wrong."""
+    expected["eval_strategy"] = "no"
+    found = {name: getattr(args, name) for name in expected}
+    wrong = [f"{n}={found[n]}, expected {v}" for n, v in expected.items() if found[n] != v]
     if args.save_total_limit == 1:
-        wrong.append(
-            "save_total_limit=1, expected 2 or more: a kill while saving needs another one"
-        )
+        wrong.append("save_total_limit=1, expected 2 or more: a kill while saving needs another")
     if wrong:
         raise ValueError("; ".join(wrong))
 
@@ -59,17 +47,11 @@ def refuse_others(args: Any, expected: Mapping[str, object]) -> None:
 def fit_examples(
     examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[Dataset, dict[str, int]]:
-    """Tokenise examples, leaving out those of more than `max_length` tokens.
+    """Tokenise examples: `input_ids`, `labels`; and counts, of which `longest` is in tokens.
 
     `prompt` is masked; `completion` and an end-of-text token are learned. They are tokenised apart,
-    since tokens that merge across the border don't occur when a completion is generated. Nothing is
-    cut: half a completion would teach not to finish.
-
-    Returns:
-        A dataset with `input_ids` and `labels`, and counts; `longest` is of any example, in tokens.
-
-    Raises:
-        UserError: the tokenizer has no end-of-text token, or no example fits.
+    since tokens that merge across the border don't occur when a completion is generated. Examples
+    of more than `max_length` tokens are left out: half a one would teach not to finish.
     """
     end = tokenizer.eos_token_id
     if end is None:
@@ -89,8 +71,7 @@ def fit_examples(
             f"cold_start.max_length: {max_length} tokens found, but none of {len(examples)} "
             f"examples fits (the longest has {longest}); raise it, or synthesize more"
         )
-    count = len(examples)
-    counts = {"examples": count, "kept": len(rows), "too_long": count - len(rows)}
+    counts = {"examples": len(examples), "kept": len(rows), "too_long": len(examples) - len(rows)}
     return Dataset.from_list(rows), counts | {"longest": longest}
 
 
@@ -103,7 +84,7 @@ class ColdStartTrainer(SFTTrainer):
 
     def __init__(self, model: Any, args: ColdStartConfig, train_dataset: Dataset, **rest: Any):
         super().__init__(model=model, args=args, train_dataset=train_dataset, **rest)
-        # `compute_loss` divides by the examples of all accumulation steps; Trainer must not again.
+        # TRL divides by the examples of all accumulation steps; Trainer must not again.
         self.model_accepts_loss_kwargs = True
         self.throughput = Throughput(self)
 
@@ -115,30 +96,16 @@ class ColdStartTrainer(SFTTrainer):
         own = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
         return batches, self.accelerator.gather(own).sum()
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """A micro-batch's part of the loss, a scalar."""
-        passes: list[Any] = []
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        """TRL's sum over log-probabilities, given the mean of each example in their place."""
 
-        def remembering(**arguments: Any) -> Any:
-            passes.append(model(**arguments))
-            return passes[-1]
+        def averaging(**arguments: Any) -> Any:
+            out = model(**arguments)
+            out.log_probs = out.log_probs.sum(1) / out.label_mask.sum(1).clamp(min=1)
+            return out
 
-        # TRL's token mean isn't used; what it logs beside it is.
-        super().compute_loss(remembering, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[no-untyped-call]
         self.throughput.count(inputs["attention_mask"].sum(1))
-        losses: torch.Tensor = -passes[0].log_probs.sum(1) / passes[0].label_mask.sum(1).clamp(
-            min=1
-        )
-        assert num_items_in_batch is not None  # Of evaluations, which are refused.
-        # Gradients are averaged over processes, but N counts the examples of all.
-        loss: torch.Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
-        return loss
+        return super().compute_loss(averaging, inputs, *rest, **named)  # type: ignore[no-untyped-call]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the throughput since the line before."""

@@ -19,16 +19,8 @@ def credited_rewards(
     b(k + 1), where b is what m is at chance: b(last) = 1/2 and b(k) = 1/2 + credit x b(k + 1). So
     the drawn rollout gains where the next round went better than chance and loses where it went
     worse. A case that went on from no rollout, or whose next round wasn't scored, counts as at
-    chance.
-
-    Args:
-        rewards: shape (rounds, cases, rollouts), NaN where a rollout was not scored.
-        drawn: of the same shape: whether the next round started from this rollout's description;
-            of a case at most one in a round, and none in the last.
-        credit: the part, 0.9 as published.
-
-    Returns:
-        The credited rewards; NaN stays NaN.
+    chance. Rewards and `drawn`, whether the next round started from a rollout's description, have
+    the shape (rounds, cases, rollouts); a reward that is NaN was not scored, and stays so.
     """
     credited, baseline = rewards.copy(), CHANCE
     for number in reversed(range(len(rewards) - 1)):

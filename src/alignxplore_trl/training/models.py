@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from alignxplore_trl.judging.weights import load_tokenizer, outside_zero3
+from alignxplore_trl.judging.weights import in_words, load_tokenizer, outside_zero3
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.run.progress import say
 from alignxplore_trl.text.completions import tags_survive
@@ -29,25 +29,20 @@ from alignxplore_trl.text.completions import tags_survive
 def load_policy(
     source: str, dtype: str, attn_implementation: str, args: TrainingArguments, adapters: bool
 ) -> PreTrainedModel:
-    """The model that is trained, from a folder or by its name on the Hub.
+    """Load the model that is trained, from a folder or by its name on the Hub.
 
     A step at lr 1e-6 changes hardly any weight that is kept in bfloat16. With `bf16`, ZeRO and FSDP
     keep a float32 copy, and adapters are small; elsewhere the weights are loaded in float32.
-
-    Raises:
-        UserError: there is no such model, in the words of transformers.
     """
     fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # Of accelerate launch.
     copied = args.bf16 and (args.deepspeed_plugin is not None or fsdp)
     if dtype != "float32" and not adapters and not copied:
         say(f"{source}: trained in float32, since nothing keeps a copy of {dtype} weights in it")
         dtype = "float32"
-    try:
+    with in_words(source):
         return AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation=attn_implementation
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{source}: {error}") from error
 
 
 def policy_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -69,13 +64,9 @@ def save_model(
 ) -> None:
     """Save weights, tokenizer and how the model is sampled; all processes call it.
 
-    Trainer gathers what ZeRO-3 or FSDP has sharded. Adapters are merged into a fresh copy of their
-    base, in float32 and rounded once.
-
-    Args:
-        weights: `adapters` leaves them alone.
-        dtype: of weights that aren't.
-        sampling: arguments of `GenerationConfig`; every token that ends a completion is added.
+    Trainer gathers what ZeRO-3 or FSDP has sharded. Adapters stay alone, or are merged into a fresh
+    copy of their base, in float32 and rounded once to `dtype`. `sampling` are arguments of
+    `GenerationConfig`; every token that ends a completion is added.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     merges = isinstance(model, PeftModel) and weights == "merged"

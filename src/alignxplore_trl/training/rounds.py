@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -15,15 +18,18 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from trl import GRPOConfig
 
 from alignxplore_trl.text.budget import FittedPrompt, PromptTooLongError
+from alignxplore_trl.text.completions import Inference, parse_completion
 from alignxplore_trl.training.blocks import in_blocks, micro_batches
 from alignxplore_trl.training.cold_start import refuse_others
 from alignxplore_trl.training.credit import credited_rewards
-from alignxplore_trl.training.earlier import EarlierDescriptions
 from alignxplore_trl.training.share_prompts import Batch, SharesPrompts
 from alignxplore_trl.training.throughput import Throughput
 from alignxplore_trl.training.vllm_lora import keep_base_weights
@@ -33,7 +39,7 @@ Row = dict[str, Any]
 
 @dataclass
 class RoundsConfig(GRPOConfig):
-    """The fields of `GRPOConfig`, and ours.
+    """The fields of `GRPOConfig`, and ours; a ValueError where rounds or a resume would be wrong.
 
     `num_train_epochs` is how often the cases are gone through; TRL is given them laid out, as one.
 
@@ -43,9 +49,6 @@ class RoundsConfig(GRPOConfig):
             too, see `credit`. If not 0, a generation batch holds all rounds of its cases.
         share_prompts: whether the update computes the prompt of a group once, see `share_prompts`.
         completions_every: optimizer steps between two tables of a block's rollouts.
-
-    Raises:
-        ValueError: TRL or transformers refuses a value, or rounds or a resume would be wrong.
     """
 
     start: Literal["cold_start", "backbone"] = "cold_start"
@@ -64,8 +67,7 @@ class RoundsConfig(GRPOConfig):
         transformers.TopPLogitsWarper(self.top_p)
         transformers.TopKLogitsWarper(self.top_k or 1)
         transformers.MinPLogitsWarper(self.min_p or 0.0)
-        off = ("eval_on_start", "remove_unused_columns", "shuffle_dataset")
-        refuse_others(self, {"eval_strategy": "no", **dict.fromkeys(off, False)})
+        refuse_others(self, eval_on_start=False, remove_unused_columns=False, shuffle_dataset=False)
         if self.max_steps > 0 and self.max_steps % self.steps_per_checkpoint:
             raise ValueError(
                 f"max_steps={self.max_steps}, expected a multiple of {self.steps_per_checkpoint}: "
@@ -80,21 +82,54 @@ class RoundsConfig(GRPOConfig):
         return batches // math.gcd(batches, self.gradient_accumulation_steps)
 
 
+class EarlierDescriptions(TrainerCallback, ExportableState):
+    """For each case of the last generation batch, the description that its next round starts from.
+
+    Drawn among its well-formed rollouts by a hash of (seed, epoch, case, round), the same on every
+    process. A checkpoint keeps it, in `trainer_state.json`.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.drawn: dict[str, str | None] = {}
+
+    def draw(self, rows: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[bool]:
+        """Draw for all processes' cases; whether each completion here is the one that was drawn."""
+        rank, own = PartialState().process_index, []
+        for place, (row, text) in enumerate(zip(rows, completions, strict=True)):
+            own.append(((row["epoch"], row["case_id"], row["round"]), (rank, place), text))
+        written: dict[Any, list[Any]] = defaultdict(list)
+        for key, place, text in gather_object(own):
+            outcome, found = parse_completion(text), written[key]
+            if isinstance(outcome, Inference):
+                found.append((place, outcome.description))
+        self.drawn, chosen = {}, []
+        for key, found in written.items():
+            digest = hashlib.sha256(json.dumps([self.seed, *key]).encode()).digest()
+            number = int.from_bytes(digest[:8], "big")
+            where, description = found[number % len(found)] if found else (None, None)
+            self.drawn[f"{key[1]}/{key[2]}"] = description
+            chosen.append(where)
+        return [place in chosen for _, place, _ in own]
+
+    def of(self, row: Mapping[str, Any]) -> str | None:
+        """What a row starts from: its case's description of the round before, or none."""
+        return self.drawn[f"{row['case_id']}/{row['round'] - 1}"] if row["round"] > 1 else None
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"seed": self.seed}, "attributes": {"drawn": self.drawn}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.drawn = state.stateful_callbacks[type(self).__name__]["attributes"]["drawn"]
+
+
 class RoundsTrainer(SharesPrompts):
     """`GRPOTrainer` in which the prompt of round k+1 holds a description of round k.
 
     It is drawn among the case's own well-formed rollouts; without one, or where it doesn't fit, the
-    case goes on without.
-
-    Args:
-        reward: TRL's reward callable, the only one: beside another, TRL counts `None` as 0.
-        rows: one per case and round, see `data.rounds.round_rows`.
-        prompt_with: a row and an earlier description -> the prompt that holds it.
-        rounds: the most rounds of a case.
-        Others as for `GRPOTrainer`.
-
-    Raises:
-        UserError: there are too few cases, or batches can't hold what they have to.
+    case goes on without. `reward` is TRL's callable, the only one: beside another, TRL counts
+    `None` as 0. `rows`, see `data.rounds.round_rows`, are one per case and round, of which
+    there are at most `rounds`; `prompt_with` makes of a row and an earlier description a prompt.
     """
 
     args: RoundsConfig

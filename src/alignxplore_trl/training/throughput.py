@@ -40,8 +40,8 @@ class Throughput:
         self.per_token = sum(map(mul, sizes, trained))
         config = model.config.get_text_config()
         heads = config.num_attention_heads
-        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        self.per_square = 12 * config.num_hidden_layers * width
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.per_square = 12 * config.num_hidden_layers * heads * width
         card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         self.peak = next((1e12 * peak for name, peak in PEAK_TFLOPS.items() if name in card), None)
         # Tokens and FLOPs, on the device, so that counting doesn't wait for it.
