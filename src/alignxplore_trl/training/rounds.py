@@ -21,7 +21,6 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOConfig
 
@@ -82,7 +81,7 @@ class RoundsConfig(GRPOConfig):
         return batches // math.gcd(batches, self.gradient_accumulation_steps)
 
 
-class EarlierDescriptions(TrainerCallback, ExportableState):
+class EarlierDescriptions(transformers.TrainerCallback, ExportableState):
     """For each case of the last generation batch, the description that its next round starts from.
 
     Drawn among its well-formed rollouts by a hash of (seed, epoch, case, round), the same on every
@@ -158,15 +157,8 @@ class RoundsTrainer(SharesPrompts):
         laid_out = in_blocks(rows, args, rounds, together=args.round_credit > 0)
         args = copy.copy(args)
         args.num_train_epochs = 1
-        super().__init__(
-            model=model,
-            reward_funcs=rewarded,
-            args=args,
-            train_dataset=laid_out,
-            processing_class=tokenizer,
-            callbacks=[*callbacks, self.earlier],
-            peft_config=peft_config,
-        )
+        added = {"callbacks": [*callbacks, self.earlier], "peft_config": peft_config}
+        super().__init__(model, rewarded, args, laid_out, processing_class=tokenizer, **added)
         self.throughput = Throughput(self)
         if args.use_vllm:
             keep_base_weights(self.vllm_generation)
@@ -196,15 +188,15 @@ class RoundsTrainer(SharesPrompts):
     def _start_of(self, row: Row) -> Row:
         """What a case starts a round from, the prompt that holds it, and whether that was cut."""
         earlier = self.earlier.of(row)
-        without = {"d_prev": None, "prompt": row["prompt"], "shortened": False}
-        if earlier is None:
-            return without
-        try:
-            fitted = self.prompt_with(row, earlier)
-        except PromptTooLongError:
-            return without | {"shortened": True}
-        cut = fitted.dropped_signals + fitted.shortened_texts > 0
-        return {"d_prev": earlier, "prompt": fitted.text, "shortened": cut}
+        start = {"d_prev": None, "prompt": row["prompt"], "shortened": False}
+        if earlier is not None:
+            try:
+                fitted = self.prompt_with(row, earlier)
+            except PromptTooLongError:
+                return start | {"shortened": True}
+            cut = fitted.dropped_signals + fitted.shortened_texts > 0
+            start = {"d_prev": earlier, "prompt": fitted.text, "shortened": cut}
+        return start
 
     def _rewards(self, **columns: Any) -> list[float | None]:
         """The reward's own, with credit where that is asked for; what becomes of them is logged."""
