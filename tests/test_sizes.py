@@ -15,8 +15,8 @@ PARTS = {
     "recipe, config, preflight, run": 1352,  # 1,200
     "cases, data": 1557,  # 1,300
     "text": 352,  # 330
-    "judging, rewards, shared_prefix": 1320,  # 1,050
-    "training": 1070,  # 900
+    "judging, rewards, shared_prefix": 1175,  # 1,050
+    "training": 936,  # 900
     "synthesis": 350,
     "evaluation, baselines": 1567,  # 1,400
     "reporting": 535,

@@ -105,7 +105,7 @@ class DescriptionReward(ABC):
         except Exception as error:  # The other processes wait for this one: they are told first.
             failure = error
         tally = Counter(getattr(self.asked, "counts", {})) - before
-        tally += Counter(asked=len(pairs), missing=numbers.count(None), failed=bool(failure))
+        tally.update(asked=len(pairs), missing=numbers.count(None), failed=failure is not None)
         reasons: Counter[str] = sum(gather_object([tally]), Counter())
         asked, missing, failed = (reasons.pop(name, 0) for name in ("asked", "missing", "failed"))
         if failure is not None:

@@ -61,13 +61,8 @@ def test_labelled_questions_are_enough_to_tell_a_judge_from_a_coin() -> None:
     good = ask_labelled(LocalJudge(model="assets/judge", **local))
     assert good.right == len(LABELLED)
     assert good.low > 0.9
-
-    class Coin:
-        def judge(self, questions: Sequence[Question]) -> list[Verdict | None]:
-            return [Verdict(0.4 + 0.2 * (len(q.post) % 2), 1.0) for q in questions]
-
-    coin = ask_labelled(Coin())
-    assert coin.low <= 0.5
+    coin = ask_labelled(Prefers())
+    assert coin.low < 0.5 < coin.high
     silent = ask_labelled(LocalJudge(model="assets/teacher", **local))
     assert (silent.answered, silent.right) == (0, 0)
     assert "0 of 72 labelled questions right, 0 answered" in str(silent)

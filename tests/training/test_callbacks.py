@@ -48,6 +48,8 @@ def test_a_signal_saves_at_the_end_of_the_generation_batch_and_the_run_goes_on(t
     whole = tiny.rl(str(tmp_path / "whole"), **run)
     figures = train(whole, whole.args.steps_per_checkpoint)
     assert figures["steps"] == 16
+    saved = {path.name for path in (tmp_path / "whole").glob("checkpoint-*")}
+    assert saved == {"checkpoint-12", "checkpoint-16"}, "one by interval waits for its batch's end"
     for step, checkpoint in ((1, "checkpoint-4"), (9, "checkpoint-12")):
         trainer = tiny.rl(str(tmp_path / "told"), **run)
         trainer.add_callback(Signal(step, number))
@@ -64,16 +66,6 @@ def test_a_signal_saves_at_the_end_of_the_generation_batch_and_the_run_goes_on(t
         assert torch.equal(weight, again.model.state_dict()[name]), name
     for file in sorted((tmp_path / "whole/completions").iterdir()):
         assert file.read_bytes() == (tmp_path / "told/completions" / file.name).read_bytes()
-
-
-def test_a_checkpoint_by_interval_waits_for_the_end_of_its_batch(tmp_path):
-    trainer = tiny.rl(
-        str(tmp_path), cases=8, gradient_accumulation_steps=1, steps_per_generation=4,
-        num_train_epochs=1, save_steps=3, save_total_limit=None,
-    )  # fmt: skip
-    train(trainer, trainer.args.steps_per_checkpoint)
-    saved = {path.name for path in tmp_path.glob("checkpoint-*")}
-    assert saved == {"checkpoint-4", "checkpoint-8"}
 
 
 @pytest.mark.parametrize("credit", [0.0, 0.9])

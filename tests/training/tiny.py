@@ -1,4 +1,4 @@
-"""A training in seconds: a random Llama, a tokenizer trained here, users of the simulated world.
+"""A training in seconds: a random Llama, a tokenizer that ships, users of the simulated world.
 
 As a script, on one process or under torchrun, it trains and resumes by itself, and leaves
 `result.pt`: weights, gradients of each step, losses.
@@ -24,8 +24,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from alignxplore_trl.cases import decode_signals
 from alignxplore_trl.data.rounds import round_rows
@@ -57,23 +56,9 @@ def world_cases() -> list[Any]:
 
 
 @cache
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> Any:
     """Byte-level, so that no text is unknown to it; the tags are ordinary words of it."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    texts = [
-        PROMPTS.render("inference", signals=case.signals, earlier="x") for case in world_cases()
-    ]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|pad|>", "<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(texts, trainer)
-    made.add_tokens(["<think>", "</think>", "<answer>", "</answer>"])
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<|pad|>", eos_token="<|end|>")
+    return AutoTokenizer.from_pretrained(ROOT / "assets" / "backbone")
 
 
 def model(**changes: Any) -> LlamaForCausalLM:
