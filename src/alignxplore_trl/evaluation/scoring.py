@@ -57,10 +57,9 @@ def score(
                 target = targets[row["case_id"]]
                 pair = target.post, row["description"], target.chosen, target.rejected
                 row["pair"] = JudgedPair(row["case_id"], *pair)
-            asked = [row["pair"] for row in part if row["problem"] is None and not row["decided"]]
-            distinct = list(dict.fromkeys(asked))
-            answers = reward.measure(distinct)
-            values = dict(zip(distinct, answers, strict=True))
+            open_rows = [r for r in part if r["problem"] is None and not r["decided"]]
+            pairs: list[JudgedPair] = list(dict.fromkeys(row["pair"] for row in open_rows))
+            values = dict(zip(pairs, reward.measure(pairs), strict=True))
             for row in part:
                 value = row["probability"] if row["decided"] else values.get(row["pair"])
                 correct = None if value is None else reward.score(value)
