@@ -17,7 +17,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from msgspec import json, structs
     from transformers import set_seed
 
-    from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
+    from alignxplore_trl.inference.describer import HowToAsk, Sampling
     from alignxplore_trl.reporting.model_card import write_card
     from alignxplore_trl.training.callbacks import Log, train
     from alignxplore_trl.training.cold_start import ColdStartConfig, ColdStartTrainer, fit_examples

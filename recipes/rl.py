@@ -23,7 +23,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from transformers import set_seed
 
     from alignxplore_trl.data.rounds import round_rows
-    from alignxplore_trl.inference.how_to_ask import HowToAsk, Sampling
+    from alignxplore_trl.inference.describer import HowToAsk, Sampling
     from alignxplore_trl.judging.questions import ask_labelled
     from alignxplore_trl.reporting.model_card import write_card
     from alignxplore_trl.text.prompts import Prompts

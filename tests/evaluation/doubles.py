@@ -65,12 +65,9 @@ class ScriptedWriter(Writer):
     def close(self) -> None:
         ScriptedWriter.loaded = 0
 
-    def write_each(
-        self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None
-    ) -> list[Written | None]:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived) -> None:
         self.prompts += [prompt for prompt, _ in asks]
         texts = [self.script(prompt) for prompt, _ in asks]
-        return [
-            None if text is None else Written(text, len(prompt.split()), len(text.split()))
-            for (prompt, _), text in zip(asks, texts, strict=True)
-        ]
+        for place, ((prompt, _), text) in enumerate(zip(asks, texts, strict=True)):
+            if text is not None:
+                arrived({place: Written(text, len(prompt.split()), len(text.split()))})

@@ -44,11 +44,12 @@ def test_formats(tmp_path: Path, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "said"),
     [
         (b'{"post": "p", "chosen": "c", "user": "u"}', r"row 1: .*missing.*`rejected`"),
         (b'{"post": "p", "comment": 3, "user": "u"}', r"row 1: .*`str`.*`\$.comment`"),
-        (b'{"post": "p", "user": "u"}', "row 1, kind: None found, expected the texts of comparis"),
+        (b'{"post": "p", "user": "u"}', "row 1: .*missing.*`chosen`"),
+        (b'{"text": "t", "kind": "note", "user": "u"}', r"row 1: .*'note' - at `\$.kind`"),
         (b'{"text": "t"}', "row 1, user: None found, expected a name"),
         (b'{"text": "t", "user": "a\\u001b[2J"}', r"row 1, user: 'a\\x1b"),
         (b'{"text": "t", "user": "half \\ud83d"}', "row 1: .*surrogates not"),
@@ -58,10 +59,10 @@ def test_formats(tmp_path: Path, name: str, text: str) -> None:
         (b"", "no rows found"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(tmp_path: Path, row: bytes, told: str) -> None:
+def test_a_mistake_is_reported_with_its_place(tmp_path: Path, row: bytes, said: str) -> None:
     path = tmp_path / "signals.jsonl"
     path.write_bytes(row)
-    with pytest.raises(UserError, match=told) as refused:
+    with pytest.raises(UserError, match=said) as refused:
         read_signals(path, None)
     assert str(path) in str(refused.value)
 

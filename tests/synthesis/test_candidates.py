@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from alignxplore_trl.cases import Case, Comparison, Post
-from alignxplore_trl.inference.writers import Answers, Arrived, Ask, Writer, Written
+from alignxplore_trl.inference.writers import Arrived, Ask, Writer, Written
 from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.synthesis.candidates import Synthesis, draw_unverified
 from alignxplore_trl.synthesis.kept import Kept
@@ -33,14 +33,10 @@ class Scripted(Writer):
     def load(self) -> None:
         """Nothing to load."""
 
-    def write_each(
-        self, asks: Sequence[Ask], seed: int, arrived: Arrived = lambda _: None
-    ) -> Answers:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived) -> None:
         self.asked += asks
         texts = [self.say(*ask) for ask in asks]
-        answers = [None if text is None else Written(text, 3, 2) for text in texts]
-        arrived([(place, own) for place, own in enumerate(answers) if own])
-        return answers
+        arrived({n: Written(text, 3, 2) for n, text in enumerate(texts) if text is not None})
 
 
 def say(prompt: str, number: int) -> str | None:

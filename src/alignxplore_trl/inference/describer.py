@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from huggingface_hub import snapshot_download
 
 from alignxplore_trl.cases import Signal
-from alignxplore_trl.inference.how_to_ask import HowToAsk
-from alignxplore_trl.inference.writers import (
-    EndpointWriter,
-    TransformersWriter,
-    VllmWriter,
-    Writer,
-    Written,
-)
+from alignxplore_trl.inference.writers import Writer, Written, open_writer
+from alignxplore_trl.run.errors import UserError
 from alignxplore_trl.text.budget import FittedPrompt, PromptBudget, PromptTooLongError
 from alignxplore_trl.text.completions import FormatProblem, parse_completion
 from alignxplore_trl.text.prompts import Prompts
 
+SETTINGS_FILE = "alignxplore.json"
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How descriptions are sampled; the defaults are the method's at inference."""
+
+    max_new_tokens: int
+    temperature: float = 0.9
+    top_p: float = 0.95
+    top_k: int | None = 10
+
+
+class HowToAsk(msgspec.Struct, frozen=True):
+    """What a model was trained to read, and how it is sampled: `alignxplore.json` in its folder.
+
+    `prompts` is a prompt folder that ships with the project, or one beside the weights: a prompt of
+    other words is another task for a small model. `max_tokens` is the budget of a prompt.
+    """
+
+    prompts: str
+    max_tokens: int
+    signals: int  # In one round.
+    rounds: int  # 1: it never read an earlier description.
+    sampling: Sampling
+
+    def save(self, model: Path) -> None:
+        """Write the file into a model's folder, and beside it templates that don't ship."""
+        if (templates := Path(self.prompts)).is_dir():
+            shutil.copytree(templates, model / "prompts", dirs_exist_ok=True)
+            self = msgspec.structs.replace(self, prompts="prompts")
+        text = msgspec.json.format(msgspec.json.encode(self), indent=2)
+        (model / SETTINGS_FILE).write_bytes(text + b"\n")
+
+    @classmethod
+    def read(cls, model: str | Path) -> HowToAsk:
+        """What a model, a folder or owner/name on the Hub, says of itself; or a UserError."""
+        try:
+            wanted = [SETTINGS_FILE, "prompts/*"]
+            is_here = Path(model).is_dir()
+            folder = model if is_here else snapshot_download(str(model), allow_patterns=wanted)
+            asked = msgspec.json.decode((Path(folder) / SETTINGS_FILE).read_bytes(), type=cls)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{model}: {' '.join(str(error).split())}; expected a model that `make cold-start` "
+                "or `make rl` has saved, such as outputs/<run>/rl/model, or its name on the Hub"
+            ) from error
+        beside = Path(folder) / asked.prompts
+        return msgspec.structs.replace(asked, prompts=str(beside)) if beside.is_dir() else asked
+
 
 class Description(msgspec.Struct, frozen=True):
-    """What a model made of some signals.
-
-    Attributes:
-        description: the description.
-        reasoning: what was thought before it.
-        model: the model that wrote it, by name or folder.
-        dropped_signals: signals that didn't fit into the prompt, the oldest ones.
-        shortened_texts: texts that were cut to fit.
-    """
+    """What a model made of signals; the oldest ones were dropped, and texts shortened, to fit."""
 
     description: str
     reasoning: str
@@ -41,7 +78,7 @@ class Description(msgspec.Struct, frozen=True):
     shortened_texts: int = 0
 
 
-class NotDescribedError(Exception):
+class NotDescribedError(UserError):
     """No description came of some signals; the message says why."""
 
 
@@ -49,12 +86,7 @@ class NotDescribedError(Exception):
 class PreferenceDescriber:
     """Describes users from what they did, and updates descriptions from new signals alone.
 
-    Attributes:
-        writer: the model.
-        budget: of a prompt by the templates it was trained on; a longer one is shortened by rule,
-            and it is counted.
-        name: what the model is called.
-        seed: of sampling.
+    A prompt above the budget is shortened by rule, and it is counted. `name` is the model's.
     """
 
     writer: Writer
@@ -73,9 +105,6 @@ class PreferenceDescriber:
             temperature: of sampling; `None`: as the model says.
             seed: of sampling.
             where: as for `open_writer`: in this process, in vLLM or at an endpoint.
-
-        Raises:
-            UserError: there is no such model, or it doesn't say how it is asked.
         """
         from alignxplore_trl.judging.weights import load_tokenizer
 
@@ -83,8 +112,8 @@ class PreferenceDescriber:
         sampling = msgspec.structs.asdict(asked.sampling)
         if temperature is not None:
             sampling["temperature"] = temperature
-        writer, tokenizer = open_writer(name, chat=False, **sampling, **where), load_tokenizer(name)
-        budget = PromptBudget(Prompts(asked.prompts), tokenizer, asked.max_tokens)
+        writer = open_writer(name, chat=False, **sampling, **where)
+        budget = PromptBudget(Prompts(asked.prompts), load_tokenizer(name), asked.max_tokens)
         return cls(writer, budget, name, seed)
 
     def describe(self, signals: Sequence[Signal], earlier: str | None = None) -> Description:
@@ -107,21 +136,18 @@ class PreferenceDescriber:
         self, requests: Sequence[tuple[str | None, Sequence[Signal]]]
     ) -> list[Description | NotDescribedError]:
         """What became of each earlier description (or `None`) with new signals, all at once."""
-        fitted = [self._fit(earlier, signals) for earlier, signals in requests]
-        texts = [own.text for own in fitted if isinstance(own, FittedPrompt)]
-        answers = iter(self.writer.write(texts, seed=self.seed) if texts else [])
+        prompts: list[FittedPrompt | NotDescribedError] = []
+        for earlier, signals in requests:
+            try:
+                prompts.append(self.budget.fit("inference", signals, earlier))
+            except PromptTooLongError as error:
+                prompts.append(NotDescribedError(str(error)))
+        texts = [own.text for own in prompts if isinstance(own, FittedPrompt)]
+        answers = iter(self.writer.write(texts, seed=self.seed))
         return [
-            self._read(own, next(answers)[0]) if isinstance(own, FittedPrompt) else own
-            for own in fitted
+            self._read(own, *next(answers)) if isinstance(own, FittedPrompt) else own
+            for own in prompts
         ]
-
-    def _fit(
-        self, earlier: str | None, signals: Sequence[Signal]
-    ) -> FittedPrompt | NotDescribedError:
-        try:
-            return self.budget.fit("inference", signals, earlier)
-        except PromptTooLongError as error:
-            return NotDescribedError(str(error))
 
     def _read(
         self, prompt: FittedPrompt, written: Written | None
@@ -134,31 +160,3 @@ class PreferenceDescriber:
             return NotDescribedError(f"the completion can't be read: {read.value}")
         left_out = (prompt.dropped_signals, prompt.shortened_texts)
         return Description(read.description, read.reasoning, self.name, *left_out)
-
-
-def open_writer(
-    model: str,
-    urls: Sequence[str] = (),
-    served_as: str | None = None,
-    key_variable: str | None = None,
-    vllm: bool = False,
-    device: str | None = None,
-    **how: Any,
-) -> Writer:
-    """A model that writes: at servers, in a vLLM engine of this process, or in transformers.
-
-    Args:
-        model: a folder, or owner/name on the Hub.
-        urls: servers such as `http://127.0.0.1:8000/v1`; none: the model is loaded here.
-        served_as: its name at the servers; `None`: `model`.
-        key_variable: the environment variable with the servers' key.
-        vllm: load it into vLLM.
-        device: of a model in transformers, such as cuda:1.
-        how: `chat` and the sampling, see the writers.
-    """
-    if urls:
-        served_as = served_as or model
-        return EndpointWriter(urls=urls, served_as=served_as, key_variable=key_variable, **how)
-    if vllm:
-        return VllmWriter(model=model, engine={}, **how)
-    return TransformersWriter(model=model, dtype="auto", batch_size=64, device=device, **how)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -34,19 +33,10 @@ CREATE TABLE IF NOT EXISTS versions (
 """
 
 
-class Version(NamedTuple):
-    """One version of a user's description; numbers count from 1, times are in UTC."""
-
-    number: int
-    written: str
-    content: Description
-
-
 class UserStates:
     """The states of users in one file, which is made with its folder if there is none.
 
-    Any number of processes may use the same file; each opens it for itself. Methods raise
-    `sqlite3.Error` where the file can't be read or written.
+    Any number of processes may use the same file; each opens it for itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,45 +56,41 @@ class UserStates:
 
         One that has the id and the content of another is the same signal; ids may be empty.
         """
-        insert = "INSERT OR IGNORE INTO signals (user, id, signal, added) VALUES (?, ?, ?, ?)"
-        rows = [(user, name, msgspec.json.encode(own).decode(), _now()) for name, own in signals]
+        insert = "INSERT OR IGNORE INTO signals VALUES (NULL, ?, ?, ?, CURRENT_TIMESTAMP, NULL)"
+        rows = [(user, name, msgspec.json.encode(own).decode()) for name, own in signals]
         with self._database as database:
             return database.executemany(insert, rows).rowcount
 
-    def pending(self, user: str, most: int = -1) -> tuple[int, dict[int, Signal]]:
-        """The last version's number, and the signals that no version has read, by their numbers.
-
-        Signals come oldest first, at most so many. Both are of the same moment.
-        """
+    def pending(self, user: str, most: int = -1) -> dict[int, Signal]:
+        """The signals that no version has read, by their numbers: the oldest, at most so many."""
         rows = self._database.execute(
-            "SELECT (SELECT COUNT(*) FROM versions v WHERE v.user = s.user), number, signal "
-            "FROM signals s WHERE user = ? AND version IS NULL ORDER BY number LIMIT ?",
+            "SELECT number, signal FROM signals WHERE user = ? AND version IS NULL "
+            "ORDER BY number LIMIT ?",
             (user, most),
-        ).fetchall()
-        signals = {number: msgspec.json.decode(text, type=Signal) for _, number, text in rows}
-        return (rows[0][0] if rows else 0), signals
+        )
+        return {number: msgspec.json.decode(text, type=Signal) for number, text in rows}
 
-    def versions(self, user: str) -> list[Version]:
+    def versions(self, user: str) -> list[Description]:
         """All versions of a user's description, oldest first; the last one holds."""
-        query = "SELECT version, written, content FROM versions WHERE user = ? ORDER BY version"
+        query = "SELECT content FROM versions WHERE user = ? ORDER BY version"
         rows = self._database.execute(query, (user,))
-        return [Version(n, at, msgspec.json.decode(text, type=Description)) for n, at, text in rows]
+        return [msgspec.json.decode(text, type=Description) for (text,) in rows]
 
-    def commit(self, user: str, base: int, read: Sequence[int], content: Description) -> bool:
-        """Add the version behind `base` and mark the signals it has read, by their numbers.
+    def commit(self, user: str, read: Sequence[int], content: Description) -> int:
+        """Add a version, mark the signals it has read by their numbers, and return its number.
 
-        Returns:
-            Whether it was done: neither is if one of them was read before.
+        If one of them was read before, nothing is done, and 0 is returned.
         """
         mark = "UPDATE signals SET version = ? WHERE number = ? AND version IS NULL"
-        row = (user, base + 1, _now(), msgspec.json.encode(content).decode())
+        number, text = len(self.versions(user)) + 1, msgspec.json.encode(content).decode()
         with self._database as database:
-            marked = database.executemany(mark, [(base + 1, number) for number in read]).rowcount
+            marked = database.executemany(mark, [(number, each) for each in read]).rowcount
             if marked < len(read):
                 database.rollback()
-                return False
-            database.execute("INSERT INTO versions VALUES (?, ?, ?, ?)", row)
-        return True
+                return 0
+            new = (user, number, text)
+            database.execute("INSERT INTO versions VALUES (?, ?, CURRENT_TIMESTAMP, ?)", new)
+        return number
 
     def users(self) -> list[str]:
         """All users of whom anything is kept, in alphabetical order."""
@@ -112,11 +98,7 @@ class UserStates:
         return [user for (user,) in rows]
 
     def export(self, user: str) -> dict[str, Any]:
-        """All that is kept of a user, as JSON-ready values.
-
-        Raises:
-            UserError: nothing is kept of them.
-        """
+        """All that is kept of a user, as JSON-ready values; a UserError if nothing is."""
         query = "SELECT signal, added, version FROM signals WHERE user = ? ORDER BY number"
         signals = [
             msgspec.json.decode(text) | {"added": added, "version": version}
@@ -124,15 +106,15 @@ class UserStates:
         ]
         if not signals:
             raise UserError(f"{self.path}: no user {user!r}; `alignxplore show` lists all users")
-        versions = [msgspec.to_builtins(own._asdict()) for own in self.versions(user)]
+        query = "SELECT version, written, content FROM versions WHERE user = ? ORDER BY version"
+        versions = [
+            {"number": number, "written": written, "content": msgspec.json.decode(text)}
+            for number, written, text in self._database.execute(query, (user,))
+        ]
         return {"user": user, "signals": signals, "versions": versions}
 
     def forget(self, user: str) -> None:
-        """Delete all that is kept of a user.
-
-        Raises:
-            UserError: nothing is kept of them.
-        """
+        """Delete all that is kept of a user; a UserError if nothing is."""
         self.export(user)
         with self._database as database:
             for table in ("signals", "versions"):
@@ -149,23 +131,18 @@ def catch_up(
         stay pending, with 0 and the reason.
     """
     waiting = list(users)
-    while True:
-        found = {user: states.pending(user, per_round) for user in waiting}
-        rounds = {user: own for user, own in found.items() if own[1]}
-        if not rounds:
-            return
+    while rounds := {user: own for user in waiting if (own := states.pending(user, per_round))}:
+        # Looked up after the signals: if another process adds a version in between, that has read
+        # the oldest of them, and the one written here is refused.
+        last = [states.versions(user)[-1:] for user in rounds]
         requests = [
-            (states.versions(user)[base - 1].content.description if base else None, [*own.values()])
-            for user, (base, own) in rounds.items()
+            (known[0].description if known else None, [*pending.values()])
+            for known, pending in zip(last, rounds.values(), strict=True)
         ]
         outcomes = zip(rounds.items(), describer.write(requests), strict=True)
-        for (user, (base, signals)), outcome in outcomes:
+        for (user, pending), outcome in outcomes:
             if isinstance(outcome, NotDescribedError):
                 waiting.remove(user)
                 yield user, 0, outcome
-            elif states.commit(user, base, list(signals), outcome):
-                yield user, base + 1, outcome
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+            elif number := states.commit(user, list(pending), outcome):
+                yield user, number, outcome

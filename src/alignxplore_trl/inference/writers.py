@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alignxplore_trl.run.endpoint import Endpoint, Refusal, Request
@@ -31,13 +30,12 @@ class Written:
 
 Ask = tuple[str, int]  # A prompt, and the number of the sample of it that is asked for.
 Answers = list[Written | None]
-Opened = tuple[Any, Any, int | None, Any]  # Model, tokenizer, longest context, end tokens.
-Arrived = Callable[[Sequence[tuple[int, Written]]], None]  # Given answers by the places of asks.
+Arrived = Callable[[Mapping[int, Written]], None]  # Given answers by the places of their asks.
 
 
 @dataclass(kw_only=True, eq=False)
 class Writer(ABC):
-    """A model that goes on from prompts: made of settings alone, its weights are loaded later.
+    """A model that continues prompts; its weights are loaded later than its settings.
 
     With `chat` prompts are a user's message in the model's chat template. `temperature` 0 takes the
     most probable token each time, `top_k` `None` draws from all. `counts` has reasons of no answer.
@@ -56,12 +54,14 @@ class Writer(ABC):
 
     def write(self, prompts: Sequence[str], samples: int = 1, seed: int = 0) -> list[Answers]:
         """Samples of each prompt; `None` where there is no answer."""
-        answers = self.write_each([(each, n) for each in prompts for n in range(samples)], seed)
-        return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+        asks, found = [(each, n) for each in prompts for n in range(samples)], dict[int, Written]()
+        self.write_each(asks, seed, found.update)
+        answers = [found.get(place) for place in range(len(asks))]
+        return [answers[start : start + samples] for start in range(0, len(asks), samples)]
 
     @abstractmethod
-    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None) -> Answers:
-        """An answer to each ask; in this process by seed, prompt and number, but for rounding."""
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived) -> None:
+        """Hand over answers as they arrive: in this process made by seed, prompt and number."""
 
     @abstractmethod
     def load(self) -> None:
@@ -95,30 +95,27 @@ class _InProcess(Writer):
         gc.collect()
         torch.cuda.empty_cache()
 
-    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None) -> Answers:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived) -> None:
+        if not asks:
+            return
         self.load()
-        texts = [self._in_template(prompt) if self.chat else prompt for prompt, _ in asks]
-        read = self._tokenizer(texts, add_special_tokens=not self.chat)["input_ids"] if asks else []
+        texts = [prompt for prompt, _ in asks]
+        if self.chat:
+            chats = [[{"role": "user", "content": as_message(text)}] for text in texts]
+            how = {"tokenize": False, "add_generation_prompt": True}
+            texts = self._tokenizer.apply_chat_template(chats, **how)
+        read = self._tokenizer(texts, add_special_tokens=not self.chat)["input_ids"]
         order = [place for place, ids in enumerate(read) if len(ids) <= self._room]
         self.counts["too_long"] += len(asks) - len(order)
         # Similar lengths together, and the longest first: too little memory shows at once.
         order.sort(key=lambda place: (-len(read[place]), asks[place]))
-        answers: Answers = [None] * len(asks)
         starts = range(0, len(order), self.batch_size)
         for start in progress(starts, f"batches of {self.model}", len(starts)):
             places = order[start : start + self.batch_size]
             seeds = [random.Random(f"{seed}/{asks[n]}").getrandbits(63) for n in places]
             rows = self._generate([read[place] for place in places], seeds)
-            for place, row in zip(places, rows, strict=True):
-                answers[place] = self._written(len(read[place]), row)
-            if arrived:
-                arrived([(place, own) for place in places if (own := answers[place])])
-        return answers
-
-    def _in_template(self, prompt: str) -> str:
-        messages = [{"role": "user", "content": as_message(prompt)}]
-        how = {"tokenize": False, "add_generation_prompt": True}
-        return str(self._tokenizer.apply_chat_template(messages, **how))
+            both = zip(places, rows, strict=True)
+            arrived({place: self._written(len(read[place]), row) for place, row in both})
 
     def _written(self, read: int, row: list[int]) -> Written:
         length = next((n for n, token in enumerate(row) if token in self._ends), len(row))
@@ -126,10 +123,12 @@ class _InProcess(Writer):
         return Written(as_completion(text) if self.chat else text, read, min(length + 1, len(row)))
 
     @abstractmethod
-    def _open(self) -> Opened: ...
+    def _open(self) -> tuple[Any, Any, int | None, Any]:
+        """Model, tokenizer, longest context, end tokens."""
 
     @abstractmethod
-    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]: ...
+    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
+        """The tokens that follow each prompt, drawn by its own seed."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -138,12 +137,11 @@ class TransformersWriter(_InProcess):
 
     dtype: str
     attn_implementation: str | None = None
-    device: str | None = None
 
-    def _open(self) -> Opened:
+    def _open(self) -> tuple[Any, Any, int | None, Any]:
         from alignxplore_trl.judging.weights import load_model, load_tokenizer
 
-        model = load_model(self.model, self.dtype, self.attn_implementation, self.device)
+        model = load_model(self.model, self.dtype, self.attn_implementation)
         tokenizer = load_tokenizer(self.model)
         tokenizer.padding_side = "left"
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -169,26 +167,15 @@ class TransformersWriter(_InProcess):
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         draws = torch.stack([torch.rand(steps, generator=each) for each in streams]).to(device)
         # Not `do_sample`: one stream of numbers for a batch would tie its texts together.
-        tokens = {"eos_token_id": [*self._ends], "pad_token_id": self._tokenizer.pad_token_id}
-        plain = {"do_sample": False, "repetition_penalty": 1.0, "return_dict_in_generate": True}
-        how = partial(GenerationConfig, **tokens, **plain)
-        different = [list(ids) for ids in dict.fromkeys(map(tuple, prompts))]
-        rows = torch.tensor([different.index(ids) for ids in prompts])
-        inputs = self._tokenizer.pad({"input_ids": different}, return_tensors="pt").to(device)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        length, cache = ids.shape[1], None
+        how = GenerationConfig(
+            do_sample=False, repetition_penalty=1.0, max_new_tokens=steps,
+            eos_token_id=[*self._ends], pad_token_id=self._tokenizer.pad_token_id,
+        )  # fmt: skip
+        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(device)
+        length, draw_by = inputs["input_ids"].shape[1], [draw] if self.temperature > 0 else []
         with torch.inference_mode():
-            if length > 1 and len(different) < len(prompts):
-                # A prompt of several texts is read once, up to its last token.
-                first = {"attention_mask": mask[:, :-1], "generation_config": how(max_new_tokens=1)}
-                cache = self._model.generate(ids[:, :-1], **first).past_key_values
-                cache.batch_select_indices(rows.to(device))
-            output = self._model.generate(
-                ids[rows], attention_mask=mask[rows], past_key_values=cache,
-                generation_config=how(max_new_tokens=steps),
-                logits_processor=[draw] if self.temperature > 0 else [],
-            )  # fmt: skip
-        return list(output.sequences[:, length:].tolist())
+            rows = self._model.generate(**inputs, generation_config=how, logits_processor=draw_by)
+        return list(rows[:, length:].tolist())
 
 
 @dataclass(kw_only=True, eq=False)
@@ -202,7 +189,7 @@ class VllmWriter(_InProcess):
             self._model.llm_engine.engine_core.shutdown()
         super().close()
 
-    def _open(self) -> Opened:
+    def _open(self) -> tuple[Any, Any, int | None, Any]:
         try:
             from vllm import LLM
 
@@ -250,7 +237,7 @@ class EndpointWriter(Writer):
         if isinstance(answer, Refusal) and answer.reason != "malformed":
             raise UserError(f"{self.urls}: {answer.reason}: {answer.said}")
 
-    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived | None = None) -> Answers:
+    def write_each(self, asks: Sequence[Ask], seed: int, arrived: Arrived) -> None:
         steps = iter(progress(range(len(asks)), f"completions of {self.served_as}", len(asks)))
         in_a_row = 0
 
@@ -260,12 +247,11 @@ class EndpointWriter(Writer):
             in_a_row = in_a_row + 1 if isinstance(answer, Refusal) else 0
             if in_a_row == 50:  # Each with its retries: the server is out.
                 raise UserError(f"{self.urls}: no answer to {in_a_row} requests: {self.counts}")
-            if arrived and isinstance(answer, Written):
-                arrived([(place, answer)])
+            if isinstance(answer, Written):
+                arrived({place: answer})
 
         requests = [self._request(prompt, self.max_new_tokens) for prompt, _ in asks]
-        answers = self._endpoint.ask(requests, each=True, taken=taken)
-        return [None if isinstance(answer, Refusal) else answer for answer in answers]
+        self._endpoint.ask(requests, each=True, taken=taken)
 
     def _request(self, prompt: str, longest: int) -> Request[Written]:
         message = {"role": "user", "content": as_message(prompt)}
@@ -274,6 +260,27 @@ class EndpointWriter(Writer):
         fields = {**text, "max_tokens": longest, **drawing, **self.body}
         sent = {name: value for name, value in fields.items() if value is not None}
         return Request(prompt, sent, read_answer, f"{'/chat' * self.chat}/completions")
+
+
+def open_writer(
+    model: str,
+    urls: Sequence[str] = (),
+    served_as: str | None = None,
+    key_variable: str | None = None,
+    vllm: bool = False,
+    **how: Any,
+) -> Writer:
+    """A model that writes: at servers if there are `urls`, in vLLM, or by transformers.
+
+    `model` is a folder, or owner/name on the Hub, and its name at servers unless `served_as` says
+    another; `how` is `chat` and the sampling.
+    """
+    if urls:
+        served_as = served_as or model
+        return EndpointWriter(urls=urls, served_as=served_as, key_variable=key_variable, **how)
+    if vllm:
+        return VllmWriter(model=model, engine={}, **how)
+    return TransformersWriter(model=model, dtype="auto", batch_size=64, **how)
 
 
 def read_answer(response: Any) -> Written:

@@ -56,8 +56,8 @@ def answers_to(writer: Writer, asks: Sequence[Ask], seed: int, kept: Kept) -> li
     keys = {ask: key_of("written", *ask) for ask in asks}
     missing = [ask for ask, key in keys.items() if kept.find(key) is None]
 
-    def arrived(found: Sequence[tuple[int, Written]]) -> None:
-        kept.keep({keys[missing[place]]: asdict(own) for place, own in found})
+    def arrived(found: Mapping[int, Written]) -> None:
+        kept.keep({keys[missing[place]]: asdict(own) for place, own in found.items()})
 
     if missing:
         writer.load()
