@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from alignxplore_trl.cases import Attributes
-from alignxplore_trl.command_line import SHIPPED_MODEL, main
+from alignxplore_trl.cases import Attributes, Comparison, Post
+from alignxplore_trl.command_line import SHIPPED_MODEL, main, read_signals
 from alignxplore_trl.inference.states import UserStates
+from alignxplore_trl.run.errors import UserError
 
 JUDGE = str(Path(SHIPPED_MODEL).parent / "judge")
 COMMAND = str(Path(sys.executable).with_name("alignxplore"))
@@ -27,6 +28,52 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "signals.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
+
+
+ROWS = [
+    {"user": "ann", "id": "1", "post": "a post", "chosen": "yes", "rejected": "no"},
+    {"user": "bob", "kind": "post", "post": "a post", "comment": "nice"},
+    {"user": "ann", "text": "lives in a town", "chosen": None},
+]
+NAMES = ("user", "id", "kind", "post", "chosen", "rejected", "comment", "text")
+TABLE = [NAMES, *([row.get(name) or "" for name in NAMES] for row in ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", "\n\n".join(map(json.dumps, ROWS))),
+        ("a.csv", "\ufeff" + "\n".join(map(",".join, TABLE))),
+    ],
+)
+def test_kinds_of_signals_and_empty_cells(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_signals(tmp_path / name, None) == {
+        "ann": [("1", Comparison("a post", "yes", "no")), ("", Attributes("lives in a town"))],
+        "bob": [("", Post("a post", "nice"))],
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (b'{"post": "p", "chosen": "c", "user": "u"}', r"row 1: .*missing.*`rejected`"),
+        (b'{"post": "p", "comment": 3, "user": "u"}', r"row 1: .*`str`.*`\$.comment`"),
+        (b'{"text": "t", "kind": "note", "user": "u"}', r"row 1: .*'note' - at `\$.kind`"),
+        (b'{"text": "t"}', "row 1, user: None found, expected a name"),
+        (b'{"text": "t", "user": "a\\u001b[2J"}', r"row 1, user: 'a\\x1b"),
+        (b'{"text": "t", "user": "half \\ud83d"}', "row 1, user"),
+        (b'{"text": "caf\xe9", "user": "u"}', "row 1, text: byte 0xe9"),
+        (b"3", "row 1, user: None found"),
+        (b"", "no rows found"),
+    ],
+)
+def test_a_mistake_in_a_row_is_reported_with_its_place(
+    tmp_path: Path, row: bytes, said: str
+) -> None:
+    (tmp_path / "signals.jsonl").write_bytes(row)
+    with pytest.raises(UserError, match=rf"signals.jsonl.*{said}"):
+        read_signals(tmp_path / "signals.jsonl", None)
 
 
 def test_a_fresh_clone_describes_users(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

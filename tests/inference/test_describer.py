@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from alignxplore_trl.cases import Attributes, Comparison, Post, Signal
-from alignxplore_trl.data.world import World
 from alignxplore_trl.inference.describer import (
     Description,
     HowToAsk,
@@ -54,11 +52,6 @@ def test_each_of_many_has_an_outcome_of_its_own() -> None:
     assert own.writer.calls == [3], "all were asked at once"
 
 
-@pytest.fixture(scope="module")
-def teacher() -> PreferenceDescriber:
-    return PreferenceDescriber.from_pretrained(TEACHER, temperature=0.0)
-
-
 LONG = "endlessly " * 20_000
 ODD: dict[str, list[Signal]] = {
     "markup": [
@@ -77,31 +70,15 @@ ODD: dict[str, list[Signal]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_odd_signals_end_in_a_description_or_a_reason(
-    teacher: PreferenceDescriber, kind: str
-) -> None:
-    for outcome in teacher.write([(earlier, ODD[kind]) for earlier in (None, "prefers brief")]):
+def test_odd_signals_end_in_a_description_or_a_reason() -> None:
+    teacher = PreferenceDescriber.from_pretrained(TEACHER, temperature=0.0)
+    requests = [(earlier, own) for own in ODD.values() for earlier in (None, "prefers brief")]
+    for (_, own), outcome in zip(requests, teacher.write(requests), strict=True):
         if isinstance(outcome, NotDescribedError):
             assert str(outcome)
         else:
             assert outcome.description.strip()
-            assert outcome.dropped_signals < len(ODD[kind]) or kind == "none"
-
-
-def test_many_users_at_once_are_described_as_one_after_another(
-    teacher: PreferenceDescriber,
-) -> None:
-    users = [case.signals for case in World({"test": 24}, 2, 4).cases(Counter(), 3)["test"]]
-    together = teacher.write([(None, own[:4]) for own in users])
-    assert together == [teacher.write([(None, own[:4])])[0] for own in users]
-    described = [own.description for own in together if isinstance(own, Description)]
-    assert len(described) >= 23
-    assert len(set(described)) > 12
-
-
-def test_the_shipped_teacher_says_how_it_is_asked() -> None:
-    assert HowToAsk.read(TEACHER) == HowToAsk("compact", 320, 4, 2, Sampling(96))
+            assert outcome.dropped_signals < max(1, len(own))
 
 
 def test_templates_of_ones_own_go_with_the_model(tmp_path: Path) -> None:
@@ -118,18 +95,18 @@ def test_templates_of_ones_own_go_with_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         (None, r"No such file.*expected a model that `make cold-start`"),
         ('{"prompts": "compact", "max_tokens": "many"}', r"Expected `int`, got `str`.*max_tokens"),
     ],
 )
 def test_a_model_that_does_not_say_how_is_refused(
-    tmp_path: Path, content: str | None, told: str
+    tmp_path: Path, content: str | None, said: str
 ) -> None:
     if content is not None:
         (tmp_path / "alignxplore.json").write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=said):
         PreferenceDescriber.from_pretrained(tmp_path)
 
 

@@ -100,11 +100,8 @@ class PreferenceDescriber:
     ) -> PreferenceDescriber:
         """Open a model that this project has trained, with the prompts it was trained on.
 
-        Args:
-            model: the folder `model/` of a stage, or owner/name on the Hub.
-            temperature: of sampling; `None`: as the model says.
-            seed: of sampling.
-            where: as for `open_writer`: in this process, in vLLM or at an endpoint.
+        `model` is the folder `model/` of a stage, or owner/name on the Hub. A `temperature` of
+        `None` is the model's own. `where` it runs is said as for `open_writer`.
         """
         from alignxplore_trl.judging.weights import load_tokenizer
 

@@ -18,7 +18,6 @@ from alignxplore_trl.cases import Signal
 from alignxplore_trl.inference.describer import Description, NotDescribedError, PreferenceDescriber
 from alignxplore_trl.run.errors import UserError
 
-_SECONDS_TO_WAIT = 60.0
 _TABLES = """
 PRAGMA secure_delete = ON;  -- What is forgotten is overwritten.
 CREATE TABLE IF NOT EXISTS signals (
@@ -42,7 +41,7 @@ class UserStates:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, _SECONDS_TO_WAIT, isolation_level="IMMEDIATE")
+        self._database = sqlite3.connect(path, timeout=60.0, isolation_level="IMMEDIATE")
         self._database.executescript(_TABLES)
 
     def __enter__(self) -> UserStates:
