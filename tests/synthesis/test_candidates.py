@@ -76,12 +76,8 @@ CASES = [case("a"), case("b"), case("short", 3)]
 def test_only_reward_1_makes_an_example_and_each_other_candidate_says_why(tmp_path: Path) -> None:
     own = synthesis(tmp_path, Scripted(say), rounds=1)
     found = own.run(CASES)
-    assert [each.became for each in found[:4]] == [
-        "verified",
-        "rejected",
-        "not_judged",
-        "unanswered",
-    ]
+    became = ["verified", "rejected", "not_judged", "unanswered"]
+    assert [each.became for each in found[:4]] == became
     assert own.counts["round_1/verified"] == own.counts["round_1/unanswered"] == 3
     assert own.counts["round_1/prompt_tokens"] == 9 * 3
     assert own.counts["round_1/cases_with_one_verified"] == 3
