@@ -17,7 +17,7 @@ PARTS = {
     "text": 352,  # 330
     "judging, rewards, shared_prefix": 1175,  # 1,050
     "training": 936,  # 900
-    "synthesis": 350,
+    "synthesis": 335,
     "evaluation, baselines": 1567,  # 1,400
     "reporting": 535,
     "inference, command_line, demo": 997,  # 900
