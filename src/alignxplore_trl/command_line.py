@@ -169,7 +169,9 @@ def read_signals(path: Path, user: str | None) -> dict[str, list[tuple[str, Sign
         kind = next((_KINDS[name] for name in values if name in _KINDS), "comparison")
         given = Row(row.name, row.place, {"kind": kind, **values})
         if not isinstance(owner, str) or not owner.isprintable():
-            problems.append(f"{row.place}, user: {owner!a} found, expected a name (--user gives one)")
+            problems.append(
+                f"{row.place}, user: {owner!a} found, expected a name (--user gives one)"
+            )
         elif signal := convert(given, Signal, problems):  # type: ignore[arg-type]
             signals.setdefault(owner, []).append((str(values.get("id", "")), signal))
     if not signals and not problems:
