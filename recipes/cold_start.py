@@ -35,10 +35,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     rows = json.Decoder().decode_lines(file.read_bytes())
     examples, counts = fit_examples(rows, tokenizer, arguments.max_length or sys.maxsize)
     adapters = stage.build("peft") or None
+    how = model.dtype, model.attn_implementation, stage.build("model.quantization")
     trainer = ColdStartTrainer(
-        model=load_policy(
-            model.backbone, model.dtype, model.attn_implementation, arguments, bool(adapters)
-        ),
+        model=load_policy(model.backbone, *how, arguments, bool(adapters)),
         args=arguments,
         train_dataset=examples,
         processing_class=tokenizer,

@@ -63,8 +63,9 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
         answers = ask_labelled(judge)
         if answers.low <= 0.5:
             say(f"rl: the judge may as well throw a coin: {answers}")
+    how = model.dtype, model.attn_implementation, stage.build("model.quantization")
     trainer = RoundsTrainer(
-        load_policy(start, model.dtype, model.attn_implementation, arguments, bool(adapters)),
+        load_policy(start, *how, arguments, bool(adapters)),
         reward,
         arguments,
         dataset,

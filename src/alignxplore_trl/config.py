@@ -74,6 +74,7 @@ class Model(Section):
     test_judge: str
     dtype: Literal["float32", "bfloat16", "float16"]
     attn_implementation: str
+    quantization: Target | None = None
     chat: bool
     max_completion_tokens: int = Field(ge=1)
     generation_batch_size: int = Field(ge=1)

@@ -36,7 +36,7 @@ Main = Callable[[Experiment, "Stage"], Mapping[str, object]]
 
 # What each stage reads of the configuration, beside what the stages read that it reads: kept in its
 # folder, and compared when the folder is used again.
-_MODEL = ("model.backbone", "model.dtype", "peft", "output.weights")
+_MODEL = ("model.backbone", "model.dtype", "model.quantization", "peft", "output.weights")
 READS: Mapping[str, tuple[str, ...]] = {
     "data": ("seed", "data"),
     "synthesis": ("seed", "setting", "prompts", "teacher", "synthesis"),

@@ -93,7 +93,7 @@ def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
     )  # fmt: skip
     row = {"case_id": "1", "user_id": "1", "round": 1, "signals": encode_signals(signals)}
     rows = Dataset.from_list([row | {"prompt": budget.fit("inference", signals).text}])
-    policy = load_policy(folder, "float32", attention, args, adapters=True)
+    policy = load_policy(folder, "float32", attention, None, args, adapters=True)
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = RoundsTrainer(
         policy, reward, args, rows, tokenizer, rounds=1, peft_config=lora,
@@ -103,7 +103,7 @@ def trained(folder: str, out: Path, how: str) -> tuple[str, str]:
     adapters = [w for n, w in trainer.model.named_parameters() if "lora_B" in n]
     assert all(weight.abs().sum() > 0 for weight in adapters), "a step reached all adapters"
     save_model(trainer, tokenizer, out / "model", "merged", "float32", {"max_new_tokens": 12})
-    load_policy(str(out / "model"), "float32", attention, args, adapters=False)
+    load_policy(str(out / "model"), "float32", attention, None, args, adapters=False)
     return "yes" if trainer.shares else "read plainly", how
 
 

@@ -42,7 +42,7 @@ def test_weights_that_nothing_copies_are_trained_in_float32(
     backbone, sharded, bf16, adapters, expected
 ):
     args = SimpleNamespace(bf16=bf16, deepspeed_plugin=object() if sharded else None)
-    model = load_policy(str(backbone), "bfloat16", "sdpa", args, adapters)
+    model = load_policy(str(backbone), "bfloat16", "sdpa", None, args, adapters)
     assert model.dtype == expected
 
 

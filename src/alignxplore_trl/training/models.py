@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from alignxplore_trl.judging.weights import in_words, load_tokenizer, outside_zero3
 from alignxplore_trl.run.errors import UserError
@@ -27,13 +28,25 @@ from alignxplore_trl.text.completions import tags_survive
 
 
 def load_policy(
-    source: str, dtype: str, attn_implementation: str, args: TrainingArguments, adapters: bool
+    source: str,
+    dtype: str,
+    attn_implementation: str,
+    quantization: QuantizationConfigMixin | None,
+    args: TrainingArguments,
+    adapters: bool,
 ) -> PreTrainedModel:
     """Load the model that is trained, from a folder or by its name on the Hub.
 
     A step at lr 1e-6 changes hardly any weight that is kept in bfloat16. With `bf16`, ZeRO and FSDP
     keep a float32 copy, and adapters are small; elsewhere the weights are loaded in float32.
+
+    Raises:
+        UserError: there is no such model, or vLLM would have to be sent quantized weights.
     """
+    if quantization is not None and getattr(args, "use_vllm", False):
+        raise UserError(
+            "rl.use_vllm: true found, expected false with a quantized base (peft=qlora)"
+        )
     fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"  # Of accelerate launch.
     copied = args.bf16 and (args.deepspeed_plugin is not None or fsdp)
     if dtype != "float32" and not adapters and not copied:
@@ -41,7 +54,11 @@ def load_policy(
         dtype = "float32"
     with in_words(source):
         return AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation=attn_implementation
+            source,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization,
+            device_map=args.device if quantization is not None else None,
         )
 
 
