@@ -16,7 +16,7 @@ PARTS = {
     "cases, data": 1557,  # 1,300
     "text": 352,  # 330
     "judging, rewards, shared_prefix": 1175,  # 1,050
-    "training": 936,  # 900
+    "training": 953,  # 900
     "synthesis": 335,
     "evaluation, baselines": 1567,  # 1,400
     "reporting": 535,
@@ -42,10 +42,10 @@ def test_a_part_keeps_within_its_size(part: str) -> None:
 
 
 def test_the_whole_keeps_within_its_size() -> None:
-    assert lines(f"{SOURCE}/*.py") <= 9650  # 8,000
+    assert lines(f"{SOURCE}/*.py") <= 8825  # 8,000
     assert lines("recipes/*.py", ":!recipes/tiny_models") <= 841  # 800
     assert lines("recipes/tiny_models/*.py") <= 600
-    assert lines("tests/*.py") <= 9300  # 8,000
+    assert lines("tests/*.py") <= 8330  # 8,000
     assert len(files("conf/*")) <= 70
     assert lines("Makefile") <= 120
 
