@@ -56,15 +56,14 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
 def figures_of(study: Study, variant: str, figures: Mapping[str, Any]) -> list[dict[str, object]]:
     """The figures of an evaluation that a study shows, without the ends of their intervals."""
     keys = {key: key.split("/") for key in figures if key.count("/") == 4}
-    return [
-        {
-            "figure": f"{metric} ({benchmark}, {judge})",
-            "variant": f"{variant}/{method}/{setting}",
-            "value": figures[key] * (1 if metric in AS_THEY_ARE else 100),
-        }
-        for key, (metric, benchmark, judge, method, setting) in keys.items()
-        if metric in study.figures and method in study.methods and figures[key] is not None
-    ]
+    found = {}
+    for key, (metric, benchmark, judge, method, setting) in keys.items():
+        if metric in study.figures and method in study.methods and figures[key] is not None:
+            # What no judge has to do with stands under each of them.
+            about = f"{benchmark}, {judge}" if metric.startswith(("acc", "win")) else benchmark
+            value = figures[key] * (1 if metric in AS_THEY_ARE else 100)
+            found[f"{metric} ({about})", f"{variant}/{method}/{setting}"] = value
+    return [{"figure": f, "variant": place, "value": own} for (f, place), own in found.items()]
 
 
 def tables(values: pd.DataFrame, differences: pd.DataFrame) -> str:
