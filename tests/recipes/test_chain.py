@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from tests.recipes.commands import ROOT, Commands
 
@@ -42,18 +41,6 @@ def test_each_stage_leaves_its_folder(outputs: Path) -> None:
         for name in ("model.safetensors", "alignxplore.json"):
             assert (outputs / "a" / stage / "model" / name).is_file()
     assert (outputs / "a" / "report" / "report.html").is_file()
-
-
-def test_qlora_trains_adapters_on_four_bits_and_merges_them(
-    command: Commands, capsys: Capture
-) -> None:
-    assert command("cold_start", "run=q", "upstream=a", "peft=qlora") == 0
-    folder = command.outputs / "q" / "cold_start" / "model"
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    assert "lora" not in str(load_file(folder / "model.safetensors").keys())
-    vllm = ("rl.start=backbone", "rl.use_vllm=true")
-    assert command("rl", "run=r", "upstream=a", "peft=qlora", *vllm) == 2
-    assert "expected false with a quantized base" in capsys.readouterr().err
 
 
 def test_what_is_evaluated_later_is_added(command: Commands, capsys: Capture) -> None:

@@ -124,16 +124,20 @@ def test_hydras_own_flags_work(command: Commands, capsys: Capture) -> None:
     [
         (
             "sedd=1",
-            "To append to your config use +sedd=1; did you mean seed?",
+            "error: sedd: no such key; did you mean seed?",
         ),
         ("data.size={}", "did you mean sizes?"),
-        ("judge=sever", "did you mean server?"),
+        ("judge=sever", "error: judge=sever: no such choice; there are local, sampled"),
         ("rl.lerning_rate=1", "error: rl.lerning_rate: RoundsConfig has no such field; did you"),
         ("rl.max_steps=many", "error: rl.max_steps: 'many' found"),
         ("rl.seed=1", "error: rl.seed: the recipe sets it; set seed"),
         ("+judge.modl=x", "LocalJudge has no such argument; did you mean model?"),
         ("setting.rounds=1", "streaming with 1 round(s) found, expected base with exactly one"),
         ("judge._target_=no.such.Judge", "error: judge._target_: 'no.such.Judge': No module named"),
+        ("method=[nosuch]", "error: method=nosuch: no such choice; there are another_users"),
+        ("data.path=x", "this source reads no file; choose another one, such as DATA=alignx"),
+        ("inspection.cases=two", "error: inspection.cases: 'two' found"),
+        ("run=../evil", "error: run: '../evil' found, expected the name of a folder below"),
         ("data=alignx", "error: data.path: Missing mandatory value"),
     ],
 )
