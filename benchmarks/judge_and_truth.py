@@ -6,7 +6,7 @@ A point is a method in a setting of one evaluation below the folder (outputs by 
 are simulated, so that the truth is known. Between each pair of figures stands Spearman's rank
 correlation over the points, with a 95 % bootstrap interval that draws whole runs, since the points
 of a run share their users. F1 is that of precision and recall. The same table is made without the
-controls (null, golden and others' descriptions), which any figure tells from a trained policy. Below
+controls (null, golden and others' descriptions), which any figure tells from a policy. Below
 stand the points on whose rank accuracy and truth differ most. It is written to
 docs/results/judge_and_truth.md. The last line is one JSON object of all correlations.
 """
@@ -30,7 +30,7 @@ DRAWS = 2000
 
 
 def points(folder: Path) -> pd.DataFrame:
-    """One row for each method and setting, with its figures; one that was read twice counts once."""
+    """One row for each method and setting, with its figures, each once."""
     found = []
     for path in sorted(folder.rglob("evaluation/figures.parquet")):
         rows = pd.read_parquet(path).query("dimension == ''")
