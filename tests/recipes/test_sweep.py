@@ -60,7 +60,7 @@ def test_a_failed_point_is_a_row_that_says_so() -> None:
     [
         (["rl.beta=0.1,0.2"], "sweep: expected --multirun"),
         (["--multirun", "rl.beta=0.1"], "no key has several values"),
-        (["--multirun", "sedd=0,1", "rewad=x"], "Could not override 'rewad'"),
+        (["--multirun", "sedd=0,1", "rewad=x"], "rewad: no such key; did you mean reward?"),
     ],
 )
 def test_what_is_no_sweep_is_refused(words: list[str], said: str) -> None:
