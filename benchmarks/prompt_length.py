@@ -18,24 +18,29 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alignxplore_trl.text.budget import PromptBudget
 
 ROOT = Path(__file__).parents[1]
 FAMILY = "deepseek-r1-distill-qwen-7b"
 
 
-def prompt_of(tokens: int, budget: object) -> str:
+def prompt_of(budget: PromptBudget) -> str:
     """Eight comparisons of texts of equal length, the longest that fit whole."""
     from alignxplore_trl.cases import Comparison
 
     words = (ROOT / "LICENSE").read_text("utf-8").split()
-    fitted = None
+    longest = ""
     for length in range(10, len(words), 10):
         text = " ".join(words[:length])
         pairs = [Comparison(f"{n} {text}", f"a {text}", f"b {text}") for n in range(8)]
-        last, fitted = fitted, budget.fit("inference", pairs)  # type: ignore[attr-defined]
-        if fitted.dropped_signals and last is not None:
-            return str(last.text)
-    raise SystemExit(f"{tokens}: expected fewer tokens")
+        fitted = budget.fit("inference", pairs)
+        if fitted.dropped_signals:
+            break
+        longest = fitted.text
+    return longest
 
 
 def measure(tokens: int, share: bool, folder: str) -> dict[str, float]:
@@ -51,7 +56,7 @@ def measure(tokens: int, share: bool, folder: str) -> dict[str, float]:
     torch.set_num_threads(1)
     tokenizer = policy_tokenizer(folder)
     budget = PromptBudget(Prompts("default"), tokenizer, tokens)
-    prompt = prompt_of(tokens, budget)
+    prompt = prompt_of(budget)
     args = RoundsConfig(
         folder, max_steps=1, num_generations=4, per_device_train_batch_size=4, report_to="none",
         max_completion_length=48, use_cpu=True, bf16=False, save_strategy="no", disable_tqdm=True,

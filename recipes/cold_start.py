@@ -24,7 +24,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     from alignxplore_trl.training.models import load_policy, policy_tokenizer, save_model
 
     set_seed(experiment.seed)
-    model, setting, folder = experiment.model, experiment.setting, stage.folder
+    model, folder = experiment.model, stage.folder
     # Before any weight is loaded, so that what TRL refuses is said first.
     arguments = stage.arguments(ColdStartConfig, "cold_start")
     tokenizer = policy_tokenizer(model.backbone)
@@ -50,7 +50,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     # Whole, whatever output.weights says of the policy: RL puts adapters of its own on it.
     save_model(trainer, tokenizer, folder.model, "merged", model.dtype, structs.asdict(sampling))
     if trainer.is_world_process_zero():
-        asked = (prompts.folder, prompts.max_tokens, setting.signals, setting.rounds)
+        asked = (prompts.folder, prompts.max_tokens, experiment.setting.signals)
         HowToAsk(*asked, sampling).save(folder.model)
         write_card(folder, summary)
     return summary

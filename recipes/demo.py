@@ -30,7 +30,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     here = asked["model"] or trained
     about = model if here else f"{model}: make rl-streaming trains another one"
     describer = PreferenceDescriber.from_pretrained(model, seed=experiment.seed)
-    demo = Demo(pairs, experiment.setting.signals, describer)
+    demo = Demo(pairs, describer)
     page, address = serve(demo, about, asked["host"], asked["port"])
     say(f"demo: described by {about}\ndemo: {address} shows the page; Ctrl-C ends it")
     page.block_thread()

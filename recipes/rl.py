@@ -80,8 +80,7 @@ def main(experiment: Experiment, stage: Stage) -> Mapping[str, object]:
     sampling, weights = Sampling(model.max_completion_tokens), experiment.output.weights
     save_model(trainer, tokenizer, folder.model, weights, model.dtype, structs.asdict(sampling))
     if trainer.is_world_process_zero():
-        rounds = setting.signals, setting.rounds
-        HowToAsk(asked.folder, asked.max_tokens, *rounds, sampling).save(folder.model)
+        HowToAsk(asked.folder, asked.max_tokens, setting.signals, sampling).save(folder.model)
         write_card(folder, summary)
     return summary
 

@@ -51,10 +51,8 @@ def sweep(words: list[str]) -> None:
     swept += [key.lstrip("+") for key in HydraConfig.get().sweeper.get("params") or {}]
     if not swept:
         raise UserError("sweep: no key has several values, such as rl.learning_rate=1.0e-6,5.0e-7")
-    run, folder = (
-        f'run="{experiment.run}"',
-        Path(experiment.paths["outputs"], experiment.run, "sweep"),
-    )
+    run = f'run="{experiment.run}"'
+    folder = Path(experiment.paths["outputs"], experiment.run, "sweep")
     if shared := shared_target(experiment, swept):
         make([shared], [*told(), run], experiment.make)
     sys.argv += [run, f"+sweep.swept={json.dumps(swept)}", f'hydra.sweep.dir="{folder}"']

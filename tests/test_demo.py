@@ -30,7 +30,7 @@ def visit_all(demo: Demo, sides: list[str]) -> Visit:
 
 
 def test_choices_are_read_round_by_round_and_the_rest_at_the_end() -> None:
-    demo = Demo(PAIRS, 2, describer())
+    demo = Demo(PAIRS, describer())
     visit = visit_all(demo, ["left", "neither", "left", "left"])
     assert visit.versions == ("read 0 2",)
     assert visit.chosen == (PAIRS[3],)
@@ -43,7 +43,7 @@ def test_choices_are_read_round_by_round_and_the_rest_at_the_end() -> None:
 
 def test_a_failure_is_reported_and_nothing_is_lost() -> None:
     answers: Iterator[str | None] = iter(["no tags", None, COMPLETION.format("at last")])
-    demo = Demo(PAIRS, 1, describer(lambda prompt: next(answers)))
+    demo = Demo(PAIRS, describer(lambda prompt: next(answers), signals=1))
     visit = visit_all(demo, ["left"])
     assert visit.problem == "the completion can't be read: think_not_closed"
     assert visit.chosen == (PAIRS[0],)
@@ -57,7 +57,8 @@ def test_a_failure_is_reported_and_nothing_is_lost() -> None:
     def refuse(prompt: str) -> str:
         raise UserError("the server is away")
 
-    assert visit_all(Demo(PAIRS, 1, describer(refuse)), ["left"]).problem == "the server is away"
+    away = Demo(PAIRS, describer(refuse, signals=1))
+    assert visit_all(away, ["left"]).problem == "the server is away"
 
 
 def test_in_the_world_a_visitor_sees_what_is_right() -> None:
@@ -126,7 +127,7 @@ def test_a_visit_in_chromium(opened: Open) -> None:
         return said(prompt).replace("read", f"brief {HOSTILE}")
 
     pairs = [Comparison(HOSTILE, "tldr, hey", "moreover, yep"), *PAIRS]
-    page = opened(Demo(pairs, 2, describer(write)))
+    page = opened(Demo(pairs, describer(write)))
     shows(page, "about", f"by {HOSTILE}")
     shows(page, "post", HOSTILE)
     page.click("#left")

@@ -42,7 +42,7 @@ def test_a_part_keeps_within_its_size(part: str) -> None:
 
 
 def test_the_whole_keeps_within_its_size() -> None:
-    assert lines(f"{SOURCE}/*.py") <= 8848  # 8,000
+    assert lines(f"{SOURCE}/*.py") <= 8845  # 8,000
     assert lines("recipes/*.py", ":!recipes/tiny_models") <= 841  # 800
     assert lines("recipes/tiny_models/*.py") <= 600
     assert lines("tests/*.py") <= 8350  # 8,000

@@ -67,7 +67,7 @@ def _parser() -> ArgumentParser:
     own.add_argument("file", type=Path, help=file)
     own = add(update, rows, states, model)
     own.add_argument("files", type=Path, nargs="*", help=f"{file}; none: what is pending is read")
-    own.add_argument("--per-round", type=int, default=4, help="signals of one update [4]")
+    own.add_argument("--per-round", type=int, help="signals of one update [as in training]")
     own = add(show, states)
     own.add_argument("names", nargs="*", help="whose; none: all names are listed")
     own.add_argument("--export", action="store_true", help="all that is kept, as JSON")
@@ -101,7 +101,8 @@ def update(asked: Namespace) -> None:
             say(f"described by the shipped teacher, {SHIPPED_MODEL}; --model names a trained one")
         how = asked.model, asked.temperature, asked.seed
         describer = PreferenceDescriber.from_pretrained(*how, **_where(asked))
-        for user, version, outcome in catch_up(states, describer, states.users(), asked.per_round):
+        most = asked.per_round or describer.signals
+        for user, version, outcome in catch_up(states, describer, states.users(), most):
             if isinstance(outcome, NotDescribedError):
                 say(f"not described: {user}: {outcome}")
                 failed = True

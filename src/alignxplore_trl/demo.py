@@ -37,15 +37,14 @@ class Visit:
 
 @dataclass(frozen=True)
 class Demo:
-    """What all visitors share: pairs in their order, choices that are read at once, the model."""
+    """What all visitors share: pairs in their order, and the model that reads choices."""
 
     pairs: Sequence[Comparison]
-    per_round: int
     describer: PreferenceDescriber
 
     def pair(self, visit: Visit) -> Comparison | None:
         """What to choose from now; `None` if choices are to be read, or no pairs are left."""
-        ready = len(visit.chosen) < self.per_round and visit.place < len(self.pairs)
+        ready = len(visit.chosen) < self.describer.signals and visit.place < len(self.pairs)
         return self.pairs[visit.place] if ready else None
 
     def choose(self, visit: Visit, side: str) -> Visit:
@@ -68,10 +67,10 @@ class Demo:
         return Visit(visit.place, (), visit.read + visit.chosen, versions)
 
     def status(self, visit: Visit) -> str:
-        """What the visitor is told."""
+        """What the page says above the replies."""
         if self.pair(visit):
             place = f"Round {len(visit.versions) + 1}, choice {len(visit.chosen) + 1}"
-            return f"{place} of {self.per_round}"
+            return f"{place} of {self.describer.signals}"
         if visit.problem:
             return f"No description: {visit.problem}. Nothing is lost: any button tries again."
         return f"Reading {len(visit.chosen)} choices …" if visit.chosen else "No pairs are left."

@@ -102,7 +102,7 @@ class DescriptionReward(ABC):
         failure: Exception | None = None
         try:
             numbers = self.measure(pairs)
-        except Exception as error:  # The other processes wait for this one: they are told first.
+        except Exception as error:  # Raised below, once the other processes know of it.
             failure = error
         tally = Counter(getattr(self.asked, "counts", {})) - before
         tally.update(asked=len(pairs), missing=numbers.count(None), failed=failure is not None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignxplore_trl.baselines.protocol import Setting
-from alignxplore_trl.cases import Case, Post, read_cases, write_lines
+from alignxplore_trl.cases import read_cases, write_lines
 from alignxplore_trl.evaluation.benchmarks import read_benchmark, read_settings
 from alignxplore_trl.run.errors import UserError
 from tests.evaluation.doubles import make_case
@@ -21,8 +21,6 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     for name in ("world", "world_more"):
         (tmp_path / name).mkdir()
         write_lines(tmp_path / name / "test.jsonl", cases)
-    posts = [Case("p", "p", (Post("a", "b"),) * 8, cases[0].target)]
-    write_lines(tmp_path / "world" / "test_posts.jsonl", posts)
     write_lines(tmp_path / "world" / "validation.jsonl", cases[:1])
     return {name: tmp_path / name for name in ("world", "world_more")}
 
@@ -33,7 +31,7 @@ def read(name: str, folders: dict[str, Path], limit: int | None = None):  # type
 
 def test_names(folders: dict[str, Path]) -> None:
     assert len(read("world", folders).whole) == 40
-    assert [case.case_id for case in read("world_posts_shuffled", folders).whole] == ["p"]
+    assert read("world_validation_shuffled", folders).variation == "shuffled"
     assert read("world_more_drift3", folders).variation == "drift3"
     assert len(read("world_validation", folders).whole) == 1
 
@@ -42,7 +40,9 @@ def test_names(folders: dict[str, Path]) -> None:
 def test_a_name_that_is_none_is_refused_with_those_that_are(
     name: str, folders: dict[str, Path]
 ) -> None:
-    with pytest.raises(UserError, match=r"expected .*world_posts.*drift<k>.*evaluation\.prepared"):
+    with pytest.raises(
+        UserError, match=r"expected .*world_validation.*drift<k>.*evaluation\.prepared"
+    ):
         read(name, folders)
 
 

@@ -48,8 +48,8 @@ class ScriptedWriter:
 
 
 def describer(
-    write: Callable[[str], str | None] = said, max_tokens: int = 1000
+    write: Callable[[str], str | None] = said, max_tokens: int = 1000, signals: int = 2
 ) -> PreferenceDescriber:
     """Counts words as tokens."""
     budget = PromptBudget(Prompts("compact"), lambda text: {"input_ids": text.split()}, max_tokens)
-    return PreferenceDescriber(ScriptedWriter(write), budget, "scripted")
+    return PreferenceDescriber(ScriptedWriter(write), budget, signals, "scripted")

@@ -86,10 +86,10 @@ def test_templates_of_ones_own_go_with_the_model(tmp_path: Path) -> None:
     templates.mkdir()
     model.mkdir()
     (templates / "inference.jinja").write_text("mine")
-    HowToAsk(str(templates), 100, 4, 1, Sampling(10, temperature=0.0, top_k=None)).save(model)
+    HowToAsk(str(templates), 100, 4, Sampling(10, temperature=0.0, top_k=None)).save(model)
     (templates / "inference.jinja").unlink()
     kept = HowToAsk.read(model)
-    assert kept == HowToAsk(str(model / "prompts"), 100, 4, 1, Sampling(10, 0.0, 0.95, None))
+    assert kept == HowToAsk(str(model / "prompts"), 100, 4, Sampling(10, 0.0, 0.95, None))
     assert (model / "prompts" / "inference.jinja").read_text() == "mine"
     assert json.loads((model / "alignxplore.json").read_text())["prompts"] == "prompts"
 

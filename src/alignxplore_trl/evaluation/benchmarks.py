@@ -66,17 +66,14 @@ class Benchmark:
 def read_benchmark(
     name: str, folders: Mapping[str, Path], limit: int | None, seed: int
 ) -> Benchmark:
-    """Read a benchmark by name, `<data>[_<set>][_<variation>]`, with at most `limit` cases.
+    """Read a benchmark by name, `<data>[_validation][_<variation>]`, with at most `limit` cases.
 
     Cases are taken in an order of hashes: the first ones of a file may be of one kind, and a larger
     limit takes the same ones and others. `folders` are those of prepared data, by the data's name.
     """
-    # The data's test cases, its other test sets, and those on whom values are chosen.
-    files = {
-        data + f"_{path.stem}".removeprefix("_test"): path
-        for data, folder in folders.items()
-        for path in (*folder.glob("test*.jsonl"), folder / "validation.jsonl")
-    }
+    files = {data: folder / "test.jsonl" for data, folder in folders.items()}
+    # Those on whom values are chosen.
+    files |= {f"{data}_validation": folder / "validation.jsonl" for data, folder in folders.items()}
     begun = [each for each in files if f"{name}_".startswith(f"{each}_")]
     source = max(begun, key=len, default="")
     variation = name[len(source) :].removeprefix("_")

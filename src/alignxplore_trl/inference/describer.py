@@ -40,7 +40,6 @@ class HowToAsk(msgspec.Struct, frozen=True):
     prompts: str
     max_tokens: int
     signals: int  # In one round.
-    rounds: int  # 1: it never read an earlier description.
     sampling: Sampling
 
     def save(self, model: Path) -> None:
@@ -86,11 +85,12 @@ class NotDescribedError(UserError):
 class PreferenceDescriber:
     """Describes users from what they did, and updates descriptions from new signals alone.
 
-    A prompt above the budget is shortened by rule, and it is counted. `name` is the model's.
+    A prompt above the budget is shortened and counted; the model, `name`, read `signals` a round.
     """
 
     writer: Writer
     budget: PromptBudget
+    signals: int
     name: str = ""
     seed: int = 0
 
@@ -111,7 +111,7 @@ class PreferenceDescriber:
             sampling["temperature"] = temperature
         writer = open_writer(name, chat=False, **sampling, **where)
         budget = PromptBudget(Prompts(asked.prompts), load_tokenizer(name), asked.max_tokens)
-        return cls(writer, budget, name, seed)
+        return cls(writer, budget, asked.signals, name, seed)
 
     def describe(self, signals: Sequence[Signal], earlier: str | None = None) -> Description:
         """Describe a user of whom nothing is known but these signals.

@@ -28,7 +28,7 @@ from alignxplore_trl.run.progress import say
 # What may differ when a stage is taken up or read again: none of it changes what is computed.
 FREE = (
     "*.urls", "*.served_as", "*.key_variable", "*.concurrency", "*.timeout", "*.deadline",
-    "*.workers", "*.device", "*.completions_every", "*.logging_*", "*.log_*", "*.save_*",
+    "*.completions_every", "*.logging_*", "*.log_*", "*.save_*",
     "*.dataloader_*", "*.ddp_timeout", "*.vllm_server_*", "*.vllm_group_port",
 )  # fmt: skip
 PACKAGES = (
